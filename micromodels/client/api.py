@@ -1,0 +1,479 @@
+"""Every call of the API as a method."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
+from google.protobuf.message import Message
+
+from micromodels.client.connection import Connection
+from micromodels.client.errors import ApiError
+from micromodels.client.messages import label_from_message, label_to_message, ontology_to_message
+from micromodels.client.operations import AutoLabelRun, Operation
+from micromodels.types import AnyLabel, Ontology
+from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
+
+__all__ = ["Client"]
+
+_BATCH_LABELS = 1000
+_BATCH_BYTES = 4 << 20
+_READ_BYTES = 1 << 20
+_MAX_RESENDS = 5
+
+_FORMATS = {"jsonl": labeling_pb2.EXPORT_FORMAT_JSONL, "coco": labeling_pb2.EXPORT_FORMAT_COCO}
+_RESPONSES: dict[labeling_pb2.OperationKind.ValueType, type[Message]] = {
+    labeling_pb2.OPERATION_KIND_PROBE: video_pb2.Video,
+    labeling_pb2.OPERATION_KIND_TRAIN: micro_model_pb2.MicroModelVersion,
+    labeling_pb2.OPERATION_KIND_PROPAGATE: labeling_pb2.PropagateResponse,
+    labeling_pb2.OPERATION_KIND_AUTO_LABEL: labeling_pb2.AutoLabelResult,
+    labeling_pb2.OPERATION_KIND_EXPORT: labeling_pb2.ExportResponse,
+}
+
+
+class Client:
+    """A connection to a server. Calls block; a client may be used from several threads.
+
+    Resources go in as their names and come out as the messages of ``micromodels.v1``; labels and ontologies are those
+    of ``micromodels.types``. Every method may raise ``ApiError``. Calls that change something are safe to repeat and
+    are repeated while the server is out of reach for a moment.
+
+    Args:
+        address: ``host:port`` of the server.
+        token: sent as a bearer token with every call; only to a server on this machine, as nothing is encrypted yet.
+        timeout_seconds: the longest that a single call may take; streams and waiting for operations take longer.
+
+    Attributes:
+        stubs: the generated stubs, for what has no method here.
+
+    Raises:
+        ValueError: a token for a server elsewhere.
+    """
+
+    def __init__(self, address: str, *, token: str | None = None, timeout_seconds: float = 60.0) -> None:
+        self._connection = Connection(address, token, timeout_seconds)
+        self.stubs = self._connection.stubs
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Projects
+
+    def create_project(self, display_name: str, ontology: Ontology, *, project_id: str = "") -> project_pb2.Project:
+        """Make a project; ``project_id`` empty for one that the server chooses."""
+        project = ontology_to_message(ontology)
+        project.display_name = display_name
+        request = project_pb2.CreateProjectRequest(project_id=project_id, project=project, request_id=_request_id())
+        made: project_pb2.Project = self._connection.call(self.stubs.projects.CreateProject, request)
+        return made
+
+    def get_project(self, name: str) -> project_pb2.Project:
+        """Read a project; ``ontology_from_message`` reads its classes."""
+        request = project_pb2.GetProjectRequest(name=name)
+        found: project_pb2.Project = self._connection.call(self.stubs.projects.GetProject, request)
+        return found
+
+    def list_projects(self) -> Iterator[project_pb2.Project]:
+        """All projects, oldest first."""
+        request = project_pb2.ListProjectsRequest()
+        for page in self._pages(self.stubs.projects.ListProjects, request):
+            yield from page.projects
+
+    def update_project(
+        self, name: str, *, display_name: str | None = None, ontology: Ontology | None = None, etag: str = ""
+    ) -> project_pb2.Project:
+        """Change what is given; with an ``etag`` only if nobody changed the project since that was read."""
+        request = project_pb2.UpdateProjectRequest()
+        if ontology is not None:
+            request.project.CopyFrom(ontology_to_message(ontology))
+            request.update_mask.paths.extend(["object_classes", "frame_classes"])
+        if display_name is not None:
+            request.project.display_name = display_name
+            request.update_mask.paths.append("display_name")
+        request.project.name, request.project.etag = name, etag
+        changed: project_pb2.Project = self._connection.call(self.stubs.projects.UpdateProject, request)
+        return changed
+
+    def delete_project(self, name: str, *, force: bool = False) -> None:
+        """Delete a project; with ``force`` also one that has videos."""
+        request = project_pb2.DeleteProjectRequest(name=name, force=force)
+        self._connection.call(self.stubs.projects.DeleteProject, request)
+
+    # Videos
+
+    def upload_video(
+        self,
+        project: str,
+        path: str | os.PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> video_pb2.Video:
+        """Upload a file and wait until the server has read it.
+
+        Called again with the same file, also by another process, it goes on where the upload was broken off, or
+        returns the video if it was not.
+
+        Args:
+            project: name of the project.
+            path: the file.
+            on_progress: called with the bytes that the server has, and those of the file.
+            timeout_seconds: how long to wait for the server to read the video; None for as long as it takes.
+        """
+        source = Path(path)
+        sha256 = _sha256(source)
+        upload = self._start_upload(project, source, sha256)
+        if upload.state == video_pb2.UPLOAD_STATE_ACTIVE:
+            self._send(source, upload, on_progress)
+        finish = video_pb2.FinishUploadRequest(name=upload.name)
+        started = self._connection.call(self.stubs.videos.FinishUpload, finish)
+        return Operation(self._connection, started.name, video_pb2.Video).result(timeout_seconds)
+
+    def register_video(
+        self, project: str, path: str, *, display_name: str = "", timeout_seconds: float | None = None
+    ) -> video_pb2.Video:
+        """Take a video that lies on the server, below one of its roots, and wait until it has been read."""
+        request = video_pb2.RegisterVideoRequest(
+            parent=project, path=path, display_name=display_name, request_id=_request_id()
+        )
+        started = self._connection.call(self.stubs.videos.RegisterVideo, request)
+        return Operation(self._connection, started.name, video_pb2.Video).result(timeout_seconds)
+
+    def get_video(self, name: str) -> video_pb2.Video:
+        """Read what is known of a video."""
+        found: video_pb2.Video = self._connection.call(self.stubs.videos.GetVideo, video_pb2.GetVideoRequest(name=name))
+        return found
+
+    def list_videos(self, project: str) -> Iterator[video_pb2.Video]:
+        """All videos of a project, oldest first."""
+        for page in self._pages(self.stubs.videos.ListVideos, video_pb2.ListVideosRequest(parent=project)):
+            yield from page.videos
+
+    def list_frames(self, video: str) -> Iterator[video_pb2.Frame]:
+        """The frame table of a video, in display order."""
+        for page in self._pages(self.stubs.videos.ListFrames, video_pb2.ListFramesRequest(parent=video)):
+            yield from page.frames
+
+    def delete_video(self, name: str) -> None:
+        """Delete a video and its labels."""
+        self._connection.call(self.stubs.videos.DeleteVideo, video_pb2.DeleteVideoRequest(name=name))
+
+    # Labels
+
+    def write_labels(self, video: str, labels: Iterable[AnyLabel], *, base_revision: int | None = None) -> int:
+        """Write labels in batches, each all or nothing, and return the new revision of the video's labels.
+
+        Args:
+            video: name of the video.
+            labels: any number.
+            base_revision: the revision that the writer has seen; ``ApiError`` with code ``ABORTED`` if people have
+                changed one of these labels since.
+        """
+        revision: int | None = None
+        for batch in _batches(labels):
+            request = label_pb2.WriteLabelsRequest(parent=video, labels=batch, request_id=_request_id())
+            if base_revision is not None:
+                request.base_revision = base_revision
+            revision = int(self._connection.call(self.stubs.labels.WriteLabels, request).label_revision)
+        return int(self.get_video(video).label_revision) if revision is None else revision
+
+    def read_labels(
+        self,
+        video: str,
+        *,
+        frames: range | None = None,
+        tracks: Sequence[str] = (),
+        class_names: Sequence[str] = (),
+        anchors_only: bool = False,
+    ) -> Iterator[AnyLabel]:
+        """The labels of a video in order of frames; goes on by itself after a broken connection.
+
+        Args:
+            video: name of the video.
+            frames: half-open range; None for all.
+            tracks: only these tracks or frame classes; empty for all.
+            class_names: only these object or frame classes; empty for all.
+            anchors_only: only labels made by people.
+        """
+        selection = _selection(frames, tracks, class_names, anchors_only)
+        request = label_pb2.StreamLabelsRequest(parent=video, selection=selection)
+        for message in self._connection.stream(lambda: (self.stubs.labels.StreamLabels, request)):
+            request.resume_token = message.resume_token
+            yield from map(label_from_message, message.labels)
+
+    def delete_labels(
+        self,
+        video: str,
+        *,
+        frames: range | None = None,
+        tracks: Sequence[str] = (),
+        class_names: Sequence[str] = (),
+        anchors_only: bool = False,
+        base_revision: int | None = None,
+    ) -> label_pb2.DeleteLabelsResponse:
+        """Delete the labels that ``read_labels`` with the same arguments would give."""
+        selection = _selection(frames, tracks, class_names, anchors_only)
+        request = label_pb2.DeleteLabelsRequest(parent=video, selection=selection, base_revision=base_revision)
+        answer: label_pb2.DeleteLabelsResponse = self._connection.call(self.stubs.labels.DeleteLabels, request)
+        return answer
+
+    # Work
+
+    def train(
+        self,
+        video: str,
+        *,
+        recipe: str = "auto",
+        experiments: int = 1,
+        seed: int = 0,
+        device: str = "",
+        micro_model: str = "",
+        display_name: str = "",
+    ) -> Operation[micro_model_pb2.MicroModelVersion]:
+        """Train on the labels that people made on a video.
+
+        Args:
+            video: name of the video.
+            recipe: ``auto``, ``head`` or ``yolo``.
+            experiments: how many settings to try.
+            seed: of all random numbers.
+            device: ``auto``, ``cpu`` or ``cuda``; empty for the server's setting.
+            micro_model: name of the micro-model that gets a new version; empty for a new one.
+            display_name: name for people of a new micro-model.
+        """
+        settings = micro_model_pb2.TrainSettings(recipe=recipe, experiments=experiments, seed=seed, device=device)
+        request = labeling_pb2.TrainRequest(
+            video=video, micro_model=micro_model, display_name=display_name, settings=settings, request_id=_request_id()
+        )
+        started = self._connection.call(self.stubs.labeling.Train, request)
+        return Operation(self._connection, started.name, micro_model_pb2.MicroModelVersion)
+
+    def propagate(
+        self, video: str, micro_model_version: str, *, frames: range | None = None, device: str = ""
+    ) -> Operation[labeling_pb2.PropagateResponse]:
+        """Label a video, or a half-open range of its frames, with a micro-model that is there."""
+        request = labeling_pb2.PropagateRequest(
+            video=video, micro_model_version=micro_model_version, device=device, request_id=_request_id()
+        )
+        if frames is not None:
+            request.start_frame, request.stop_frame = frames.start, frames.stop
+        started = self._connection.call(self.stubs.labeling.Propagate, request)
+        return Operation(self._connection, started.name, labeling_pb2.PropagateResponse)
+
+    def auto_label(
+        self,
+        source: str,
+        seeds: Iterable[AnyLabel],
+        *,
+        project: str = "",
+        recipe: str = "auto",
+        experiments: int = 1,
+        seed: int = 0,
+        device: str = "",
+        flip_book: bool = False,
+    ) -> AutoLabelRun:
+        """Label every frame of a video from a few seeds.
+
+        Args:
+            source: name of a video, or with ``project`` a path on the server below one of its roots.
+            seeds: labels to start from; kept as labels made by people.
+            project: name of the project that ``source`` as a path goes to.
+            recipe: as for ``train``.
+            experiments: as for ``train``.
+            seed: as for ``train``.
+            device: as for ``train``.
+            flip_book: with pictures.
+        """
+        settings = micro_model_pb2.TrainSettings(recipe=recipe, experiments=experiments, seed=seed, device=device)
+        request = labeling_pb2.AutoLabelRequest(
+            parent=project or "/".join(source.split("/")[:2]),
+            seeds=map(label_to_message, seeds),
+            settings=settings,
+            flip_book=flip_book,
+            request_id=_request_id(),
+        )
+        if project:
+            request.path = source
+        else:
+            request.video = source
+        return AutoLabelRun(self._connection, request)
+
+    def export(self, video: str, folder: str | os.PathLike[str], *, file_format: str = "jsonl") -> list[Path]:
+        """Export the labels of a video, wait for it and download the files.
+
+        Args:
+            video: name of the video.
+            folder: where the files go; made if it is not there.
+            file_format: ``jsonl`` or ``coco``.
+
+        Raises:
+            ValueError: another format.
+        """
+        if file_format not in _FORMATS:
+            raise ValueError(f"file_format: got {file_format!r}; allowed: {', '.join(_FORMATS)}")
+        request = labeling_pb2.ExportRequest(video=video, format=_FORMATS[file_format], request_id=_request_id())
+        started = self._connection.call(self.stubs.labeling.Export, request)
+        made = Operation(self._connection, started.name, labeling_pb2.ExportResponse).result()
+        return [self.download(file, folder) for file in made.files]
+
+    def download(self, file: file_pb2.File, folder: str | os.PathLike[str]) -> Path:
+        """Download a file, check it and return where it lies. A broken download goes on where it was.
+
+        Raises:
+            ApiError: code ``DATA_LOSS``: the bytes are not those that the server announced.
+        """
+        target = Path(folder) / Path(file.file_name).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        with part.open("wb") as out:
+
+            def start() -> tuple[Any, Message]:
+                return self.stubs.files.ReadFile, file_pb2.ReadFileRequest(name=file.name, offset=out.tell())
+
+            for message in self._connection.stream(start):
+                if zlib.crc32(message.data) != message.crc32:
+                    raise ApiError("DATA_LOSS", f"{file.name}: bytes at {message.offset} were damaged on the way")
+                out.write(message.data)
+        if _sha256(part) != file.sha256:
+            raise ApiError("DATA_LOSS", f"{file.name}: the SHA-256 is not the announced one")
+        part.replace(target)
+        return target
+
+    def operation(self, name: str) -> Operation[Any]:
+        """An operation that was started before, by whoever it was."""
+        found = self._connection.call(self.stubs.operations.GetOperation, operations_pb2.GetOperationRequest(name=name))
+        metadata = labeling_pb2.OperationMetadata()
+        found.metadata.Unpack(metadata)
+        return Operation(self._connection, name, _RESPONSES.get(metadata.kind, empty_pb2.Empty))
+
+    def list_operations(self, project: str) -> Iterator[operations_pb2.Operation]:
+        """All operations of a project, oldest first."""
+        request = operations_pb2.ListOperationsRequest(name=project)
+        for page in self._pages(self.stubs.operations.ListOperations, request):
+            yield from page.operations
+
+    def get_micro_model_version(self, name: str) -> micro_model_pb2.MicroModelVersion:
+        """Read one version; ``.../versions/latest`` for the newest."""
+        request = micro_model_pb2.GetMicroModelVersionRequest(name=name)
+        found: micro_model_pb2.MicroModelVersion = self._connection.call(
+            self.stubs.micro_models.GetMicroModelVersion, request
+        )
+        return found
+
+    def list_micro_model_versions(self, parent: str) -> Iterator[micro_model_pb2.MicroModelVersion]:
+        """All versions of a micro-model, or with ``projects/{project}/microModels/-`` of all of them, oldest first."""
+        request = micro_model_pb2.ListMicroModelVersionsRequest(parent=parent)
+        for page in self._pages(self.stubs.micro_models.ListMicroModelVersions, request):
+            yield from page.micro_model_versions
+
+    def delete_micro_model_version(self, name: str) -> None:
+        """Delete a version; labels that it made stay."""
+        request = micro_model_pb2.DeleteMicroModelVersionRequest(name=name)
+        self._connection.call(self.stubs.micro_models.DeleteMicroModelVersion, request)
+
+    def _pages(self, method: Any, request: Any) -> Iterator[Any]:
+        while True:
+            page = self._connection.call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _start_upload(self, project: str, source: Path, sha256: str) -> video_pb2.Upload:
+        """The upload of these bytes: the one begun before, or a new one if that has come to nothing."""
+        # The same bytes under the same name make the same request, which is what finds an upload again.
+        request_id = hashlib.sha256(f"{project}\0{source.name}\0{sha256}".encode()).hexdigest()
+        while True:
+            request = video_pb2.StartUploadRequest(
+                parent=project,
+                file_name=source.name,
+                size_bytes=source.stat().st_size,
+                sha256=sha256,
+                request_id=request_id,
+            )
+            upload: video_pb2.Upload = self._connection.call(self.stubs.videos.StartUpload, request)
+            if upload.state == video_pb2.UPLOAD_STATE_ACTIVE or self._became_video(upload):
+                return upload
+            request_id = _request_id()
+
+    def _became_video(self, upload: video_pb2.Upload) -> bool:
+        if upload.state != video_pb2.UPLOAD_STATE_FINISHED:
+            return False
+        try:
+            return self.get_video(upload.video).state != video_pb2.VIDEO_STATE_FAILED
+        except ApiError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            return False
+
+    def _send(self, source: Path, upload: video_pb2.Upload, on_progress: Callable[[int, int], None] | None) -> None:
+        resends = 0
+        with source.open("rb") as file:
+            offset = upload.received_bytes
+            while offset < upload.size_bytes:
+                file.seek(offset)
+                data = file.read(min(upload.max_chunk_bytes, _READ_BYTES))
+                chunk = video_pb2.UploadChunkRequest(name=upload.name, offset=offset, data=data, crc32=zlib.crc32(data))
+                try:
+                    stored = self._connection.call(self.stubs.videos.UploadChunk, chunk)
+                    offset, resends = stored.received_bytes, 0
+                except ApiError as error:
+                    # Where an answer was lost the chunk is there already; where bytes were damaged it is not.
+                    resends += 1
+                    if error.reason not in ("WRONG_OFFSET", "CHECKSUM_MISMATCH") or resends > _MAX_RESENDS:
+                        raise
+                    offset = int(error.metadata.get("expected_offset", offset))
+                if on_progress is not None:
+                    on_progress(offset, upload.size_bytes)
+
+
+def _request_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _selection(
+    frames: range | None, tracks: Sequence[str], class_names: Sequence[str], anchors_only: bool
+) -> label_pb2.LabelSelection:
+    return label_pb2.LabelSelection(
+        start_frame=frames.start if frames is not None else 0,
+        stop_frame=frames.stop if frames is not None else 0,
+        tracks=tracks,
+        class_names=class_names,
+        anchors_only=anchors_only,
+    )
+
+
+def _batches(labels: Iterable[AnyLabel]) -> Iterator[list[label_pb2.Label]]:
+    """Messages in batches that stay well below the limit of a message."""
+    batch: list[label_pb2.Label] = []
+    size_bytes = 0
+    for message in map(label_to_message, labels):
+        if batch and (len(batch) >= _BATCH_LABELS or size_bytes + message.ByteSize() > _BATCH_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(message)
+        size_bytes += message.ByteSize()
+    if batch:
+        yield batch

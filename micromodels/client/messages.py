@@ -1,0 +1,190 @@
+"""Labels and ontologies as messages of the API, both ways. The client and the server use the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from micromodels.errors import InvalidInput, OutOfRange
+from micromodels.types import (
+    MAX_POLYGON_VERTICES,
+    AnyLabel,
+    Box,
+    FrameClass,
+    FrameLabel,
+    Label,
+    Mask,
+    ObjectClass,
+    Ontology,
+    Polygon,
+    Provenance,
+    ProvenanceKind,
+    Shape,
+    ShapeKind,
+    State,
+)
+from micromodels.v1 import label_pb2, project_pb2
+
+__all__ = ["label_from_message", "label_to_message", "ontology_from_message", "ontology_to_message"]
+
+V = TypeVar("V")
+
+_STATES: dict[State, label_pb2.ObjectState.ValueType] = {
+    State.VISIBLE: label_pb2.OBJECT_STATE_VISIBLE,
+    State.OCCLUDED: label_pb2.OBJECT_STATE_OCCLUDED,
+    State.ABSENT: label_pb2.OBJECT_STATE_ABSENT,
+    State.UNCERTAIN: label_pb2.OBJECT_STATE_UNCERTAIN,
+}
+_STATES_BACK = {number: state for state, number in _STATES.items()}
+
+_PROVENANCES: dict[ProvenanceKind, label_pb2.ProvenanceKind.ValueType] = {
+    ProvenanceKind.HUMAN: label_pb2.PROVENANCE_KIND_HUMAN,
+    ProvenanceKind.MODEL: label_pb2.PROVENANCE_KIND_MODEL,
+    ProvenanceKind.INTERPOLATED: label_pb2.PROVENANCE_KIND_INTERPOLATED,
+}
+_PROVENANCES_BACK = {number: kind for kind, number in _PROVENANCES.items()}
+
+_SHAPE_KINDS: dict[ShapeKind, project_pb2.ShapeKind.ValueType] = {
+    ShapeKind.BOX: project_pb2.SHAPE_KIND_BOX,
+    ShapeKind.POLYGON: project_pb2.SHAPE_KIND_POLYGON,
+    ShapeKind.MASK: project_pb2.SHAPE_KIND_MASK,
+}
+_SHAPE_KINDS_BACK = {number: kind for kind, number in _SHAPE_KINDS.items()}
+
+
+def label_to_message(label: AnyLabel, revision: int = 0) -> label_pb2.Label:
+    """A label as a message."""
+    kind = _PROVENANCES[label.provenance.kind]
+    message = label_pb2.Label(
+        frame_index=label.frame,
+        confidence=label.confidence,
+        provenance=label_pb2.Provenance(kind=kind, version=label.provenance.version),
+        revision=revision,
+    )
+    if isinstance(label, FrameLabel):
+        message.frame_class.frame_class = label.frame_class
+        message.frame_class.present = label.present
+        return message
+    target = message.object
+    target.track, target.object_class, target.state = label.track, label.object_class, _STATES[label.state]
+    if isinstance(label.shape, Box):
+        target.box.x1, target.box.y1, target.box.x2, target.box.y2 = label.shape.as_list()
+    elif isinstance(label.shape, Polygon):
+        target.polygon.coordinates.extend(value for point in label.shape.points for value in point)
+    elif isinstance(label.shape, Mask):
+        mask = label.shape
+        target.mask.height_px, target.mask.width_px, target.mask.counts = mask.height_px, mask.width_px, mask.counts
+    return message
+
+
+def label_from_message(message: label_pb2.Label, where: str = "label") -> AnyLabel:
+    """A message as a label.
+
+    Args:
+        message: what came in.
+        where: path of the message in the request, for errors.
+
+    Raises:
+        InvalidInput: a field holds what is not allowed; the error's field is its path in the request.
+        OutOfRange: the frame is negative.
+    """
+    if message.frame_index < 0:
+        raise OutOfRange(f"{where}.frame_index", message.frame_index, "a frame of the video, from 0 on")
+    kind = message.provenance.kind or label_pb2.PROVENANCE_KIND_HUMAN
+    if len(message.provenance.version) > 200:
+        raise InvalidInput(f"{where}.provenance.version", message.provenance.version, "at most 200 characters")
+    provenance = Provenance(_known(_PROVENANCES_BACK, kind, f"{where}.provenance.kind"), message.provenance.version)
+    confidence = message.confidence if message.HasField("confidence") else None
+    subject = message.WhichOneof("subject")
+    if subject == "frame_class":
+        target = message.frame_class
+        with _path(f"{where}.frame_class", {"class": "frame_class"}, where):
+            return FrameLabel(message.frame_index, target.frame_class, target.present, confidence, provenance)
+    if subject is None:
+        raise InvalidInput(f"{where}.subject", None, "object or frame_class")
+    item, path = message.object, f"{where}.object"
+    state = _known(_STATES_BACK, item.state, f"{path}.state")
+    shape = _shape(item, path)
+    with _path(path, {"class": "object_class"}, where):
+        return Label(message.frame_index, item.track, item.object_class, state, shape, confidence, provenance)
+
+
+def _shape(item: label_pb2.ObjectLabel, path: str) -> Shape | None:
+    kind = item.WhichOneof("shape")
+    with _path(path, {}, path):
+        if kind == "box":
+            return Box(item.box.x1, item.box.y1, item.box.x2, item.box.y2)
+        if kind == "polygon":
+            values = item.polygon.coordinates
+            if len(values) % 2:
+                raise InvalidInput(
+                    "polygon.coordinates", f"{len(values)} numbers", "an even number: x0, y0, x1, y1, ..."
+                )
+            if len(values) > 2 * MAX_POLYGON_VERTICES:  # counted before anything is copied
+                raise InvalidInput("polygon", f"{len(values) // 2} points", f"3 to {MAX_POLYGON_VERTICES} points")
+            return Polygon(tuple(zip(values[::2], values[1::2], strict=True)))
+        if kind == "mask":
+            return Mask(item.mask.height_px, item.mask.width_px, item.mask.counts)
+    return None
+
+
+def ontology_to_message(ontology: Ontology) -> project_pb2.Project:
+    """A project message that holds nothing but the classes."""
+    return project_pb2.Project(
+        object_classes=[
+            project_pb2.ObjectClass(
+                name=c.name,
+                color=c.color,
+                # All shapes are said as none, so that a kind added later is allowed too.
+                shapes=[] if c.shapes == frozenset(ShapeKind) else [_SHAPE_KINDS[kind] for kind in sorted(c.shapes)],
+                max_instances=c.max_instances,
+                flip=c.flip,
+            )
+            for c in ontology.object_classes
+        ],
+        frame_classes=[project_pb2.FrameClass(name=c.name, color=c.color) for c in ontology.frame_classes],
+    )
+
+
+def ontology_from_message(
+    object_classes: Iterable[project_pb2.ObjectClass],
+    frame_classes: Iterable[project_pb2.FrameClass],
+    where: str = "project",
+) -> Ontology:
+    """The classes of a project message.
+
+    Raises:
+        InvalidInput: a field holds what is not allowed; the error's field is its path in the request.
+    """
+    objects, frames = [], []
+    for index, item in enumerate(object_classes):
+        path = f"{where}.object_classes[{index}]"
+        kinds = [_known(_SHAPE_KINDS_BACK, kind, f"{path}.shapes[{i}]") for i, kind in enumerate(item.shapes)]
+        flip = item.flip if item.HasField("flip") else True
+        with _path(path, {"object_class.name": "name", "object_class.max_instances": "max_instances"}, path):
+            allowed = frozenset(kinds) or frozenset(ShapeKind)
+            objects.append(ObjectClass(item.name, item.color, allowed, item.max_instances, flip))
+    for index, entry in enumerate(frame_classes):
+        path = f"{where}.frame_classes[{index}]"
+        with _path(path, {"frame_class.name": "name"}, path):
+            frames.append(FrameClass(entry.name, entry.color))
+    with _path(where, {}, where):
+        return Ontology(tuple(objects), tuple(frames))
+
+
+def _known(table: Mapping[Any, V], number: int, where: str) -> V:
+    if number not in table:
+        raise InvalidInput(where, number, "one of " + ", ".join(str(value) for value in table.values()))
+    return table[number]
+
+
+@contextmanager
+def _path(path: str, names: dict[str, str], parent: str) -> Iterator[None]:
+    """Give the field of an error its full path in the request."""
+    try:
+        yield
+    except InvalidInput as error:
+        prefix = parent if error.field in ("confidence", "frame") else path
+        field = names.get(error.field, error.field)
+        raise type(error)(f"{prefix}.{field}", error.value, error.allowed) from None

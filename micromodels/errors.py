@@ -1,0 +1,96 @@
+"""Every error that micromodels raises on purpose.
+
+::
+
+    MicromodelsError
+    ├── InvalidInput           the caller sent something that is not allowed (field, value, allowed)
+    │   └── OutOfRange         an index or offset past the end
+    ├── FailedPrecondition     the request is fine but the state does not allow it (no seeds, ...)
+    ├── VideoError             the video cannot be decoded, or is refused
+    │   └── FrameMismatch      the decoded frames are not the ones the frame table recorded
+    ├── ModelError             a saved micro-model cannot be used
+    ├── TrainingError          training failed
+    │   ├── Diverged           the loss stopped being a number
+    │   └── OutOfMemory        the device or the machine ran out of memory
+    └── Cancelled              the user asked to stop; finished frames are kept
+
+All of them survive pickling (they cross process boundaries).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Cancelled",
+    "Diverged",
+    "FailedPrecondition",
+    "FrameMismatch",
+    "InvalidInput",
+    "MicromodelsError",
+    "ModelError",
+    "OutOfMemory",
+    "OutOfRange",
+    "TrainingError",
+    "VideoError",
+]
+
+
+class MicromodelsError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class InvalidInput(MicromodelsError):
+    """A field holds a value that is not allowed.
+
+    Args:
+        field: dotted path of the field, e.g. ``"box[2]"`` or ``"line 3: box"``.
+        value: what was given (shown shortened).
+        allowed: what would have been accepted, in words.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(field, value, allowed)
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        shown = repr(self.value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        return f"{self.field}: got {shown}; allowed: {self.allowed}"
+
+
+class OutOfRange(InvalidInput):
+    """An index or offset lies outside of what there is."""
+
+
+class FailedPrecondition(MicromodelsError):
+    """The request makes sense but not now: the message says what is missing."""
+
+
+class VideoError(MicromodelsError):
+    """The video cannot be decoded or is refused: the message says why."""
+
+
+class FrameMismatch(VideoError):
+    """Decoded frames differ from those recorded in the frame table."""
+
+
+class ModelError(MicromodelsError):
+    """A saved micro-model is damaged, of another version, or does not fit the request."""
+
+
+class TrainingError(MicromodelsError):
+    """Training failed; the message says how."""
+
+
+class Diverged(TrainingError):
+    """The loss became NaN or infinite; the previous model is kept."""
+
+
+class OutOfMemory(TrainingError):
+    """The device or the machine ran out of memory."""
+
+
+class Cancelled(MicromodelsError):
+    """The user asked to stop. What was finished before is kept."""

@@ -1,0 +1,220 @@
+"""Encoded frames of one video: the bounded, disk-backed feature cache.
+
+A frame is encoded once; its features, its work image and its grey thumbnail for optical flow are kept in one file per
+frame, keyed by the video's content, the encoder and the work size. When the cache passes its bound the frames used
+longest ago go, and come back by encoding again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from micromodels.encoder import Encoder, Features, work_size
+from micromodels.events import Event, Run, Stage, StageFinished
+from micromodels.video import FrameTable
+
+__all__ = ["DEFAULT_CACHE_BYTES", "EncodedFrame", "EncodedVideo", "FrameSource", "level_statistics", "to_work_image"]
+
+Image = npt.NDArray[np.uint8]
+
+DEFAULT_CACHE_BYTES = 4 << 30
+MEMORY_FRAMES = 8
+"""Frames held in memory besides the files."""
+
+
+class FrameSource(Protocol):
+    """The part of ``micromodels.video.Video`` that encoding needs."""
+
+    @property
+    def table(self) -> FrameTable:
+        """The frame table."""
+        ...
+
+    def frame(self, index: int) -> Image:
+        """RGB uint8 ``(height, width, 3)``."""
+        ...
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Image]]:
+        """Frames in display order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """What later stages know of a frame.
+
+    Attributes:
+        features: the encoder's levels, float16 ``(channels, h, w)``.
+        grey: half-size grey work image, uint8 ``(height / 2, width / 2)``, for optical flow.
+    """
+
+    features: Features = field(repr=False)
+    grey: npt.NDArray[np.uint8] = field(repr=False)
+
+
+def to_work_image(image: Image, size: tuple[int, int]) -> Image:
+    """Resize to ``size`` = (height, width): area averaging when shrinking, linear when enlarging."""
+    if image.shape[:2] == size:
+        return image
+    shrinking = size[0] * size[1] < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
+
+
+class EncodedVideo:
+    """Encoded frames by index; a context manager that removes a temporary cache when it closes.
+
+    Args:
+        video: where frames come from.
+        encoder: the frozen encoder.
+        run: its ``cache_dir`` holds the cache (None: a temporary folder), its events get the times of decode and encode.
+        max_bytes: bound of the cache on disk.
+    """
+
+    def __init__(self, video: FrameSource, encoder: Encoder, run: Run, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self.video = video
+        self.encoder = encoder
+        self.size = work_size(video.table.height_px, video.table.width_px)
+        self.frame_count = video.table.frame_count
+        self._emit = run.on_event
+        self._temporary = run.cache_dir is None
+        base = Path(tempfile.mkdtemp(prefix="micromodels-")) if run.cache_dir is None else run.cache_dir
+        key = f"{video.table.content_hash}|{encoder.name}|{self.size}"
+        self._folder = base / hashlib.sha256(key.encode()).hexdigest()[:24]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._base = base
+        self._memory: OrderedDict[int, EncodedFrame] = OrderedDict()
+        self._bytes_per_frame = 0
+        self._max_bytes = max_bytes
+        self._on_disk: OrderedDict[int, None] = OrderedDict(
+            (int(path.stem), None) for path in sorted(self._folder.glob("*.npz"), key=lambda p: p.stat().st_mtime)
+        )
+
+    def __enter__(self) -> EncodedVideo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget what is in memory; remove the cache if it was a temporary one."""
+        self._memory.clear()
+        if self._temporary:
+            shutil.rmtree(self._base, ignore_errors=True)
+
+    def image(self, index: int) -> Image:
+        """The work image of a frame, decoded anew."""
+        return to_work_image(self._timed_frame(index), self.size)
+
+    def __getitem__(self, index: int) -> EncodedFrame:
+        """The encoded frame ``index``."""
+        found = self._look_up(index)
+        return found if found is not None else self._encode(index, self._timed_frame(index))
+
+    def stream(self, indices: range) -> Iterator[tuple[int, EncodedFrame]]:
+        """Encoded frames of a range in order; missing ones are decoded sequentially."""
+        frames: Iterator[tuple[int, Image]] | None = None
+        position = -1
+        for index in indices:
+            found = self._look_up(index)
+            if found is None:
+                if frames is None or position != index:
+                    frames = self.video.frames(index, indices.stop)
+                started = time.perf_counter()
+                _, image = next(frames)
+                self._spent(Stage.DECODE, started)
+                position = index + 1
+                found = self._encode(index, image)
+            yield index, found
+
+    def _timed_frame(self, index: int) -> Image:
+        started = time.perf_counter()
+        image = self.video.frame(index)
+        self._spent(Stage.DECODE, started)
+        return image
+
+    def _encode(self, index: int, image: Image) -> EncodedFrame:
+        started = time.perf_counter()
+        work = to_work_image(image, self.size)
+        half = cv2.resize(work, (self.size[1] // 2, self.size[0] // 2), interpolation=cv2.INTER_AREA)
+        grey = np.asarray(cv2.cvtColor(half, cv2.COLOR_RGB2GRAY), np.uint8)
+        encoded = EncodedFrame(self.encoder.encode(work), grey)
+        self._store(index, encoded)
+        self._spent(Stage.ENCODE, started)
+        return encoded
+
+    def _look_up(self, index: int) -> EncodedFrame | None:
+        if index in self._memory:
+            self._memory.move_to_end(index)
+            return self._memory[index]
+        if index not in self._on_disk:
+            return None
+        try:
+            with np.load(self._folder / f"{index}.npz", allow_pickle=False) as arrays:
+                levels = [arrays[f"level{i}"] for i in range(len(self.encoder.levels))]
+                encoded = EncodedFrame(levels, arrays["grey"])
+        except (OSError, ValueError, KeyError):
+            # A cache file that another run evicted or a crash left short is not an error: encode again.
+            self._on_disk.pop(index, None)
+            return None
+        self._on_disk.move_to_end(index)
+        self._remember(index, encoded)
+        return encoded
+
+    def _remember(self, index: int, encoded: EncodedFrame) -> None:
+        self._memory[index] = encoded
+        while len(self._memory) > MEMORY_FRAMES:
+            self._memory.popitem(last=False)
+
+    def _store(self, index: int, encoded: EncodedFrame) -> None:
+        self._remember(index, encoded)
+        size = sum(level.nbytes for level in encoded.features) + encoded.grey.nbytes
+        while self._on_disk and (len(self._on_disk) + 1) * size > self._max_bytes:
+            oldest, _ = self._on_disk.popitem(last=False)
+            with suppress(OSError):
+                (self._folder / f"{oldest}.npz").unlink()
+        arrays = {f"level{i}": level for i, level in enumerate(encoded.features)}
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                np.savez(file, grey=encoded.grey, allow_pickle=False, **arrays)
+            os.replace(temporary, self._folder / f"{index}.npz")
+            self._on_disk[index] = None
+        except OSError:
+            # A full disk costs time, not the job: the frame is encoded again when needed.
+            with suppress(OSError):
+                os.unlink(temporary)
+
+    def _spent(self, stage: Stage, started: float) -> None:
+        event: Event = StageFinished(stage, time.perf_counter() - started)
+        self._emit(event)
+
+
+def level_statistics(samples: Sequence[Features]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """Mean and standard deviation per channel of each level, over some frames of the video.
+
+    Returns:
+        One ``(mean, deviation)`` pair of float32 arrays ``(channels,)`` per level.
+    """
+    statistics = []
+    for level in zip(*samples, strict=True):
+        values = np.concatenate([maps.reshape(maps.shape[0], -1).astype(np.float32) for maps in level], axis=1)
+        statistics.append((values.mean(axis=1), values.std(axis=1) + 1e-3))
+    return statistics

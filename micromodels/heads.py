@@ -1,0 +1,172 @@
+"""The trainable part of a micro-model: a small dense head on frozen features, and a linear frame classifier.
+
+The head is a feature pyramid (Lin et al., CVPR 2017) with one output channel per track and one for the background, at
+half the work resolution, plus the distances to the four sides of the object's box where seeds are boxes (Tian et al.,
+*FCOS*, ICCV 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from micromodels.encoder import Level
+
+__all__ = ["DenseHead", "FrameClassifier", "HeadOutput", "HeadSettings", "pooled"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSettings:
+    """Shape of a dense head.
+
+    Attributes:
+        levels: the encoder's levels.
+        tracks: number of tracks; the head has one channel more for the background.
+        boxes: whether it predicts box sides.
+        width: channels from stride 4 up.
+        fine_width: channels at stride 2.
+    """
+
+    levels: tuple[Level, ...]
+    tracks: int
+    boxes: bool
+    width: int = 48
+    fine_width: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """What the head says of a batch.
+
+    Attributes:
+        logits: float ``(batch, tracks + 1, height / 2, width / 2)``; channel 0 is the background.
+        sides: distances left, top, right, bottom to the box around the pixel's object in work pixels, float
+            ``(batch, 4, height / 4, width / 4)``; None where the head predicts no boxes.
+    """
+
+    logits: torch.Tensor
+    sides: torch.Tensor | None
+
+
+def _resized(maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class DenseHead(nn.Module):
+    """Features to logits per track. Statistics of the video's features are part of the weights."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        width, fine = settings.width, settings.fine_width
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(level.channels, fine if level.stride == 2 else width, 1) for level in settings.levels
+        )
+        for index, level in enumerate(settings.levels):
+            self.register_buffer(f"mean{index}", torch.zeros(1, level.channels, 1, 1))
+            self.register_buffer(f"deviation{index}", torch.ones(1, level.channels, 1, 1))
+        self.strides = sorted({level.stride for level in settings.levels} - {2}, reverse=True)
+        self.mixes = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.strides)
+        self.last = nn.Conv2d(width, width, 3, padding=1)
+        self.coarse_logits = nn.Conv2d(width, settings.tracks + 1, 1)
+        self.to_fine = nn.Conv2d(width, fine, 1)
+        self.fine = nn.Conv2d(fine, fine, 3, padding=1)
+        self.fine_logits = nn.Conv2d(fine, settings.tracks + 1, 1)
+        self.box_sides = nn.Conv2d(width, 4, 3, padding=1) if settings.boxes else None
+        self.register_buffer("box_scale", torch.full((1, 4, 1, 1), 32.0))
+
+    def set_statistics(self, statistics: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> None:
+        """Fix the normalisation: mean and deviation per channel of each level."""
+        for index, (mean, deviation) in enumerate(statistics):
+            getattr(self, f"mean{index}").copy_(torch.from_numpy(mean)[None, :, None, None])
+            getattr(self, f"deviation{index}").copy_(torch.from_numpy(deviation)[None, :, None, None])
+
+    def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
+        """Features per level, float ``(batch, channels, h, w)``, to a ``HeadOutput``."""
+        by_stride: dict[int, torch.Tensor] = {}
+        for index, (level, lateral, maps) in enumerate(zip(self.settings.levels, self.laterals, features, strict=True)):
+            normal = (maps - getattr(self, f"mean{index}")) / getattr(self, f"deviation{index}")
+            projected = lateral(normal)
+            held = by_stride.get(level.stride)
+            by_stride[level.stride] = projected if held is None else held + _resized(projected, held)
+        x: torch.Tensor | None = None
+        for stride, mix in zip(self.strides, self.mixes, strict=True):
+            lateral_maps = by_stride[stride]
+            x = F.relu(lateral_maps if x is None else lateral_maps + _resized(x, lateral_maps))
+            x = mix(x)
+        assert x is not None
+        x = F.relu(self.last(F.relu(x)))
+        coarse = self.coarse_logits(x)
+        if 2 in by_stride:
+            fine = F.relu(by_stride[2] + _resized(self.to_fine(x), by_stride[2]))
+        else:
+            size = (x.shape[-2] * self.strides[-1] // 2, x.shape[-1] * self.strides[-1] // 2)
+            fine = F.relu(F.interpolate(self.to_fine(x), size=size, mode="bilinear", align_corners=False))
+        fine = F.relu(self.fine(fine))
+        logits = _resized(coarse, fine) + self.fine_logits(fine)
+        sides = None
+        if self.box_sides is not None:
+            # exp keeps distances positive; the clamp keeps a wild early step finite.
+            sides = torch.exp(self.box_sides(x).float().clamp(-4, 4)) * self.box_scale
+        return HeadOutput(logits, sides)
+
+
+def pooled(features: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float32]:
+    """One vector per image for frame classes: mean and maximum of every level from stride 8 up, float32."""
+    parts = []
+    for maps in features:
+        flat = maps.reshape(maps.shape[0], -1).astype(np.float32)
+        parts += [flat.mean(axis=1), flat.max(axis=1)]
+    return np.concatenate(parts)
+
+
+class FrameClassifier(nn.Module):
+    """Logistic regression on pooled, standardised features: one logit per frame class."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("deviation", torch.ones(inputs))
+        self.linear = nn.Linear(inputs, classes)
+
+    def fit(self, vectors: torch.Tensor, targets: torch.Tensor, strength: float = 1e-2) -> None:
+        """Fit by L-BFGS.
+
+        Args:
+            vectors: float ``(views, inputs)``.
+            targets: float ``(views, classes)``: 1 present, 0 absent, NaN unknown.
+            strength: weight of the L2 penalty.
+        """
+        self.mean.copy_(vectors.mean(dim=0))
+        self.deviation.copy_(vectors.std(dim=0, unbiased=False) + 1e-3)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        known = ~torch.isnan(targets)
+        wanted = torch.nan_to_num(targets)
+        # Classes are balanced: one seed with and nine without must not teach "without".
+        positive = (wanted * known).sum(dim=0).clamp(min=1)
+        negative = ((1 - wanted) * known).sum(dim=0).clamp(min=1)
+        weight = torch.where(wanted > 0.5, 0.5 / positive, 0.5 / negative) * known
+        optimizer = torch.optim.LBFGS(self.linear.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            losses = F.binary_cross_entropy_with_logits(self(vectors), wanted, reduction="none")
+            loss: torch.Tensor = (losses * weight).sum() + strength * self.linear.weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """``(n, inputs)`` to logits ``(n, classes)``."""
+        # Divided by the number of inputs' root, so that one penalty suits every encoder.
+        scaled = ((vectors - self.mean) / self.deviation) / self.linear.in_features**0.5
+        logits: torch.Tensor = self.linear(scaled)
+        return logits

@@ -1,0 +1,274 @@
+"""Overfit a dense head to the views of the seeds.
+
+Steps look at crops of cached features: a quarter of the image each, most of them around an object. Where the video has
+already been labelled once, its own confident frames are views too (self-training; Voigtlaender & Leibe, *OnAVOS*,
+BMVC 2017).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from micromodels.encoder import Features
+from micromodels.errors import Cancelled, Diverged
+from micromodels.events import Run, StopRequest, TrainingProgress
+from micromodels.heads import DenseHead
+from micromodels.seeds import IGNORE
+
+__all__ = ["Clock", "HeadTrainer", "Sample"]
+
+CELL_PX = 32
+CROP_CELLS = (8, 14)
+"""Rows and columns of a crop in units of 32 work pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An encoded view with its targets.
+
+    Attributes:
+        features: the encoder's levels.
+        label_map: uint8 at half the work size; 0 background, 1 to n tracks, 255 not scored.
+        boxes: float32 ``(tracks, 4)`` in work pixels, NaN where there is none.
+        known: bool ``(tracks,)``: False where the track may be anywhere in the background.
+        weight: of its loss, 0 to 1.
+    """
+
+    features: Features = field(repr=False)
+    label_map: npt.NDArray[np.uint8] = field(repr=False)
+    boxes: npt.NDArray[np.float32] = field(repr=False)
+    known: npt.NDArray[np.bool_] = field(repr=False)
+    weight: float = 1.0
+
+
+@dataclass
+class Clock:
+    """Where one experiment stands among all of a run's training, for honest progress."""
+
+    experiment: int
+    experiments: int
+    steps_total: int
+    steps_done: int = 0
+    seconds: float = 0.0
+
+    def tick(self, seconds: float) -> float:
+        """Count one step; returns the seconds left at the pace so far."""
+        self.steps_done += 1
+        self.seconds += seconds
+        return max(0.0, (self.steps_total - self.steps_done) * self.seconds / self.steps_done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    features: list[torch.Tensor]
+    labels: torch.Tensor
+    boxes: torch.Tensor
+    known: torch.Tensor
+    weight: torch.Tensor
+
+
+class HeadTrainer:
+    """Trains one head.
+
+    Args:
+        head: the head, already on its device.
+        seed: of every random choice.
+        batch: crops per step.
+        learning_rate: peak of a one-cycle schedule.
+    """
+
+    def __init__(self, head: DenseHead, seed: int = 0, batch: int = 4, learning_rate: float = 3e-3) -> None:
+        self.head = head
+        self._rng = np.random.default_rng(seed)
+        self._batch = batch
+        self._rate = learning_rate
+        self._device = next(head.parameters()).device
+
+    def fit(
+        self,
+        views: Sequence[Sample],
+        steps: int,
+        clock: Clock,
+        run: Run,
+        pseudo: Sequence[Sample] = (),
+        rate_scale: float = 1.0,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
+        """Train for ``steps`` steps, or until the user says that it is good enough.
+
+        Args:
+            views: samples from seeds.
+            steps: optimiser steps.
+            clock: counts the steps for progress events.
+            run: events and stopping.
+            pseudo: samples from the video's own confident frames; where there are any, half of each batch is taken from them.
+            rate_scale: factor on the learning rate.
+            on_step: called after each step.
+
+        Raises:
+            Diverged: the loss became NaN or infinite.
+            Cancelled: the user cancelled.
+        """
+        head = self.head.train()
+        rate = self._rate * rate_scale
+        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
+        for step in range(steps):
+            started = time.perf_counter()
+            batch = self._draw(views, pseudo)
+            loss = self._loss(batch)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise Diverged(f"the loss became {value} at step {step} of {steps}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(head.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            eta = clock.tick(time.perf_counter() - started)
+            run.on_event(
+                TrainingProgress(
+                    clock.experiment, clock.experiments, clock.steps_done - 1, clock.steps_total, value, eta
+                )
+            )
+            if on_step is not None:
+                on_step(clock.steps_done)
+            request = run.should_stop()
+            if request is StopRequest.CANCEL:
+                raise Cancelled("training was cancelled")
+            if request is StopRequest.FINISH_EARLY:
+                break
+        head.eval()
+
+    def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample]) -> _Batch:
+        from_video = self._batch // 2 if pseudo else 0
+        samples = [pseudo[int(self._rng.integers(len(pseudo)))] for _ in range(from_video)]
+        samples += [views[int(self._rng.integers(len(views)))] for _ in range(self._batch - from_video)]
+        windows = [self._window(sample) for sample in samples]
+        levels = self.head.settings.levels
+        features = []
+        for index, level in enumerate(levels):
+            per_cell = CELL_PX // level.stride
+            crops = [
+                sample.features[index][:, y * per_cell : (y + rows) * per_cell, x * per_cell : (x + columns) * per_cell]
+                for sample, (y, x, rows, columns) in zip(samples, windows, strict=True)
+            ]
+            stacked = torch.from_numpy(np.stack(crops)).to(self._device).float()
+            features.append(stacked.contiguous(memory_format=torch.channels_last))
+        half = CELL_PX // 2
+        labels = np.stack(
+            [
+                sample.label_map[y * half : (y + rows) * half, x * half : (x + columns) * half]
+                for sample, (y, x, rows, columns) in zip(samples, windows, strict=True)
+            ]
+        )
+        offsets = np.array([(x * CELL_PX, y * CELL_PX) * 2 for y, x, _, _ in windows], np.float32)
+        boxes = np.stack([sample.boxes for sample in samples]) - offsets[:, None, :]
+        return _Batch(
+            features,
+            torch.from_numpy(labels).long().to(self._device),
+            torch.from_numpy(boxes).to(self._device),
+            torch.from_numpy(np.stack([sample.known for sample in samples])).to(self._device),
+            torch.tensor([sample.weight for sample in samples], device=self._device),
+        )
+
+    def _window(self, sample: Sample) -> tuple[int, int, int, int]:
+        """Top row, left column, rows, columns of a crop in cells; two in three contain a pixel of an object."""
+        half = CELL_PX // 2
+        height, width = sample.label_map.shape[0] // half, sample.label_map.shape[1] // half
+        # All crops of a batch have one size, and so have all work images of a video.
+        rows, columns = min(CROP_CELLS[0], height), min(CROP_CELLS[1], width)
+        top, left = int(self._rng.integers(0, height - rows + 1)), int(self._rng.integers(0, width - columns + 1))
+        if self._rng.random() < 0.65:
+            ys, xs = np.nonzero((sample.label_map > 0) & (sample.label_map != IGNORE))
+            if len(ys):
+                pick = int(self._rng.integers(len(ys)))
+                top = int(np.clip(ys[pick] // half - self._rng.integers(0, rows), 0, height - rows))
+                left = int(np.clip(xs[pick] // half - self._rng.integers(0, columns), 0, width - columns))
+        return top, left, rows, columns
+
+    def _loss(self, batch: _Batch) -> torch.Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16):
+            output = self.head(batch.features)
+        loss = segmentation_loss(output.logits.float(), batch.labels, batch.known)
+        if output.sides is not None:
+            loss = loss + box_loss(output.sides, batch.labels, batch.boxes)
+        return (loss * batch.weight).sum() / batch.weight.sum()
+
+
+def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, the same balanced between object and background, and soft Dice; one value per image.
+
+    Args:
+        logits: float ``(batch, tracks + 1, h, w)``.
+        labels: int64 ``(batch, h, w)``, 255 not scored.
+        known: bool ``(batch, tracks)``; background pixels may belong to a track that is not known there.
+
+    Returns:
+        float ``(batch,)``.
+    """
+    scored = labels != IGNORE
+    target = torch.where(scored, labels, 0)
+    log_probability = F.log_softmax(logits, dim=1)
+    entropy = -log_probability.gather(1, target[:, None])[:, 0]
+    if not bool(known.all()):
+        allowed = torch.cat([torch.ones_like(known[:, :1]), ~known], dim=1)[:, :, None, None]
+        either = -torch.logsumexp(log_probability.masked_fill(~allowed, -1e4), dim=1)
+        entropy = torch.where(target == 0, either, entropy)
+    entropy = entropy * scored
+    inside, outside = (target > 0) & scored, (target == 0) & scored
+
+    def mean(mask: torch.Tensor) -> torch.Tensor:
+        return (entropy * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+
+    loss = mean(scored) + 0.125 * mean(inside) + 0.25 * mean(outside)
+    probability = log_probability.exp() * scored[:, None]
+    tracks = logits.shape[1] - 1
+    truth = F.one_hot(target, tracks + 1).movedim(-1, 1)[:, 1:].float() * scored[:, None]
+    overlap = (probability[:, 1:] * truth).flatten(2).sum(2)
+    total = (probability[:, 1:] + truth).flatten(2).sum(2)
+    there = truth.flatten(2).any(2).float()
+    dice = ((1 - (2 * overlap + 1) / (total + 1)) * there).sum(1) / there.sum(1).clamp(min=1)
+    return loss + 0.5 * dice
+
+
+def box_loss(sides: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - IoU between predicted and true boxes over object pixels; one value per image.
+
+    Args:
+        sides: float ``(batch, 4, h, w)`` left, top, right, bottom distances in work pixels at stride 4.
+        labels: int64 ``(batch, 2h, 2w)``.
+        boxes: float ``(batch, tracks, 4)`` relative to the crop.
+
+    Returns:
+        float ``(batch,)``.
+    """
+    coarse = labels[:, ::2, ::2]
+    inside = (coarse > 0) & (coarse != IGNORE)
+    losses = []
+    for index in range(len(labels)):
+        ys, xs = torch.nonzero(inside[index], as_tuple=True)
+        own = boxes[index][coarse[index, ys, xs] - 1]
+        good = ~torch.isnan(own[:, 0])
+        ys, xs, own = ys[good], xs[good], own[good]
+        if not len(ys):
+            losses.append(sides.sum() * 0.0)
+            continue
+        px, py = xs * 4.0 + 2.0, ys * 4.0 + 2.0
+        true = torch.stack([px - own[:, 0], py - own[:, 1], own[:, 2] - px, own[:, 3] - py], dim=1).clamp(min=0.5)
+        predicted = sides[index, :, ys, xs].T
+        low = torch.minimum(true, predicted)
+        overlap = (low[:, 0] + low[:, 2]) * (low[:, 1] + low[:, 3])
+        area = (true[:, 0] + true[:, 2]) * (true[:, 1] + true[:, 3])
+        area_predicted = (predicted[:, 0] + predicted[:, 2]) * (predicted[:, 1] + predicted[:, 3])
+        losses.append((1 - overlap / (area + area_predicted - overlap)).mean())
+    return torch.stack(losses)

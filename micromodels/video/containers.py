@@ -1,0 +1,351 @@
+"""Where decoded frames come from: a container or a folder of pictures. Runs in the decoding process only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO, NoReturn, Protocol
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+
+from micromodels.errors import VideoError
+from micromodels.video.limits import DecodeLimits
+from micromodels.video.pixels import Orientation
+
+__all__ = ["ContainerSource", "FolderSource", "FrameSource", "Trouble", "open_source"]
+
+# Demuxers that open nothing but the file they are given; every playlist, concat script and network format is left out.
+FORMATS = "mov,matroska,avi,mpeg,mpegvideo,gif"
+FORMATS_FOR_PEOPLE = "mp4, mov, mkv, webm, avi, mpg, gif"
+
+# fmt: off
+CODECS = frozenset({
+    "av1", "cinepak", "dnxhd", "dvvideo", "ffv1", "ffvhuff", "gif", "h263", "h264", "hevc", "huffyuv", "libdav1d",
+    "libvpx-vp9", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "mpegvideo", "msmpeg4", "msmpeg4v1", "msmpeg4v2",
+    "msrle", "msvideo1", "png", "prores", "qtrle", "rawvideo", "theora", "tiff", "utvideo", "vp8", "vp9",
+})
+# fmt: on
+
+_PICTURE_CODECS: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "mjpeg"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+)
+FOLDER_TIME_BASE = Fraction(1, 25)
+MAX_PICTURE_BYTES = 1 << 30
+_IO_BUFFER_BYTES = 256 << 10
+
+# These decode damaged data without complaint, and on several threads not twice in the same way.
+_SERIAL_CODECS = frozenset({"vp8"})
+
+
+class FrameSource(Protocol):
+    """Decoded frames in display order, from the start or from somewhere near a frame."""
+
+    codec: str
+    container: str
+    time_base: Fraction
+    warnings: list[str]
+    trouble: Trouble
+    orientation: Orientation | None
+    """Of the first frame that was decoded."""
+
+    def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
+        """All frames; whatever was being decoded is dropped."""
+        ...
+
+    def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
+        """Frames from about ``index``, shown at ``pts``: look at the time of what comes."""
+        ...
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What was wrong with the data since this was last cleared; decoding went on."""
+
+    error_count: int = 0
+    first_error: str = ""
+    corrupt_count: int = 0
+    """Frames that the decoder marked as corrupt."""
+
+    def note(self, where: str, error: Exception) -> None:
+        """Count an error of decoding; running out of memory is not one to go on after."""
+        if isinstance(error, MemoryError):
+            raise VideoError("decoding needs more memory than the limit allows") from None
+        self.error_count += 1
+        self.first_error = self.first_error or f"{where}: {describe(error)}"
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error of the decoding libraries, without paths."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:200]
+
+
+class ContainerSource:
+    """The first video stream of a container."""
+
+    def __init__(self, path: Path, limits: DecodeLimits, beat: Callable[[], None]) -> None:
+        self.trouble = Trouble()
+        self.orientation: Orientation | None = None
+        self._path = path
+        self._limits = limits
+        self._beat = beat
+        self._container: InputContainer | None = None
+        self._file: BinaryIO | None = None
+        self._stream = self._open()
+        self.codec = self._stream.codec_context.name
+        self.container = self._opened().format.name
+        self.time_base = self._stream.time_base or Fraction(1, 1_000_000)
+        self.warnings = self._describe_streams()
+
+    def _opened(self) -> InputContainer:
+        assert self._container is not None
+        return self._container
+
+    def _open(self) -> VideoStream:
+        self._close()
+        try:
+            self._file = open(self._path, "rb")  # noqa: SIM115  closed by _close()
+        except OSError as error:
+            raise VideoError(f"cannot read the file: {error.strerror}") from None
+        try:
+            # A file object and no protocol: whatever the file says, nothing else can be opened.
+            container = av.open(
+                self._file,
+                mode="r",
+                container_options={"format_whitelist": FORMATS},
+                options={"max_pixels": str(self._limits.max_pixels)},
+                metadata_errors="replace",
+                buffer_size=_IO_BUFFER_BYTES,
+                io_open=_refuse_to_open,
+            )
+        except Exception as error:
+            raise VideoError(_not_a_video(error)) from None
+        self._container = container
+        return self._choose_stream(container)
+
+    def _choose_stream(self, container: InputContainer) -> VideoStream:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise VideoError("the file has no video stream")
+        stream = streams[0]
+        context = stream.codec_context
+        if context is None:
+            raise VideoError("no decoder for the file's video stream")
+        if context.name not in CODECS:
+            raise VideoError(f"codec {context.name!r} is not among those that are decoded here")
+        if context.width * context.height > self._limits.max_pixels:
+            raise VideoError(
+                f"frames of {context.width} x {context.height} pixels; "
+                f"at most {self._limits.max_pixels} pixels are decoded"
+            )
+        for other in container.streams:
+            if other.index != stream.index:
+                with contextlib.suppress(AttributeError):
+                    other.discard = Discard.all
+        return stream
+
+    def _describe_streams(self) -> list[str]:
+        count = len([s for s in self._opened().streams.video if not s.disposition & Disposition.attached_pic])
+        return [f"the file has {count} video streams; the first one is used"] if count > 1 else []
+
+    def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
+        """See ``FrameSource``."""
+        # Opened anew rather than sought: not every container finds its first frame again, and the decoder starts
+        # in the same state as when the table was made.
+        self._stream = self._open()
+        return self._decode(threads)
+
+    def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
+        """See ``FrameSource``; raises whatever the container raises that cannot seek."""
+        self._opened().seek(pts, stream=self._stream)
+        return self._decode(threads)
+
+    def _decode(self, threads: int) -> Iterator[av.VideoFrame]:
+        if self.codec in _SERIAL_CODECS:
+            threads = 1
+        context = self._stream.codec_context
+        if not context.is_open:
+            context.thread_count = threads
+            context.thread_type = "AUTO" if threads > 1 else "NONE"
+            context.options = {"max_pixels": str(self._limits.max_pixels)}
+        for number, packet in enumerate(self._packets()):
+            try:
+                frames = context.decode(packet)
+            except EOFError:
+                return
+            except Exception as error:
+                self.trouble.note(f"packet {number}", error)
+                continue
+            for frame in frames:
+                self.trouble.corrupt_count += bool(frame.is_corrupt)
+                if self.orientation is None:
+                    self.orientation = Orientation.of_frame(frame)
+                # Where data are missing a frame shows what its buffer held before. With copies given out, buffers go
+                # round in the same order whatever is done with the frames, and damage looks the same each time.
+                yield _copy(frame) if threads == 1 else frame
+
+    def _packets(self) -> Iterator[av.Packet[VideoStream] | None]:
+        """Packets to the end of what can be read, then None: give out what is left."""
+        try:
+            for packet in self._opened().demux(self._stream):
+                self._beat()
+                # An empty packet stands for a dropped frame or for the end; the decoder takes it for the end.
+                if packet.size:
+                    yield packet
+        except Exception as error:
+            self.trouble.note("reading", error)
+        yield None
+
+    def _close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _copy(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame in memory of its own, without side data."""
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for source, target in zip(frame.planes, copy.planes, strict=True):
+        if source.line_size < 0:
+            return frame
+        old = np.frombuffer(memoryview(source), np.uint8).reshape(source.height, -1)
+        new = np.frombuffer(memoryview(target), np.uint8).reshape(target.height, -1)
+        length = min(old.shape[1], new.shape[1])
+        new[:, :length] = old[:, :length]
+    copy.pts, copy.dts = frame.pts, frame.dts
+    copy.key_frame = frame.key_frame  # type: ignore[misc]  # the stub forgets the setter
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    return copy
+
+
+def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError("a video may not refer to other files")
+
+
+def _not_a_video(error: BaseException) -> str:
+    return f"not a readable video ({describe(error)}); containers: {FORMATS_FOR_PEOPLE}"
+
+
+class FolderSource:
+    """A folder of pictures, one a frame; all of one kind and size.
+
+    Frame ``i`` has the presentation time ``i`` in units of ``FOLDER_TIME_BASE``.
+    """
+
+    container = "folder"
+    time_base = FOLDER_TIME_BASE
+
+    def __init__(self, folder: Path, names: Sequence[str], limits: DecodeLimits, beat: Callable[[], None]) -> None:
+        self.trouble = Trouble()
+        self.orientation: Orientation | None = None
+        self._folder = folder
+        self._names = names
+        self._limits = limits
+        self._beat = beat
+        self.warnings: list[str] = []
+        if len(names) > limits.max_frames:
+            raise VideoError(f"{len(names)} pictures in the folder; at most {limits.max_frames} frames are read")
+        self.codec = self._codec_of(names[0], self._read(names[0]))
+
+    def _read(self, name: str) -> bytes:
+        path = self._folder / name
+        try:
+            if os.path.getsize(path) > MAX_PICTURE_BYTES:
+                raise VideoError(f"{name}: larger than {MAX_PICTURE_BYTES} bytes")
+            return path.read_bytes()
+        except OSError as error:
+            raise VideoError(f"{name}: cannot be read ({error.strerror})") from None
+
+    @staticmethod
+    def _codec_of(name: str, data: bytes) -> str:
+        for magic, codec in _PICTURE_CODECS:
+            if data.startswith(magic):
+                return codec
+        raise VideoError(f"{name}: not a PNG, JPEG or TIFF picture")
+
+    def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
+        """See ``FrameSource``."""
+        return self._decode(0, threads)
+
+    def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
+        """See ``FrameSource``."""
+        return self._decode(index, threads)
+
+    def _decode(self, start: int, threads: int) -> Iterator[av.VideoFrame]:
+        """Pictures decoded by ``threads`` threads, as many ahead, given out in order."""
+        pending: deque[Future[av.VideoFrame]] = deque()
+        size: tuple[int, int] | None = None
+        # Not the decoders' own threads: these free the packets that PyAV makes of bytes, need the interpreter lock to
+        # do so, and deadlock when a decoder is dropped meanwhile.
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for index in range(start, len(self._names)):
+                    while len(pending) <= threads and index + len(pending) < len(self._names):
+                        pending.append(pool.submit(self._picture, index + len(pending)))
+                    self._beat()
+                    frame = pending.popleft().result()
+                    size = size or (frame.width, frame.height)
+                    if (frame.width, frame.height) != size:
+                        raise VideoError(
+                            f"{self._names[index]}: {frame.width} x {frame.height} pixels, but "
+                            f"{self._names[start]} has {size[0]} x {size[1]}; all pictures must have one size"
+                        )
+                    self._check_orientation(index, frame)
+                    yield frame
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _check_orientation(self, index: int, frame: av.VideoFrame) -> None:
+        """EXIF orientation arrives as a display matrix, as that of a film does."""
+        orientation = Orientation.of_frame(frame)
+        self.orientation = self.orientation or orientation
+        if orientation != self.orientation:
+            raise VideoError(f"{self._names[index]}: its EXIF orientation is not that of the pictures before it")
+
+    def _picture(self, index: int) -> av.VideoFrame:
+        name = self._names[index]
+        data = self._read(name)
+        if self._codec_of(name, data) != self.codec:
+            raise VideoError(f"{name}: another kind of picture than {self._names[0]}, which is {self.codec}")
+        context = av.CodecContext.create(self.codec, "r")
+        assert isinstance(context, av.VideoCodecContext)
+        context.thread_count = 1
+        context.options = {"max_pixels": str(self._limits.max_pixels)}
+        try:
+            packet = av.Packet(data)
+            frames = [*context.decode(packet), *context.decode(None)]
+        except MemoryError:
+            raise VideoError(f"{name}: needs more memory than the limit allows") from None
+        except Exception as error:
+            raise VideoError(f"{name}: the picture cannot be decoded ({describe(error)})") from None
+        if len(frames) != 1:
+            raise VideoError(f"{name}: the picture cannot be decoded")
+        frames[0].pts = index
+        return frames[0]
+
+
+def open_source(path: Path, names: Sequence[str] | None, limits: DecodeLimits, beat: Callable[[], None]) -> FrameSource:
+    """Open a container, or a folder when ``names`` are given.
+
+    Raises:
+        VideoError: it is not a video, or one that is refused.
+    """
+    if names is None:
+        return ContainerSource(path, limits, beat)
+    return FolderSource(path, names, limits, beat)

@@ -1,0 +1,52 @@
+"""What decoding may cost at most."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from micromodels.errors import InvalidInput
+
+__all__ = ["DecodeLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """Bounds on the work that one video may cause; whatever exceeds them ends in ``VideoError``."""
+
+    max_frames: int = 2_000_000
+    """Frames in the video; 18 hours at 30 frames a second."""
+
+    max_pixels: int = 36_000_000
+    """Width times height of one frame; a little more than 8192 x 4320."""
+
+    memory_bytes: int = 4 << 30
+    """Address space of the decoding process."""
+
+    frame_timeout_seconds: float = 30.0
+    """Longest silence of the decoding process while it works; it reports at least once a frame."""
+
+    cpu_seconds: int = 600
+    """Processor time that the decoding process may use between two reports."""
+
+    threads: int = 0
+    """Decoding threads; 0 for one per core, 8 at most."""
+
+    cache_bytes: int = 64 << 20
+    """Decoded frames kept for random access, in bytes before the conversion to RGB."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_frames", "max_pixels", "memory_bytes", "cpu_seconds"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInput(f"limits.{name}", value, "an integer >= 1")
+        for name in ("threads", "cache_bytes"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InvalidInput(f"limits.{name}", value, "an integer >= 0")
+        if not (math.isfinite(self.frame_timeout_seconds) and self.frame_timeout_seconds > 0):
+            raise InvalidInput("limits.frame_timeout_seconds", self.frame_timeout_seconds, "a finite number > 0")
+
+    def to_dict(self) -> dict[str, int | float]:
+        """Plain values, for the way to the decoding process."""
+        return asdict(self)

@@ -1,0 +1,188 @@
+"""The parent's end of the decoding process: start, messages, shared memory, end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import micromodels
+from micromodels.errors import VideoError
+from micromodels.video.protocol import HEADER, MAX_PAYLOAD_BYTES, Kind
+
+__all__ = ["DecodeProcess"]
+
+_START_SECONDS = 120.0
+"""Until the first message: imports from a cold disk on a busy machine take long."""
+
+# The child sees nothing else of the environment: no tokens, no proxies.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_PACKAGE_ROOT = Path(micromodels.__file__).resolve().parents[1]
+
+
+class DecodeProcess:
+    """One running ``micromodels.video.child``; exec'd, never forked, so the parent may have threads and GPUs."""
+
+    def __init__(self) -> None:
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by kill()
+        self._shared = _anonymous_file()
+        self._memory: npt.NDArray[np.uint8] | None = None
+        self._buffer = bytearray()
+        self._heard = False
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment |= {
+            "PYTHONPATH": os.pathsep.join([str(_PACKAGE_ROOT), *(p for p in sys.path if p and os.path.isabs(p))]),
+            "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",  # arenas of many threads would count against the address space
+        }
+        self._process = subprocess.Popen(
+            # -P: a file av.py in the working directory must not be imported.
+            [sys.executable, "-P", "-X", "faulthandler", "-m", "micromodels.video.child", str(self._shared)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+            pass_fds=(self._shared,),
+            process_group=0,
+            bufsize=0,
+        )
+        self._finalizer = weakref.finalize(self, _end, self._process, self._stderr, self._shared)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether messages can still be exchanged."""
+        return self._finalizer.alive
+
+    def interrupt(self) -> None:
+        """End the process without letting go of anything; a thread that waits for a message notices."""
+        if self.is_alive:
+            self._process.kill()
+
+    def kill(self) -> None:
+        """End the process and reap it; harmless when it has ended."""
+        self._finalizer()
+
+    def share(self, count: int, size: int) -> None:
+        """Make room for ``count`` frames of ``size`` bytes."""
+        import mmap
+
+        os.ftruncate(self._shared, count * size)
+        if hasattr(fcntl, "F_ADD_SEALS"):
+            # The child cannot shrink it, which would crash the parent.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        memory = mmap.mmap(self._shared, count * size, prot=mmap.PROT_READ)
+        self._memory = np.frombuffer(memory, np.uint8).reshape(count, size)
+
+    def slot(self, number: int, size: int) -> npt.NDArray[np.uint8]:
+        """A copy of the first ``size`` bytes of one slot.
+
+        Raises:
+            VideoError: there is no such slot.
+        """
+        if self._memory is None or not (0 <= number < len(self._memory) and size <= self._memory.shape[1]):
+            raise self._failed("it named memory that it does not have")
+        return self._memory[number, :size].copy()
+
+    def send(self, message: bytes) -> None:
+        """Send one message.
+
+        Raises:
+            VideoError: the process has ended.
+        """
+        assert self._process.stdin is not None
+        view = memoryview(message)
+        try:
+            while view:
+                view = view[self._process.stdin.write(view) :]
+        except (BrokenPipeError, ValueError):
+            raise self._failed(self._how_it_ended()) from None
+
+    def receive(self, timeout_seconds: float) -> tuple[Kind, bytes]:
+        """The next message; the process is ended if none comes in time.
+
+        Raises:
+            VideoError: it does not answer, has crashed, or answers nonsense.
+        """
+        limit = timeout_seconds if self._heard else max(timeout_seconds, _START_SECONDS)
+        self._fill(HEADER.size, limit)
+        number, length = HEADER.unpack_from(self._buffer)
+        if length > MAX_PAYLOAD_BYTES or number not in set(Kind):
+            raise self._failed("it sent a message that is none")
+        self._fill(HEADER.size + length, limit)
+        payload = bytes(self._buffer[HEADER.size : HEADER.size + length])
+        del self._buffer[: HEADER.size + length]
+        self._heard = True
+        return Kind(number), payload
+
+    def _fill(self, count: int, timeout_seconds: float) -> None:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + timeout_seconds
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | select.POLLHUP)
+        while len(self._buffer) < count:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise self._failed(f"no frame within {timeout_seconds:g} s")
+            data = os.read(descriptor, max(65536, count - len(self._buffer)))
+            if not data:
+                raise self._failed(self._how_it_ended())
+            self._buffer += data
+
+    def _how_it_ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        code = self._process.returncode
+        if code is None:
+            return "it closed its output"
+        if code == -signal.SIGXCPU:
+            return "it used more processor time than the limit allows"
+        if code < 0:
+            return f"it was ended by {signal.Signals(-code).name}{self._last_words()}"
+        return f"it ended with exit code {code}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - 400))
+        words = " ".join(self._stderr.read(400).decode(errors="replace").split())
+        return f" ({words})" if words else ""
+
+    def _failed(self, reason: str) -> VideoError:
+        self.kill()
+        return VideoError(f"the decoding process failed: {reason}")
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("micromodels-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _end(process: subprocess.Popen[bytes], stderr: IO[Any], shared: int) -> None:
+    process.kill()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    process.wait()
+    stderr.close()
+    os.close(shared)

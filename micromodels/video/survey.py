@@ -1,0 +1,207 @@
+"""One decode of the whole video that makes its frame table. Runs in the decoding process only."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from micromodels.errors import VideoError
+from micromodels.video.containers import FrameSource, Trouble
+from micromodels.video.limits import DecodeLimits
+from micromodels.video.pixels import (
+    Orientation,
+    bit_depth,
+    fingerprint,
+    is_16_bit,
+    largest_sample,
+    pixel_hash,
+)
+from micromodels.video.table import FrameTable
+
+__all__ = ["survey"]
+
+_SAMPLES = 16
+"""Evenly spaced frames whose pixels are hashed: from this many to twice as many."""
+
+_NO_TIME = -(1 << 63)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one decode of all frames saw."""
+
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    dts: array[int] = field(default_factory=lambda: array("q"))
+    fingerprints: array[int] = field(default_factory=lambda: array("Q"))
+    keyframes: array[int] = field(default_factory=lambda: array("q"))
+    hashes: dict[int, str] = field(default_factory=dict)
+    sample_step: int = 1
+    white: int = 0
+    trouble: Trouble = field(default_factory=Trouble)
+    other_sizes: int = 0
+    logged_bytes: int = 0
+    first: av.VideoFrame | None = None
+
+    def add(self, frame: av.VideoFrame) -> None:
+        index = len(self.pts)
+        self.pts.append(_NO_TIME if frame.pts is None else frame.pts)
+        self.dts.append(_NO_TIME if frame.dts is None else frame.dts)
+        self.fingerprints.append(fingerprint(frame))
+        if frame.key_frame:
+            self.keyframes.append(index)
+        if self.first is None:
+            self.first = frame
+        elif (frame.width, frame.height) != (self.first.width, self.first.height):
+            self.other_sizes += 1
+        if is_16_bit(frame):
+            self.white = max(self.white, largest_sample(frame))
+        if index % self.sample_step == 0:
+            self.hashes[index] = pixel_hash(frame)
+            if len(self.hashes) > 2 * _SAMPLES:
+                self.sample_step *= 2
+                self.hashes = {i: h for i, h in self.hashes.items() if i % self.sample_step == 0}
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the presentation times name the frames."""
+        return _is_increasing(np.frombuffer(self.pts, np.int64))
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the decoder complained, or times are missing: threads may have changed what came out."""
+        return bool(self.trouble.error_count or self.trouble.corrupt_count or self.logged_bytes or not self.is_timed)
+
+    def times(self) -> tuple[npt.NDArray[np.int64], int]:
+        """Increasing times, and how many of them had to be made up.
+
+        Where presentation times are bad, decoding times may be good: FFmpeg gives them out in display order.
+        """
+        return min((_increasing(np.frombuffer(a, np.int64)) for a in (self.pts, self.dts)), key=lambda both: both[1])
+
+
+def _decode_all(source: FrameSource, limits: DecodeLimits, threads: int) -> _Pass:
+    seen = _Pass()
+    source.trouble = seen.trouble
+    frames = source.from_start(threads=threads)
+    logged_before = _logged_bytes()  # what is said while opening is about other streams and metadata
+    for frame in frames:
+        if len(seen.pts) >= limits.max_frames:
+            raise VideoError(f"more than {limits.max_frames} frames")
+        seen.add(frame)
+    seen.logged_bytes = _logged_bytes() - logged_before
+    return seen
+
+
+def _logged_bytes() -> int:
+    """How much the libraries have written to standard error, a file of the decoding process (see ``child.main``)."""
+    return os.fstat(2).st_size
+
+
+def survey(source: FrameSource, limits: DecodeLimits, threads: int) -> FrameTable:
+    """Decode everything once and write down what there is; ``content_hash`` is left empty.
+
+    A file that the decoder complains about is decoded a second time on one thread: that pass counts, and the file is
+    always read that way, because threads change what damaged data become.
+
+    Raises:
+        VideoError: nothing can be decoded, or there are too many frames.
+    """
+    seen = _decode_all(source, limits, threads)
+    is_suspect = seen.is_suspect
+    if is_suspect and threads > 1:
+        seen = _decode_all(source, limits, 1)
+    if seen.first is None:
+        reason = f" ({seen.trouble.first_error})" if seen.trouble.first_error else ""
+        # Decoders do not say which of the two it was.
+        raise VideoError(
+            f"no frame can be decoded{reason}: the data are broken, or frames have more than {limits.max_pixels} pixels"
+        )
+    pts, repaired = seen.times()
+    orientation = source.orientation or Orientation()
+    width, height = seen.first.width, seen.first.height
+    if orientation.transpose:
+        width, height = height, width
+    return FrameTable(
+        pts=pts,
+        time_base=Fraction(source.time_base),
+        width_px=width,
+        height_px=height,
+        rotation_degrees=orientation.rotation_degrees,
+        mirrored=orientation.mirrored,
+        codec=source.codec,
+        container=source.container,
+        bit_depth=bit_depth(seen.first),
+        white_level=_white_level(seen),
+        content_hash="",
+        pixel_hashes=dict(sorted(seen.hashes.items())),
+        fingerprints=np.frombuffer(seen.fingerprints, np.uint64).copy(),
+        keyframes=np.frombuffer(seen.keyframes, np.int64).copy(),
+        single_threaded=is_suspect,
+        seekable=seen.is_timed and len(seen.keyframes) > 0,
+        decoder=decoder_versions(),
+        warnings=tuple(source.warnings + _warnings(seen, repaired)),
+    )
+
+
+def decoder_versions() -> str:
+    """PyAV's and FFmpeg's versions."""
+    return f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
+
+
+def _white_level(seen: _Pass) -> int | None:
+    if seen.first is None or not is_16_bit(seen.first):
+        return None
+    return int((1 << max(8, seen.white.bit_length())) - 1)
+
+
+def _is_increasing(times: npt.NDArray[np.int64]) -> bool:
+    return len(times) > 0 and times[0] != _NO_TIME and bool((np.diff(times) > 0).all())
+
+
+def _increasing(times: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
+    """Times made strictly increasing, and how many had to be changed.
+
+    A frame without a time, or not after the one before it, comes one usual step after the one before it.
+    """
+    if _is_increasing(times):
+        return times.copy(), 0
+    known = times[times != _NO_TIME]
+    steps = np.diff(known)
+    steps = steps[steps > 0]
+    step = max(1, int(np.median(steps))) if len(steps) else 1
+    fixed = times.copy()
+    changed = 0
+    for index, time in enumerate(times.tolist()):
+        if index == 0:
+            if time == _NO_TIME:
+                fixed[0] = 0
+                changed = 1
+        elif time == _NO_TIME or time <= fixed[index - 1]:
+            fixed[index] = fixed[index - 1] + step
+            changed += 1
+    return fixed, changed
+
+
+def _warnings(seen: _Pass, repaired: int) -> list[str]:
+    count = len(seen.pts)
+    warnings: list[str] = []
+    if seen.trouble.error_count:
+        warnings.append(
+            f"the file is damaged: {seen.trouble.error_count} errors while decoding, {count} frames decoded "
+            f"(first error: {seen.trouble.first_error})"
+        )
+    if seen.trouble.corrupt_count:
+        warnings.append(f"{seen.trouble.corrupt_count} of {count} frames are marked as corrupt by the decoder")
+    if seen.other_sizes:
+        warnings.append(f"{seen.other_sizes} of {count} frames have another size and are scaled to that of the first")
+    if repaired:
+        warnings.append(f"{repaired} of {count} frames have no usable time; a usual step was added to the one before")
+    if seen.logged_bytes and not warnings:
+        warnings.append("the decoder reports errors in the file; some frames may look damaged")
+    return warnings

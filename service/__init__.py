@@ -1,0 +1,1 @@
+"""The server around the library: API, store, jobs and command line."""

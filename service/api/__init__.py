@@ -1,0 +1,102 @@
+"""The gRPC server: servicers over the store, health, reflection, and what surrounds every call."""
+
+from __future__ import annotations
+
+import grpc.aio
+from google.longrunning import operations_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from micromodels.errors import FailedPrecondition
+from micromodels.v1 import (
+    file_pb2_grpc,
+    label_pb2_grpc,
+    labeling_pb2_grpc,
+    micro_model_pb2_grpc,
+    project_pb2_grpc,
+    video_pb2_grpc,
+)
+from service.api.interceptor import CallInterceptor
+from service.api.labeling import LabelingServicer
+from service.api.labels import LabelServicer
+from service.api.micro_models import FileServicer, MicroModelServicer
+from service.api.operations import OperationsServicer, Results
+from service.api.projects import ProjectServicer
+from service.api.threads import Backend
+from service.api.videos import VideoServicer
+from service.store import Store
+
+__all__ = ["SERVICES", "ApiServer"]
+
+SERVICES = (
+    "google.longrunning.Operations",
+    "micromodels.v1.FileService",
+    "micromodels.v1.LabelService",
+    "micromodels.v1.LabelingService",
+    "micromodels.v1.MicroModelService",
+    "micromodels.v1.ProjectService",
+    "micromodels.v1.VideoService",
+)
+"""Full names of the services that health and reflection tell of."""
+
+_MESSAGE_BYTES = 16 << 20
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),  # otherwise a second server on the port starts without a word
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+]
+
+
+class ApiServer:
+    """The gRPC side of a server. Make and use it in a running event loop.
+
+    Args:
+        store: open; stays open.
+        host: a loopback address or name.
+        port: 0 for any free one.
+
+    Attributes:
+        port: the port it listens on.
+
+    Raises:
+        FailedPrecondition: the port is taken.
+    """
+
+    def __init__(self, store: Store, host: str, port: int) -> None:
+        self._backend = Backend(store)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(interceptors=[CallInterceptor()], options=_OPTIONS)
+        results = Results(store)
+        project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(self._backend), self._server)
+        video_pb2_grpc.add_VideoServiceServicer_to_server(VideoServicer(self._backend, results), self._server)
+        label_pb2_grpc.add_LabelServiceServicer_to_server(LabelServicer(self._backend), self._server)
+        labeling_pb2_grpc.add_LabelingServiceServicer_to_server(LabelingServicer(self._backend, results), self._server)
+        micro_model_pb2_grpc.add_MicroModelServiceServicer_to_server(MicroModelServicer(self._backend), self._server)
+        file_pb2_grpc.add_FileServiceServicer_to_server(FileServicer(self._backend), self._server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._backend, results), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        try:
+            self.port = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError as error:
+            self._backend.close()
+            raise FailedPrecondition(f"cannot listen on {host} port {port}: is it taken?") from error
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        await self._server.start()
+        for name in ("", *SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, let those that run end, and cut off those that are still there after a while."""
+        await self._health.enter_graceful_shutdown()
+        self._backend.drain()
+        await self._server.stop(grace_seconds)
+        self._backend.close()

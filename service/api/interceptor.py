@@ -1,0 +1,144 @@
+"""What surrounds every call: malformed requests, bounds on how much runs at once, and errors as statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+
+from micromodels.errors import InvalidInput, MicromodelsError
+from service.api.status import MalformedMessage, Overloaded, error_status, make_status
+
+__all__ = ["CallInterceptor"]
+
+_LOG = logging.getLogger(__name__)
+_OURS = ("/micromodels.", "/google.longrunning.")
+_STATUS_KEY = "grpc-status-details-bin"
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_MALFORMED = object()
+_LONGEST_REQUEST_ID = 128
+
+
+class _Slots:
+    """So many calls of one class at once."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        self._free = limit
+        self._message = f"the server has {limit} {what} at once already"
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold one slot.
+
+        Raises:
+            Overloaded: there is none left.
+        """
+        if self._free == 0:
+            raise Overloaded(self._message, retry_after_seconds=1.0)
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of this API; health and reflection pass untouched, so that they answer under any load.
+
+    Servicers raise ``micromodels`` and ``service`` errors and know no status codes; this is where they become a
+    ``google.rpc.Status``. Anything else that they raise is a mistake: it is logged under a number that the caller gets.
+
+    Args:
+        unary_limit: how many unary calls may run at once.
+        stream_limit: how many streams may be open at once.
+    """
+
+    def __init__(self, unary_limit: int = 256, stream_limit: int = 512) -> None:
+        self._unary = _Slots(unary_limit, "calls")
+        self._streams = _Slots(stream_limit, "streams")
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Find the handler and wrap it; an unknown method has none."""
+        handler: Any = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS):
+            return handler  # type: ignore[no-any-return]
+        deserialize = _lenient(handler.request_deserializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream), deserialize, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._call(method, handler.unary_unary), deserialize, handler.response_serializer
+        )
+
+    def _call(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def wrapped(request: Any, context: Any) -> Any:
+            try:
+                with self._unary.taken():
+                    return await behaviour(_whole(request), context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:
+                await _abort(context, _status(method, error))
+
+        return wrapped
+
+    def _stream(self, method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                with self._streams.taken():
+                    async for response in behaviour(_whole(request), context):
+                        yield response
+            except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError):
+                raise
+            except Exception as error:
+                await _abort(context, _status(method, error))
+
+        return wrapped
+
+
+def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Give a marker for bytes that do not parse; grpc would answer UNKNOWN with the parser's inner workings."""
+
+    def wrapped(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception:  # whatever the parser raises, it is about the bytes
+            return _MALFORMED
+
+    return wrapped
+
+
+def _whole(request: Any) -> Any:
+    if request is _MALFORMED:
+        raise MalformedMessage
+    request_id = getattr(request, "request_id", "")
+    if len(request_id) > _LONGEST_REQUEST_ID:
+        raise InvalidInput("request_id", request_id, f"at most {_LONGEST_REQUEST_ID} characters")
+    return request
+
+
+def _status(method: str, error: Exception) -> status_pb2.Status:
+    if isinstance(error, MicromodelsError):
+        return error_status(error)
+    incident = secrets.token_hex(4)
+    _LOG.error("incident %s in %s", incident, method, exc_info=error)
+    message = f"a mistake in the server; its log has more under incident {incident}"
+    return make_status(code_pb2.INTERNAL, "INTERNAL", message, {"incident": incident})
+
+
+async def _abort(context: Any, status: status_pb2.Status) -> None:
+    # A message with a line break or a character beyond ASCII is encoded by grpc; the details carry it as it is.
+    trailing = ((_STATUS_KEY, status.SerializeToString()),)
+    await context.abort(_CODES[status.code], status.message, trailing)

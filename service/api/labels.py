@@ -1,0 +1,193 @@
+"""``LabelService``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.types import AnyLabel, Label, Mask
+from micromodels.v1 import label_pb2, label_pb2_grpc
+from service.api import names
+from service.api.convert import key_from_message, key_to_message, label_record_message, wire_label
+from service.api.threads import Backend, Context
+from service.api.tokens import decode_token, encode_token
+from service.store import LabelKey, LabelRecord, Store, VideoRecord, VideoState, WriteResult
+
+__all__ = ["AUTHOR", "MAX_LABELS", "LabelServicer", "label_batches", "parse_labels", "write_checked"]
+
+AUTHOR = "local"
+"""Who writes: this version knows no callers, and answers on loopback only."""
+
+MAX_LABELS = 10_000
+_MAX_NAMES = 1000
+_BATCH_LABELS = 500
+_BATCH_BYTES = 512 << 10
+
+
+class LabelServicer(label_pb2_grpc.LabelServiceServicer):
+    """Writes and reads labels.
+
+    Args:
+        backend: the store.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._run = backend.run
+        self._store = backend.store
+
+    async def WriteLabels(
+        self, request: label_pb2.WriteLabelsRequest, context: Context
+    ) -> label_pb2.WriteLabelsResponse:
+        """See the proto."""
+        result = await self._run(self._write, request)
+        return label_pb2.WriteLabelsResponse(
+            label_revision=result.revision,
+            written_count=result.written,
+            deleted_count=result.deleted,
+            kept_anchors=map(key_to_message, result.kept_anchors),
+        )
+
+    def _write(self, request: label_pb2.WriteLabelsRequest) -> WriteResult:
+        ids = names.VIDEO.parse(request.parent, "parent")
+        labels = parse_labels(request.labels, "labels")
+        _check_count("deletions", len(request.deletions), MAX_LABELS)
+        deletes = [key_from_message(key, f"deletions[{index}]") for index, key in enumerate(request.deletions)]
+        base = request.base_revision if request.HasField("base_revision") else None
+        return write_checked(self._store, ids, labels, "labels", deletes, base, request.request_id)
+
+    async def StreamLabels(
+        self, request: label_pb2.StreamLabelsRequest, context: Context
+    ) -> AsyncIterator[label_pb2.StreamLabelsResponse]:
+        """See the proto."""
+        ids = names.VIDEO.parse(request.parent, "parent")
+        binding = [request.parent, request.selection.SerializeToString(deterministic=True).hex()]
+        position = decode_token("resume_token", request.resume_token, binding)
+        after = LabelKey(*position) if position else None
+        video = await self._run(self._store.videos.get, *ids)
+        query = _query(request.selection, video)
+        async for labels, last in label_batches(self._backend, ids, after, query):
+            token = encode_token(binding, [last.frame, last.is_frame_class, last.name])
+            yield label_pb2.StreamLabelsResponse(labels=labels, resume_token=token, label_revision=video.label_revision)
+
+    async def DeleteLabels(
+        self, request: label_pb2.DeleteLabelsRequest, context: Context
+    ) -> label_pb2.DeleteLabelsResponse:
+        """See the proto."""
+        result = await self._run(self._delete, request)
+        return label_pb2.DeleteLabelsResponse(deleted_count=result.deleted, label_revision=result.revision)
+
+    def _delete(self, request: label_pb2.DeleteLabelsRequest) -> WriteResult:
+        project_id, video_id = names.VIDEO.parse(request.parent, "parent")
+        if not request.HasField("selection"):
+            raise InvalidInput("selection", None, "a selection, which may be empty to pick every label")
+        query = _query(request.selection, self._store.videos.get(project_id, video_id))
+        keys = [record.key for record in self._store.labels.stream(project_id, video_id, **query)]
+        base = request.base_revision if request.HasField("base_revision") else None
+        return self._store.labels.write(project_id, video_id, [], author=AUTHOR, deletes=keys, base_revision=base)
+
+
+def parse_labels(messages: Sequence[label_pb2.Label], where: str) -> list[AnyLabel]:
+    """Labels that a caller sent in the field ``where``.
+
+    Raises:
+        InvalidInput: too many, or a field holds what is not allowed.
+        OutOfRange: a frame is negative.
+    """
+    _check_count(where, len(messages), MAX_LABELS)
+    return [wire_label(message, f"{where}[{index}]") for index, message in enumerate(messages)]
+
+
+def write_checked(
+    store: Store,
+    ids: tuple[str, ...],
+    labels: list[AnyLabel],
+    where: str,
+    deletes: Sequence[LabelKey] = (),
+    base_revision: int | None = None,
+    request_id: str = "",
+) -> WriteResult:
+    """Write labels that fit the video; errors name the label's place in the field ``where``.
+
+    Raises:
+        InvalidInput: a mask of another size, or what ``Labels.write`` does not allow.
+        OutOfRange: a frame that the video does not have.
+    """
+    project_id, video_id = ids
+    video = store.videos.get(project_id, video_id)
+    if video.state is VideoState.READY:
+        for index, label in enumerate(labels):
+            _check_label(label, video, f"{where}[{index}]")
+        for index, key in enumerate(deletes):
+            _check_frame(key.frame, video, f"deletions[{index}].frame_index")
+    return store.labels.write(
+        project_id,
+        video_id,
+        labels,
+        author=AUTHOR,
+        deletes=deletes,
+        base_revision=base_revision,
+        request_id=request_id,
+    )
+
+
+async def label_batches(
+    backend: Backend, ids: tuple[str, ...], after: LabelKey | None, query: dict[str, Any]
+) -> AsyncIterator[tuple[list[label_pb2.Label], LabelKey]]:
+    """The labels of a video as messages in batches of bounded size, each with the key of its last label."""
+    records = await backend.run(backend.store.labels.stream, *ids, after=after, **query)
+    while batch := await backend.run(_batch, ids[0], records):
+        yield batch
+
+
+def _batch(project_id: str, records: Iterator[LabelRecord]) -> tuple[list[label_pb2.Label], LabelKey] | None:
+    labels: list[label_pb2.Label] = []
+    size_bytes = 0
+    for record in records:
+        labels.append(label_record_message(project_id, record))
+        size_bytes += labels[-1].ByteSize()
+        if len(labels) >= _BATCH_LABELS or size_bytes >= _BATCH_BYTES:
+            return labels, record.key
+    return (labels, record.key) if labels else None
+
+
+def _query(selection: label_pb2.LabelSelection, video: VideoRecord) -> dict[str, Any]:
+    """A selection as arguments of ``Labels.stream``."""
+    if video.state is not VideoState.READY:
+        raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}; it has no labels yet")
+    count = video.frame_count
+    start, stop = selection.start_frame, selection.stop_frame or count
+    if not 0 <= start < count:
+        raise OutOfRange("selection.start_frame", start, f"0 to {count - 1}")
+    if not 0 <= stop <= count:
+        raise OutOfRange("selection.stop_frame", stop, f"0 for the end, or {start + 1} to {count}")
+    if stop <= start:
+        raise InvalidInput("selection.stop_frame", stop, f"0 for the end, or {start + 1} to {count}")
+    _check_count("selection.tracks", len(selection.tracks), _MAX_NAMES)
+    _check_count("selection.class_names", len(selection.class_names), _MAX_NAMES)
+    return {
+        "frames": range(start, stop),
+        "names": tuple(selection.tracks),
+        "class_names": tuple(selection.class_names),
+        "anchors_only": selection.anchors_only,
+    }
+
+
+def _check_count(field: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidInput(field, f"{count} items", f"at most {most}")
+
+
+def _check_frame(frame: int, video: VideoRecord, where: str) -> None:
+    if frame >= video.frame_count:
+        raise OutOfRange(where, frame, f"0 to {video.frame_count - 1}")
+
+
+def _check_label(label: AnyLabel, video: VideoRecord, where: str) -> None:
+    _check_frame(label.frame, video, f"{where}.frame_index")
+    if isinstance(label, Label) and isinstance(label.shape, Mask):
+        size = (label.shape.height_px, label.shape.width_px)
+        if size != (video.height_px, video.width_px):
+            allowed = f"the size of the video, height {video.height_px} and width {video.width_px}"
+            raise InvalidInput(f"{where}.object.mask", f"height {size[0]} and width {size[1]}", allowed)

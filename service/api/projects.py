@@ -1,0 +1,96 @@
+"""``ProjectService``."""
+
+from __future__ import annotations
+
+from google.protobuf import empty_pb2
+
+from micromodels.client.messages import ontology_from_message
+from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.types import Ontology
+from micromodels.v1 import project_pb2, project_pb2_grpc
+from service.api import names
+from service.api.convert import project_message
+from service.api.threads import Backend, Context
+from service.api.tokens import decode_token, encode_token, page_size
+from service.store import Project
+
+__all__ = ["ProjectServicer"]
+
+_PAGE = (50, 1000)
+_MUTABLE = ("display_name", "object_classes", "frame_classes")
+
+
+class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
+    """Creates, reads, changes and deletes projects.
+
+    Args:
+        backend: the store.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._run = backend.run
+        self._store = backend.store
+
+    async def CreateProject(self, request: project_pb2.CreateProjectRequest, context: Context) -> project_pb2.Project:
+        """See the proto."""
+        wanted = request.project
+        ontology = ontology_from_message(wanted.object_classes, wanted.frame_classes)
+        made = await self._run(
+            self._store.projects.create,
+            wanted.display_name,
+            ontology,
+            project_id=request.project_id,
+            request_id=request.request_id,
+        )
+        return project_message(made)
+
+    async def GetProject(self, request: project_pb2.GetProjectRequest, context: Context) -> project_pb2.Project:
+        """See the proto."""
+        (project_id,) = names.PROJECT.parse(request.name)
+        return project_message(await self._run(self._store.projects.get, project_id))
+
+    async def ListProjects(
+        self, request: project_pb2.ListProjectsRequest, context: Context
+    ) -> project_pb2.ListProjectsResponse:
+        """See the proto."""
+        limit = page_size(request.page_size, _PAGE)
+        after = decode_token("page_token", request.page_token, "projects") or ""
+        page = await self._run(self._store.projects.list, after=after, limit=limit)
+        token = encode_token("projects", page.next_after) if page.next_after else ""
+        return project_pb2.ListProjectsResponse(projects=map(project_message, page.items), next_page_token=token)
+
+    async def UpdateProject(self, request: project_pb2.UpdateProjectRequest, context: Context) -> project_pb2.Project:
+        """See the proto."""
+        (project_id,) = names.PROJECT.parse(request.project.name, "project.name")
+        paths = list(request.update_mask.paths)
+        for index, path in enumerate(paths):
+            if path not in (*_MUTABLE, "*"):
+                raise InvalidInput(f"update_mask.paths[{index}]", path, ", ".join(_MUTABLE))
+        if not paths or "*" in paths:
+            paths = list(_MUTABLE)
+        return project_message(await self._run(self._update, project_id, request.project, paths))
+
+    def _update(self, project_id: str, wanted: project_pb2.Project, paths: list[str]) -> Project:
+        etag, ontology = wanted.etag, None
+        if "object_classes" in paths or "frame_classes" in paths:
+            ontology = ontology_from_message(wanted.object_classes, wanted.frame_classes)
+            if not ("object_classes" in paths and "frame_classes" in paths):
+                now = self._store.projects.get(project_id)
+                etag = etag or now.etag  # the half that stays must be the one that was read here
+                kept = now.ontology
+                objects = ontology.object_classes if "object_classes" in paths else kept.object_classes
+                frames = ontology.frame_classes if "frame_classes" in paths else kept.frame_classes
+                ontology = Ontology(objects, frames)
+        display_name = wanted.display_name if "display_name" in paths else None
+        return self._store.projects.update(project_id, display_name=display_name, ontology=ontology, etag=etag)
+
+    async def DeleteProject(self, request: project_pb2.DeleteProjectRequest, context: Context) -> empty_pb2.Empty:
+        """See the proto."""
+        (project_id,) = names.PROJECT.parse(request.name)
+        await self._run(self._delete, project_id, request.force)
+        return empty_pb2.Empty()
+
+    def _delete(self, project_id: str, force: bool) -> None:
+        if not force and self._store.videos.list(project_id, limit=1).items:
+            raise FailedPrecondition(f"project {project_id!r} has videos; delete them first, or set force")
+        self._store.projects.delete(project_id)

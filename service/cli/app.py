@@ -1,0 +1,449 @@
+"""The commands of ``micromodels``; their docstrings are what ``--help`` shows."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import micromodels
+from micromodels.errors import InvalidInput
+from micromodels.events import Event, Run
+from micromodels.types import AnyLabel, Label, Ontology
+from service.cli import outputs
+from service.cli.exits import ExitCode, exit_codes
+from service.cli.progress import Display
+from service.cli.stopping import StopSignals
+
+if TYPE_CHECKING:
+    from micromodels.labeling import MicroModel
+    from micromodels.report import RunReport
+    from micromodels.video import FrameTable, Video
+
+__all__ = ["app"]
+
+EXIT_CODES = (
+    "Exit codes: 0 done · 1 unexpected error, or the system refused · 2 wrong usage or input · 3 the video cannot be "
+    "used · 4 training failed · 5 some files of a batch failed · 130 stopped by Ctrl-C, finished work is kept"
+)
+
+app = typer.Typer(
+    name="micromodels",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Recipe(StrEnum):
+    """How a micro-model is built."""
+
+    AUTO = "auto"
+    HEAD = "head"
+    YOLO = "yolo"
+
+
+class Format(StrEnum):
+    """Forms of labels."""
+
+    COCO = "coco"
+    JSONL = "jsonl"
+    MASKS = "masks"
+
+
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A video file, or a folder of png, jpg or tif frames.")
+]
+SeedsOption = Annotated[
+    Path, typer.Option(metavar="FILE", help="Hand labels of a few frames: JSON Lines (.jsonl) or COCO (.json).")
+]
+RecipeOption = Annotated[Recipe, typer.Option(help="How the model is built; auto chooses by the seeds.")]
+ExperimentsOption = Annotated[
+    int, typer.Option(min=1, max=64, help="Settings to train and compare by leaving one seed out; the best is kept.")
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
+
+
+def _console() -> Console:
+    """Progress and errors go to standard error; standard output is for results."""
+    return Console(stderr=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"micromodels {micromodels.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A few hand-drawn labels in, a fully labelled video out.
+
+    Long work shows progress on standard error. Ctrl-C stops it and keeps what is finished; a second Ctrl-C quits at
+    once. Ctrl-\\ says "good enough": training ends with what it has learnt, and labelling goes on.
+    """
+
+
+@app.command(epilog=EXIT_CODES)
+def label(
+    source: SourceArgument,
+    seeds: SeedsOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it is not there.")],
+    recipe: RecipeOption = Recipe.AUTO,
+    experiments: ExperimentsOption = 1,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Train on a few hand labels of a video and label every frame of it.
+
+    Writes labels.jsonl, coco.json, report.json, overlay.mp4 and flipbook.png into DIR, the frame table as video.json
+    and the trained model as the folder model. Needs no server. Files of an earlier run are replaced.
+    """
+    console = _console()
+    with exit_codes(console):
+        _refuse_overwriting(seeds, out)
+        with Display(console) as display:
+            stopped = _label(source, seeds, out, _settings(recipe, experiments), device, display)
+        if stopped:
+            raise typer.Exit(ExitCode.STOPPED)
+
+
+def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, display: Display) -> bool:
+    """The steps of ``label``; whether the user stopped it on the way."""
+    from micromodels.report import RunReport
+    from micromodels.video import open_video
+
+    report, stop = RunReport(), StopSignals(display.say)
+    run = _run(device, report, display, stop)
+    display.update("opening", 0, None)
+    # Until training starts there is nothing to keep, and the first Ctrl-C ends the process.
+    with open_video(source) as video, ExitStack() as stack:
+        report.describe_video(source, video.table)
+        anchors, names = _read_seeds(seeds, video, report, display)
+        display.forget("opening")
+        stack.enter_context(stop)
+        model = _train(video, anchors, settings, run, display)
+        report.describe_model(model.manifest.to_dict())
+        writer = outputs.Writer(out, video, names, report, display)
+        model.save(out / outputs.MODEL)
+        ontology = Ontology.from_labels(anchors)
+        writer.labels(model.propagate(video, anchors, run=run), keep_partial=True)
+        writer.coco(ontology)
+        writer.overlay(ontology)
+        writer.flip_book(display.pictures)
+        total = video.table.frame_count
+    report.describe_device(device)
+    writer.report()
+    _tell(display, report.to_dict(), out)
+    if writer.frames_done < total:
+        display.warn(f"stopped after {writer.frames_done} of {total} frames; these are kept")
+        return True
+    return False
+
+
+def _tell(display: Display, written: dict[str, Any], out: Path) -> None:
+    """One line on what came out."""
+    share = 100 * written["seeds"]["share_of_frames_drawn_by_hand"]
+    frames, seconds = written["frames"]["labelled"], written["seconds"]
+    display.say(
+        f"{frames} frames labelled in {seconds['total']:.0f} s (first after {seconds['first_label']:.0f} s), "
+        f"{share:.1f} % of them drawn by hand → {out}"
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def train(
+    source: SourceArgument,
+    seeds: SeedsOption,
+    out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Folder for the model; made if it is not there.")],
+    recipe: RecipeOption = Recipe.AUTO,
+    experiments: ExperimentsOption = 1,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Train a micro-model on a few hand labels of a video and save it, for `micromodels batch`.
+
+    The model is safetensors, ONNX and a manifest; nothing in it is executed when it is loaded.
+    """
+    from micromodels.report import RunReport
+    from micromodels.video import open_video
+
+    console = _console()
+    with exit_codes(console), Display(console) as display, StopSignals(display.say) as stop:
+        report = RunReport()
+        settings = _settings(recipe, experiments)
+        with open_video(source) as video:
+            anchors, _ = _read_seeds(seeds, video, report, display)
+            model = _train(video, anchors, settings, _run(device, report, display, stop), display)
+        model.save(out)
+        display.say(f"model saved → {out}")
+
+
+@app.command(epilog=EXIT_CODES)
+def batch(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Videos, folders of videos or of frames, or quoted patterns."),
+    ],
+    model: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="A model that label or train has saved.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results, one folder a video in it.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Draw overlay.mp4 of each video too.")] = False,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Label many videos with a saved micro-model; no new seeds are needed.
+
+    A video that fails is reported and the rest goes on (exit code 5). Run again, the same command skips what is done:
+    each video's folder says in done.json which bytes were labelled by which model. Ctrl-C keeps the finished videos.
+    """
+    console = _console()
+    with exit_codes(console):
+        from service.cli.batch import Batch, find_sources, model_digest
+
+        found = find_sources(sources, out)
+        with Display(console) as display, StopSignals(display.say) as stop:
+            from micromodels.labeling import load_model
+
+            work = Batch(load_model(model), model_digest(model), out, device, overlay, display, stop)
+            try:
+                work.run(found)
+            finally:
+                counts = {
+                    state: sum(o.state == state for o in work.outcomes) for state in ("done", "skipped", "failed")
+                }
+                display.say(", ".join(f"{count} {state}" for state, count in counts.items()) + f" → {out}")
+        if counts["failed"]:
+            raise typer.Exit(ExitCode.PARTIAL)
+
+
+@app.command(epilog=EXIT_CODES)
+def export(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="What label or batch wrote, or a file of labels.")],
+    format: Annotated[Format, typer.Option(help="coco: instances · jsonl: native lines · masks: indexed PNGs.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write; for masks the folder.")],
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="VIDEO", help="The video, where no video.json lies beside the labels (coco and masks)."),
+    ] = None,
+) -> None:
+    """Write labels in another form; the input is checked as strictly as seeds are."""
+    console = _console()
+    with exit_codes(console):
+        from micromodels.label_files import iter_jsonl, read_labels, write_coco, write_jsonl, write_masks
+
+        path = labels / outputs.LABELS if labels.is_dir() else labels
+        table, names = _table_of(path, source, required=format is not Format.JSONL)
+        limits: dict[str, Any] = {"frame_count": None}
+        if table:
+            limits = {"frame_count": table.frame_count, "width_px": table.width_px, "height_px": table.height_px}
+        entries = (
+            iter_jsonl(path, **limits) if path.suffix == ".jsonl" else read_labels(path, **limits, frame_names=names)
+        )
+        if out.exists() and path.exists() and out.samefile(path):
+            raise InvalidInput("--out", str(out), "another file than the one that is read")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if format is Format.JSONL:
+            count = write_jsonl(out, entries)
+        elif table and format is Format.COCO:
+            count = write_coco(out, entries, table, frame_names=names)
+        elif table:
+            count = write_masks(out, entries, **limits)
+        console.print(f"[dim]·[/] {count} {'frames' if format is Format.MASKS else 'labels'} → {escape(str(out))}")
+
+
+@app.command(epilog=EXIT_CODES)
+def inspect(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file or a folder of frames.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole frame table as JSON.")] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="Also list every frame with its presentation time.")] = False,
+) -> None:
+    """Decode a video once and show its frame table: count, times, rotation, codec, warnings.
+
+    Headers are not believed: the frames are those that decode.
+    """
+    console = _console()
+    with exit_codes(console):
+        from micromodels.video import open_video
+
+        with console.status("decoding"), open_video(video) as opened:
+            table = opened.table
+        if as_json:
+            typer.echo(json.dumps({"source": video, **table.to_dict()}, ensure_ascii=False, indent=None))
+            return
+        output = Console(soft_wrap=True)
+        output.print(_summary(video, table))
+        for message in table.warnings:
+            output.print(f"[yellow]warning:[/] {escape(message)}")
+        if frames:
+            typer.echo("frame\tpts\tseconds")
+            for index in range(table.frame_count):
+                typer.echo(f"{index}\t{int(table.pts[index])}\t{float(table.pts_seconds(index)):.6f}")
+
+
+@app.command(epilog=EXIT_CODES)
+def serve(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of all that is kept, made if needed; else MICROMODELS_DATA_DIR or ./micromodels-data.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Loopback address to listen on; other machines are not served.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 50051,
+    allow_root: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder whose videos clients may register by path; may be repeated."),
+    ] = None,
+) -> None:
+    """Start the gRPC server (API micromodels.v1); Ctrl-C ends it.
+
+    Prints host:port on standard output when it answers. Jobs that are running when it ends go on at the next start.
+    """
+    console = _console()
+    with exit_codes(console):
+        from service.server import serve as run_server
+
+        def on_ready(address: str) -> None:
+            print(address, flush=True)
+            console.print("[dim]·[/] serving; Ctrl-C ends it")
+
+        run_server(data_dir=data, host=host, port=port, allowed_roots=tuple(allow_root or ()), on_ready=on_ready)
+
+
+# --- what several commands do ----------------------------------------------------------------------------------------
+
+
+def _settings(recipe: Recipe, experiments: int) -> Any:
+    from micromodels.labeling import TrainSettings
+
+    return TrainSettings(recipe=recipe.value, experiments=experiments)
+
+
+def _run(device: Device, report: RunReport, display: Display, stop: StopSignals) -> Run:
+    def on_event(event: Event) -> None:
+        report.on_event(event)
+        display.on_event(event)
+
+    return Run(device=device.value, on_event=on_event, should_stop=stop)
+
+
+def _read_seeds(
+    seeds: Path, video: Video, report: RunReport, display: Display
+) -> tuple[list[AnyLabel], tuple[str, ...]]:
+    """The hand labels of a seeds file, and the names of the frames where the video is a folder."""
+    from micromodels.label_files import read_labels
+    from micromodels.video.source import find_source
+
+    table, names = video.table, find_source(video.path).names or ()
+    labels = read_labels(
+        seeds,
+        frame_count=table.frame_count,
+        width_px=table.width_px,
+        height_px=table.height_px,
+        frame_names=names,
+    )
+    anchors = [label for label in labels if label.is_anchor]
+    if len(anchors) < len(labels):
+        display.say(
+            f"{len(labels) - len(anchors)} predicted labels of {seeds.name} are left out; hand labels are the seeds"
+        )
+    report.describe_seeds(anchors, table.frame_count)
+    for message in table.warnings:
+        display.warn(message)
+    tracks = len({label.track for label in anchors if isinstance(label, Label)})
+    hand = len({label.frame for label in anchors})
+    display.say(
+        f"{table.frame_count} frames, {table.width_px}x{table.height_px}; {tracks} tracks drawn on {hand} frames"
+    )
+    return anchors, names
+
+
+def _train(video: Video, anchors: list[AnyLabel], settings: Any, run: Run, display: Display) -> MicroModel:
+    display.update("preparing", 0, None)
+    from micromodels.labeling import train as train_model
+
+    def on_event(event: Event) -> None:
+        display.forget("preparing")
+        run.on_event(event)
+
+    return train_model(video, anchors, settings, run=Run(run.device, run.cache_dir, on_event, run.should_stop))
+
+
+def _refuse_overwriting(seeds: Path, out: Path) -> None:
+    """Results must not replace the hand labels that they came from."""
+    for name in (outputs.LABELS, outputs.COCO):
+        path = out / name
+        if path.exists() and seeds.exists() and path.samefile(seeds):
+            raise InvalidInput("--out", str(out), f"another folder than that of the seeds: {name} would be replaced")
+
+
+def _table_of(path: Path, source: str | None, *, required: bool) -> tuple[FrameTable | None, tuple[str, ...]]:
+    """The frame table that labels belong to, and the names of the frames where the video is a folder."""
+    beside = path.with_name(outputs.VIDEO_TABLE)
+    if source is not None:
+        from micromodels.video import open_video
+        from micromodels.video.source import find_source
+
+        with open_video(source) as video:
+            return video.table, find_source(source).names or ()
+    if beside.exists():
+        return outputs.read_table(beside), ()
+    if required:
+        raise InvalidInput("--source", None, "the video of these labels: no video.json lies beside them")
+    return None, ()
+
+
+def _summary(video: str, table: FrameTable) -> Table:
+    grid = Table(title=escape(video), show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    grid.add_column(style="dim")
+    grid.add_column()
+    for name, value in _facts(table).items():
+        grid.add_row(name, escape(value))
+    return grid
+
+
+def _facts(table: FrameTable) -> dict[str, str]:
+    last = table.frame_count - 1
+    steps = [int(b - a) for a, b in zip(table.pts[:-1], table.pts[1:], strict=True)]
+    timing = "one frame"
+    if steps:
+        rate = last / (table.pts_seconds(last) - table.pts_seconds(0))
+        even = max(steps) - min(steps) <= 1  # containers round times to whole units
+        timing = f"{float(rate):.3f} frames a second, " + (
+            "even" if even else f"uneven: steps of {min(steps)} to {max(steps)} units"
+        )
+    rotation = f"{table.rotation_degrees}°" + (" and mirrored" if table.mirrored else "")
+    return {
+        "frames": str(table.frame_count),
+        "size": f"{table.width_px} x {table.height_px} (after rotation)",
+        "rotation": rotation,
+        "codec": f"{table.codec}, {table.bit_depth} bit, in {table.container}",
+        "time base": f"{table.time_base} s",
+        "first PTS": f"{int(table.pts[0])} ({float(table.pts_seconds(0)):.6f} s)",
+        "last PTS": f"{int(table.pts[last])} ({float(table.pts_seconds(last)):.6f} s)",
+        "timing": timing,
+        "key frames": str(len(table.keyframes)),
+        "SHA-256": table.content_hash,
+        "decoder": table.decoder,
+    }

@@ -1,0 +1,216 @@
+"""An archive labelled with one saved micro-model: which files, which of them are done, and one after the other."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from micromodels.errors import Cancelled, InvalidInput, MicromodelsError
+from micromodels.events import Event, Run, StopRequest
+from micromodels.types import Ontology
+
+if TYPE_CHECKING:
+    from micromodels.labeling import MicroModel
+    from service.cli.progress import Display
+    from service.cli.stopping import StopSignals
+
+__all__ = ["DONE", "INDEX", "Batch", "Outcome", "find_sources", "model_digest"]
+
+DONE = "done.json"
+"""In a video's folder: which bytes were labelled by which model. Written last, so it says that all else is there."""
+
+INDEX = "batch.json"
+"""In the output folder: every file of the last run and what became of it."""
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".gif"})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one source; ``state`` is ``done``, ``skipped`` (done in an earlier run) or ``failed``."""
+
+    source: str
+    state: str
+    folder: str = ""
+    frames: int = 0
+    error: str = ""
+
+
+def find_sources(patterns: Sequence[str], out: Path) -> list[Path]:
+    """Videos and folders of frames that paths and globs stand for, each once, in order; nothing inside ``out``.
+
+    A folder stands for every video below it and every folder of pictures below it (itself too).
+
+    Raises:
+        InvalidInput: a path or pattern stands for nothing.
+    """
+    out = out.resolve()
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        paths = (
+            [Path(pattern)]
+            if os.path.lexists(pattern)
+            else [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
+        )
+        before = len(found)
+        known = False
+        for path in paths:
+            for source in _below(path, out):
+                known = known or source in found
+                found[source] = None
+        if len(found) == before and not known:
+            raise InvalidInput("source", pattern, "a video, a folder with videos or pictures, or a pattern for them")
+    return list(found)
+
+
+def _below(path: Path, out: Path) -> Iterator[Path]:
+    from micromodels.video.source import PICTURE_SUFFIXES
+
+    if not path.is_dir():
+        yield path
+        return
+    for name, folders, files in os.walk(path):
+        folder = Path(name)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and (folder / f).resolve() != out)
+        if folder.resolve() == out:
+            folders.clear()
+            continue
+        visible = sorted(f for f in files if not f.startswith("."))
+        videos = [f for f in visible if Path(f).suffix.lower() in VIDEO_SUFFIXES]
+        yield from (folder / f for f in videos)
+        # Pictures beside videos are posters and the like.
+        if not videos and any(Path(f).suffix.lower() in PICTURE_SUFFIXES for f in visible):
+            yield folder
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 (hex) over names and bytes of a saved model's files: a model trained anew labels an archive anew."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            inside = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{inside}  {path.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
+class Batch:
+    """Labels sources one after the other and remembers what is done.
+
+    Each source gets a folder named after it and its content, so that labels of one video never replace those of
+    another one.
+
+    Args:
+        model: labels the videos.
+        digest: of the model, see `model_digest`.
+        out: the output folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        overlay: whether to draw ``overlay.mp4`` too.
+        display: gets the progress.
+        stop: asked between frames.
+    """
+
+    def __init__(
+        self, model: MicroModel, digest: str, out: Path, device: str, overlay: bool, display: Display, stop: StopSignals
+    ) -> None:
+        self._model = model
+        self._digest = digest
+        self._out = out
+        self._device = device
+        self._overlay = overlay
+        self._display = display
+        self._stop = stop
+        self.outcomes: list[Outcome] = []
+
+    def run(self, sources: Sequence[Path]) -> None:
+        """Label every source that is not done; a failure is noted and the rest goes on.
+
+        Raises:
+            Cancelled: the user stopped the batch; finished files are kept, the one in work is not.
+        """
+        self._out.mkdir(parents=True, exist_ok=True)
+        for number, source in enumerate(sources):
+            self._display.update("files", number, len(sources), f"{number}/{len(sources)} · {source.name}")
+            if self._stop() is StopRequest.CANCEL:
+                raise Cancelled(f"after {number} of {len(sources)} files; the same command goes on from here")
+            self._note(self._one(source))
+            self._display.forget("labelling")
+        self._display.update("files", len(sources), len(sources), f"{len(sources)}/{len(sources)}")
+
+    def _one(self, source: Path) -> Outcome:
+        from micromodels.video.source import find_source
+
+        try:
+            found = find_source(source)
+            content = found.content_hash()
+            folder = self._out / f"{source.stem or source.name}-{content[:12]}"
+            frames = self._frames_done(folder, content)
+            if frames is not None:
+                return Outcome(str(source), "skipped", folder.name, frames)
+            return Outcome(str(source), "done", folder.name, self._label(source, found.names or (), folder, content))
+        except Cancelled as error:
+            done = len(self.outcomes)
+            raise Cancelled(f"in {source.name}, after {done} files; the same command goes on from here") from error
+        except (MicromodelsError, OSError) as error:
+            message = str(error)
+        except Exception as error:  # one strange file must not end a night's work
+            message = f"unexpected {type(error).__name__}: {error}"
+        self._display.warn(f"{source}: {message}")
+        return Outcome(str(source), "failed", error=message)
+
+    def _label(self, source: Path, names: Sequence[str], folder: Path, content: str) -> int:
+        from micromodels.report import RunReport
+        from micromodels.video import open_video
+        from service.cli.outputs import Writer
+
+        report = RunReport()
+
+        def on_event(event: Event) -> None:
+            report.on_event(event)
+            self._display.on_event(event)
+
+        run = Run(device=self._device, on_event=on_event, should_stop=self._stop)
+        with open_video(source) as video:
+            report.describe_video(str(source), video.table)
+            report.describe_seeds([], video.table.frame_count)
+            report.describe_model(self._model.manifest.to_dict())
+            writer = Writer(folder, video, names, report, self._display)
+            writer.labels(self._model.propagate(video, [], run=run), keep_partial=False)
+            writer.coco(Ontology())
+            if self._overlay:
+                writer.overlay(Ontology())
+                self._display.forget("drawing")
+        report.describe_device(self._device)
+        writer.report()
+        _write_json(
+            folder / DONE,
+            {"source": str(source), "content_hash": content, "model": self._digest, "frames": writer.frames_done},
+        )
+        return writer.frames_done
+
+    def _frames_done(self, folder: Path, content: str) -> int | None:
+        """Number of frames that an earlier run labelled with this model; None where it did not."""
+        try:
+            marker = json.loads((folder / DONE).read_text(encoding="utf-8"))
+            if marker["content_hash"] == content and marker["model"] == self._digest:
+                return int(marker["frames"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # no marker, or a damaged one: the file is not done
+        return None
+
+    def _note(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        _write_json(self._out / INDEX, {"model": self._digest, "files": [asdict(o) for o in self.outcomes]})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    from micromodels.label_files.native import atomic_text
+
+    with atomic_text(path) as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")

@@ -1,0 +1,180 @@
+"""The files that a labelled video leaves in its folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from micromodels.errors import Cancelled, InvalidInput
+from micromodels.events import FlipBookPicture, Stage, StageFinished
+from micromodels.types import AnyLabel, FrameLabel, FrameResult, Label, Ontology
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from micromodels.report import RunReport
+    from micromodels.video import FrameTable, Video
+    from service.cli.progress import Display
+
+__all__ = [
+    "COCO",
+    "FLIP_BOOK",
+    "LABELS",
+    "MODEL",
+    "OVERLAY",
+    "REPORT",
+    "VIDEO_TABLE",
+    "Writer",
+    "read_table",
+    "write_table",
+]
+
+LABELS, COCO, REPORT = "labels.jsonl", "coco.json", "report.json"
+OVERLAY, FLIP_BOOK, VIDEO_TABLE, MODEL = "overlay.mp4", "flipbook.png", "video.json", "model"
+
+SLOWEST, FASTEST = Fraction(1), Fraction(120)
+"""Frames per second of an overlay: a damaged clock must not make a film of days."""
+
+
+class Writer:
+    """Writes what labelling one video gives, file by file; each appears when it is complete.
+
+    Args:
+        folder: made if it is not there.
+        video: open until `overlay` is done.
+        frame_names: of a folder of frames; empty for a video file.
+        report: gets the times, and counts the labels that pass.
+        display: gets the progress.
+    """
+
+    def __init__(
+        self, folder: Path, video: Video, frame_names: Sequence[str], report: RunReport, display: Display
+    ) -> None:
+        self._folder = folder
+        self._video = video
+        self._names = frame_names
+        self._report = report
+        self._display = display
+        self.frames_done = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def labels(self, results: Iterable[FrameResult], *, keep_partial: bool) -> None:
+        """Write ``labels.jsonl`` as results come, and ``video.json`` beside it.
+
+        Args:
+            results: in order of frames.
+            keep_partial: whether frames that were finished before the user stopped the run are worth a file.
+
+        Raises:
+            Cancelled: the user stopped the run, and nothing was finished or `keep_partial` is false.
+        """
+        from micromodels.label_files import write_jsonl
+
+        write_table(self._folder / VIDEO_TABLE, self._video.table)
+        write_jsonl(self._folder / LABELS, self._flat(results, keep_partial))
+
+    def _flat(self, results: Iterable[FrameResult], keep_partial: bool) -> Iterator[AnyLabel]:
+        try:
+            for result in self._report.watch(results):
+                yield from result.all()
+                self.frames_done = result.frame + 1
+        except Cancelled:
+            if not keep_partial or not self.frames_done:
+                raise
+            self._report.stopped()
+
+    def coco(self, ontology: Ontology) -> None:
+        """Write ``coco.json`` from ``labels.jsonl``."""
+        from micromodels.label_files import write_coco
+
+        started = time.perf_counter()
+        write_coco(self._folder / COCO, self._written(), self._video.table, ontology, frame_names=self._names)
+        self._report.on_event(StageFinished(Stage.WRITE, time.perf_counter() - started))
+
+    def overlay(self, ontology: Ontology) -> None:
+        """Write ``overlay.mp4``: the frames that have labels, with the labels drawn in."""
+        from micromodels.video import write_video
+
+        started = time.perf_counter()
+        write_video(self._folder / OVERLAY, self._drawn(ontology), _frame_rate(self._video.table))
+        self._report.on_event(StageFinished(Stage.WRITE, time.perf_counter() - started))
+
+    def _drawn(self, ontology: Ontology) -> Iterator[npt.NDArray[np.uint8]]:
+        from micromodels.render import overlay
+
+        frames = self._video.frames(0, self.frames_done)
+        results = _by_frame(self._written(), self.frames_done)
+        pairs = self._display.track("drawing", zip(frames, results, strict=True), self.frames_done)
+        for (_, image), result in pairs:
+            yield overlay(image, result, ontology)
+
+    def flip_book(self, pictures: Sequence[FlipBookPicture]) -> None:
+        """Write ``flipbook.png`` where training gave pictures."""
+        if not pictures:
+            return
+        from PIL import Image
+
+        from micromodels.render import flip_book
+
+        partial = self._folder / f".{FLIP_BOOK}.partial"
+        Image.fromarray(flip_book(pictures)).save(partial, format="png")
+        partial.replace(self._folder / FLIP_BOOK)
+
+    def report(self) -> None:
+        """Write ``report.json``; after the video is closed, so that the memory of its process counts."""
+        self._report.write(self._folder / REPORT)
+
+    def _written(self) -> Iterator[AnyLabel]:
+        from micromodels.label_files import iter_jsonl
+
+        return iter_jsonl(self._folder / LABELS)
+
+
+def _by_frame(labels: Iterable[AnyLabel], frame_count: int) -> Iterator[FrameResult]:
+    """A result for each of the first frames, empty where there is no label; labels come in order of frames."""
+    from micromodels.label_files import by_frame
+
+    groups = by_frame(labels)
+    frame, group = next(groups, (frame_count, []))
+    for index in range(frame_count):
+        if frame != index:
+            yield FrameResult(index)
+            continue
+        objects = tuple(label for label in group if isinstance(label, Label))
+        yield FrameResult(index, objects, tuple(label for label in group if isinstance(label, FrameLabel)))
+        frame, group = next(groups, (frame_count, []))
+
+
+def _frame_rate(table: FrameTable) -> Fraction:
+    """Mean frames per second, within reason; 25 for a single frame."""
+    if table.frame_count < 2:
+        return Fraction(25)
+    span = table.pts_seconds(table.frame_count - 1) - table.pts_seconds(0)
+    return min(max((table.frame_count - 1) / span, SLOWEST), FASTEST)
+
+
+def write_table(path: Path, table: FrameTable) -> None:
+    """Keep the frame table beside the labels: what an export needs of the video."""
+    from micromodels.label_files.native import atomic_text
+
+    with atomic_text(path) as file:
+        json.dump(table.to_dict(), file)
+
+
+def read_table(path: Path) -> FrameTable:
+    """Read what `write_table` wrote.
+
+    Raises:
+        InvalidInput: the file is not there or is not such a table.
+    """
+    from micromodels.video import FrameTable
+
+    try:
+        return FrameTable.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput("video.json", str(path), f"the frame table beside the labels ({error})") from None

@@ -1,0 +1,104 @@
+"""A job's process: ``python -m service.jobs.child [PRELOAD]`` reads a task from standard input and does it.
+
+It ends when its standard input does: nothing of a job outlives the server. ``PRELOAD`` is a module to import first.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from typing import IO, Any
+
+from micromodels.errors import Cancelled, MicromodelsError, VideoError
+from micromodels.events import StopRequest
+from service.jobs.protocol import Order, Say, Task
+
+__all__ = ["main"]
+
+_ORPHANED = 3
+_REASONS = {  # where the class' own name in upper case would not do
+    "OutOfMemory": "OOM",
+    "MemoryError": "OOM",
+    "VideoError": "VIDEO_REFUSED",
+    "ModelError": "MODEL_REFUSED",
+    "TrainingError": "TRAINING_FAILED",
+    "OutOfRange": "INVALID_INPUT",
+}
+
+
+class _Pipe:
+    """The way to the supervisor; see ``service.jobs.work.Channel``."""
+
+    def __init__(self, orders: IO[bytes], messages: IO[bytes]) -> None:
+        self._orders = orders
+        self._messages = messages
+        self._writing = threading.Lock()
+        self._stop = StopRequest.NONE
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def say(self, what: Say, **values: Any) -> None:
+        """Send a message; blocks while the supervisor is behind."""
+        line = json.dumps({"say": what.value, **values}).encode() + b"\n"
+        with self._writing:
+            self._messages.write(line)
+            self._messages.flush()
+
+    def should_stop(self) -> StopRequest:
+        """What was ordered so far; a cancel is not taken back."""
+        return self._stop
+
+    def _listen(self) -> None:
+        for line in self._orders:
+            order = Order(line.decode().strip())
+            if order is Order.CANCEL:
+                self._stop = StopRequest.CANCEL
+            elif self._stop is StopRequest.NONE:
+                self._stop = StopRequest.FINISH_EARLY
+        os._exit(_ORPHANED)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, VideoError) and "decoding process" in str(error):
+        return "DECODE_CRASH"
+    name = type(error).__name__
+    return _REASONS.get(name) or re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
+
+
+def main() -> None:
+    """Do one job; see the module."""
+    messages = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a library that prints must not talk into the messages
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business
+    task = Task.from_line(sys.stdin.buffer.readline())
+    os.nice(task.niceness)
+    pipe = _Pipe(sys.stdin.buffer, messages)
+    try:
+        if len(sys.argv) > 1:
+            importlib.import_module(sys.argv[1])
+        from service.jobs.work import WORK
+        from service.records import JobKind
+
+        WORK[JobKind(task.kind)](task, pipe)
+        pipe.say(Say.DONE)
+    except Cancelled:
+        pipe.say(Say.CANCELLED)
+    except (MicromodelsError, MemoryError) as error:
+        name = type(error).__name__ if isinstance(error, MicromodelsError) else "OutOfMemory"
+        pipe.say(Say.ERROR, error_class=name, reason=_reason(error), message=str(error) or "out of memory")
+    except Exception as error:
+        traceback.print_exc()
+        pipe.say(Say.ERROR, error_class="", reason="INTERNAL", message=f"{type(error).__name__}: {error}")
+    sys.stderr.flush()
+    os._exit(0)  # threads and finalizers of the libraries have nothing left to do
+
+
+if __name__ == "__main__":
+    main()

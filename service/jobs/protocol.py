@@ -1,0 +1,109 @@
+"""What a job's child process and its supervisor say to each other: JSON lines, one way each.
+
+The child reads one task, then orders, from its standard input; the end of it means that the supervisor is gone, and
+the child ends. It writes messages to what was its standard output when it started. Each message is an object with
+``"say"`` and the fields below.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from micromodels.types import AnyLabel
+from service.codec import decode_label, encode_label
+from service.records import LabelKey
+
+__all__ = ["MAX_LINE_BYTES", "Order", "Say", "Task", "label_from_json", "label_to_json", "read_labels", "write_labels"]
+
+MAX_LINE_BYTES = 256 << 20
+"""A longer line means that the child has gone mad. The frame table of a video of hours has tens of megabytes."""
+
+
+class Order(StrEnum):
+    """What the supervisor may send after the task."""
+
+    CANCEL = "cancel"
+    FINISH_EARLY = "finish_early"
+
+
+class Say(StrEnum):
+    """Kinds of message."""
+
+    EVENT = "event"
+    """``kind``, ``payload`` and, for a picture, ``picture``: base64 of a JPEG."""
+    FRAME = "frame"
+    """``frame`` and ``labels``: all labels of one frame."""
+    FRAME_TABLE = "frame_table"
+    """``table``."""
+    MODEL = "model"
+    """``folder`` (a saved model) and ``manifest``."""
+    FILE = "file"
+    """``path``: a finished file."""
+    DONE = "done"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+    """``error_class``, ``reason`` and ``message``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Everything that a child needs to do a job; it has no access to the store."""
+
+    kind: str
+    spec: Mapping[str, Any]
+    video_path: str
+    scratch: str
+    """Its own folder, for files in and out."""
+    cache: str
+    """The feature cache, shared with other jobs."""
+    device: str
+    niceness: int
+    checkpoint: Mapping[str, Any]
+    """Where an earlier try got to: any of ``next_frame``, ``model_id`` and ``version``."""
+    ontology: Mapping[str, Any] = field(default_factory=dict)
+    frame_table: str = ""
+    """File in scratch with the frame table as JSON; empty when it is to be built."""
+    labels: str = ""
+    """File in scratch, in the form of ``write_labels``: the anchors, or for an export all labels."""
+    model: str = ""
+    """Folder in scratch with the saved model to use; empty if there is none yet."""
+
+    def to_line(self) -> bytes:
+        """As a line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Task:
+        """From a line of JSON."""
+        return cls(**json.loads(line))
+
+
+def label_to_json(label: AnyLabel) -> list[Any]:
+    """A label as a JSON list."""
+    key = LabelKey.of(label)
+    return [key.frame, key.is_frame_class, key.name, encode_label(label)]
+
+
+def label_from_json(values: list[Any]) -> AnyLabel:
+    """The label that ``label_to_json`` wrote."""
+    frame, is_frame_class, name, payload = values
+    return decode_label(LabelKey(frame, is_frame_class, name), payload)
+
+
+def write_labels(path: Path, labels: Iterable[AnyLabel]) -> None:
+    """Write labels to a file, one a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for label in labels:
+            file.write(json.dumps(label_to_json(label)) + "\n")
+
+
+def read_labels(path: Path) -> Iterator[AnyLabel]:
+    """Read what ``write_labels`` wrote, label by label."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield label_from_json(json.loads(line))

@@ -1,0 +1,406 @@
+"""One job from lease to end: starts its child, stores what it says, passes orders on, and judges how it ended."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError
+from micromodels.types import AnyLabel, Provenance
+from service.codec import encode_ontology
+from service.errors import NotFound, StaleLease
+from service.jobs.protocol import MAX_LINE_BYTES, Order, Say, Task, label_from_json, write_labels
+from service.jobs.specs import PropagateSpec, TrainSpec, spec_from_dict
+from service.records import provenance_version
+from service.settings import Settings
+from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
+
+__all__ = ["Supervisor"]
+
+_LOG = logging.getLogger(__name__)
+_COMMIT_SECONDS = 0.25
+_COMMIT_LABELS = 500
+_BEAT_SECONDS = 1.0  # also how soon a cancel is noticed
+_EXIT_SECONDS = 5.0  # between a child's last word and its end
+_WARNINGS_KEPT = 20
+_COALESCED = ("training_progress", "propagation_progress")
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class _Lines:
+    """Complete lines from a pipe, without blocking for longer than asked."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._buffer = bytearray()
+        self.ended = False
+
+    def read(self, timeout_seconds: float) -> Iterator[bytes]:
+        """What has arrived; waits for the first of it. Sets ``ended`` at the end of the pipe."""
+        if not select.select([self._descriptor], [], [], timeout_seconds)[0]:
+            return
+        chunk = os.read(self._descriptor, 1 << 20)
+        if not chunk:
+            self.ended = True
+            return
+        self._buffer += chunk
+        if len(self._buffer) > MAX_LINE_BYTES:
+            raise ValueError("the child sent a line without an end")
+        if b"\n" in chunk:
+            *lines, rest = bytes(self._buffer).split(b"\n")
+            self._buffer = bytearray(rest)
+            yield from lines
+
+
+class Supervisor:
+    """Does one leased job, in the thread that calls ``run``.
+
+    Args:
+        store: where the job is.
+        settings: the server's.
+        lease: the right to it.
+        job: as it was leased.
+        stopping: set when the server stops: the job is given back.
+        preload: module for the child to import first; empty for none.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, lease: Lease, job: Job, stopping: threading.Event, preload: str = ""
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._lease = lease
+        self._job = job
+        self._stopping = stopping
+        self._preload = preload
+        self._scratch = settings.data_dir.resolve() / "scratch" / f"{job.job_id}-{lease.fence}"
+        self._label_revisions: dict[str, int] = {}
+        self._model_name = ""
+        self._progress: dict[str, Any] = dict(job.progress)
+        self._frames = int(job.checkpoint.get("frames", 0))
+        self._next_frame = 0
+        self._labels: list[AnyLabel] = []
+        self._events: list[NewEvent] = []
+        self._news = False
+        self._frame_table: Mapping[str, Any] | None = None
+        self._files: list[BlobFile] = []
+        self._end: Mapping[str, Any] | None = None
+        self._orders = Orders()
+        self._committed = self._heard = time.monotonic()
+        self._cancelled_at = 0.0
+        self._killed = ""
+
+    def run(self) -> None:
+        """Do the job to its end, whatever that is; raises nothing."""
+        try:
+            try:
+                self._do()
+            except StaleLease as error:
+                _LOG.warning("job %s was given to another worker: %s", self._job.job_id, error)
+            except (NotFound, FailedPrecondition, InvalidInput) as error:  # would be the same the next time
+                reason = JobError("FAILED_PRECONDITION", str(error), type(error).__name__)
+                self._store.jobs.commit(self._lease, Effects(state=JobState.FAILED, error=reason))
+            except MicromodelsError as error:
+                self._store.jobs.requeue(self._lease, JobError("STORAGE_FAILURE", str(error), type(error).__name__))
+            except Exception as error:
+                _LOG.exception("job %s", self._job.job_id)
+                self._store.jobs.requeue(self._lease, JobError("INTERNAL", f"{type(error).__name__}: {error}"))
+        except MicromodelsError as error:  # not even the failure can be stored: the lease runs out
+            _LOG.error("job %s cannot be ended: %s", self._job.job_id, error)
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _do(self) -> None:
+        task = self._prepare()
+        self._orders = self._store.jobs.commit(self._lease, Effects(state=JobState.RUNNING))
+        oom_kills = _oom_kills()
+        process = self._start(task)
+        try:
+            self._listen(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_EXIT_SECONDS)
+        finally:
+            _end_process(process)
+        self._conclude(process.returncode, _oom_kills() > oom_kills)
+
+    # 1. What the child needs.
+
+    def _prepare(self) -> Task:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        store, job = self._store, self._job
+        spec = spec_from_dict(job.kind, job.spec)
+        table = labels = ""
+        if job.kind is not JobKind.PROBE:
+            table = str(self._scratch / "frame_table.json")
+            Path(table).write_text(json.dumps(store.videos.frame_table(job.project_id, job.video_id)))
+            labels = str(self._scratch / "labels.in")
+            self._write_labels(Path(labels))
+        cache = self._settings.data_dir.resolve() / "cache"
+        cache.mkdir(exist_ok=True)
+        device = spec.device if isinstance(spec, (TrainSpec, PropagateSpec)) else ""
+        return Task(
+            kind=job.kind.value,
+            spec=job.spec,
+            video_path=str(store.videos.path(job.project_id, job.video_id)),
+            scratch=str(self._scratch),
+            cache=str(cache),
+            device=device or self._settings.device,
+            niceness=self._settings.job_niceness,
+            checkpoint=job.checkpoint,
+            ontology=encode_ontology(store.projects.get(job.project_id).ontology),
+            frame_table=table,
+            labels=labels,
+            model=self._materialise(),
+        )
+
+    def _write_labels(self, path: Path) -> None:
+        project_id, video_id = self._job.project_id, self._job.video_id
+        if self._job.kind is JobKind.EXPORT:
+            write_labels(path, self._current_labels())
+        else:
+            anchors, revision = self._store.labels.anchors(project_id, video_id)
+            self._label_revisions[video_id] = revision
+            write_labels(path, anchors)
+
+    def _current_labels(self) -> Iterator[AnyLabel]:
+        """All labels of the video; shows signs of life, for there may be many."""
+        for record in self._store.labels.stream(self._job.project_id, self._job.video_id):
+            if record.label is not None:
+                yield record.label
+            if time.monotonic() - self._committed > _BEAT_SECONDS:
+                self._commit()
+
+    def _materialise(self) -> str:
+        """Write out the model to use, if there is one: the spec's, or the one that an earlier try has trained."""
+        source = self._job.spec if self._job.kind is JobKind.PROPAGATE else self._job.checkpoint
+        if self._job.kind not in (JobKind.PROPAGATE, JobKind.AUTO_LABEL) or "model_id" not in source:
+            return ""
+        model = self._store.models.get(self._job.project_id, source["model_id"], source["version"])
+        folder = self._scratch / "model"
+        self._store.models.materialise(model, folder)
+        self._model_name = model.provenance_version
+        return str(folder)
+
+    def _start(self, task: Task) -> subprocess.Popen[bytes]:
+        paths = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join(paths)}
+        with (self._scratch / "stderr").open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "service.jobs.child", *filter(None, [self._preload])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                start_new_session=True,  # Ctrl-C at the server's terminal is for the server alone
+                bufsize=0,
+            )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died already, which the end of its messages will tell
+            process.stdin.write(task.to_line())
+        return process
+
+    # 2. What it says, and what it is told.
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        lines = _Lines(process.stdout.fileno())
+        told: set[Order] = set()
+        self._heard = time.monotonic()
+        while not lines.ended:
+            for line in lines.read(_COMMIT_SECONDS):
+                self._heard = time.monotonic()
+                self._take(json.loads(line))
+            waited = time.monotonic() - self._committed
+            beat_seconds = min(_BEAT_SECONDS, self._settings.lease_seconds / 3)
+            full = len(self._labels) >= _COMMIT_LABELS
+            if full or waited >= (_COMMIT_SECONDS if self._news else beat_seconds):
+                self._commit()
+            self._steer(process, told)
+
+    def _steer(self, process: subprocess.Popen[bytes], told: set[Order]) -> None:
+        """Pass orders on, and end a child that does not follow or does nothing."""
+        now, grace = time.monotonic(), self._settings.cancel_grace_seconds
+        if self._orders.finish_early:
+            _tell(process, Order.FINISH_EARLY, told)
+        if self._orders.cancel:
+            self._cancelled_at = self._cancelled_at or now
+            _tell(process, Order.CANCEL, told)
+            if now - self._cancelled_at > 2 * grace:
+                process.kill()
+            elif now - self._cancelled_at > grace:
+                process.terminate()
+        if self._stopping.is_set():
+            self._killed = self._killed or "the server stops"
+            process.kill()
+        # The decoder of a probe has a watchdog of its own and nothing to report before the end.
+        elif now - self._heard > self._settings.silence_seconds and self._job.kind is not JobKind.PROBE:
+            self._killed = self._killed or f"no sign of progress for {self._settings.silence_seconds:g} s"
+            process.kill()
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        say = Say(message["say"])
+        self._news = True
+        if say is Say.EVENT:
+            self._take_event(message)
+        elif say is Say.FRAME:
+            self._labels += [self._signed(label_from_json(values)) for values in message["labels"]]
+            self._frames += 1
+            self._next_frame = int(message["frame"]) + 1
+            self._progress["frames_done"] = self._frames
+        elif say is Say.FRAME_TABLE:
+            self._frame_table = message["table"]
+        elif say is Say.MODEL:
+            self._commit(self._model(Path(message["folder"]), message["manifest"]))
+            self._model_name = provenance_version(**self._orders.model)
+        elif say is Say.FILE:
+            self._files.append(self._store.blobs.add_file(Path(message["path"])))
+        else:
+            self._end = message
+
+    def _signed(self, label: AnyLabel) -> AnyLabel:
+        """A predicted label with the version of its model, which the library does not know."""
+        if label.is_anchor:
+            return label
+        return replace(label, provenance=Provenance(label.provenance.kind, self._model_name))
+
+    def _take_event(self, message: Mapping[str, Any]) -> None:
+        kind, payload = message["kind"], message["payload"]
+        picture = self._store.blobs.add_bytes(base64.b64decode(message["picture"])) if message["picture"] else ""
+        if kind in _COALESCED:  # between two commits only the newest counts
+            self._progress[{"training_progress": "training", "propagation_progress": "propagation"}[kind]] = payload
+            self._events = [
+                event
+                for event in self._events
+                if event.kind != kind or event.payload.get("experiment") != payload.get("experiment")
+            ]
+        elif kind == "experiment_finished":
+            self._progress["experiments"] = [*self._progress.get("experiments", []), payload]
+        elif kind == "stage_finished":
+            stages = self._progress.get("stages", {})
+            total = stages.get(payload["stage"], 0.0) + payload["seconds"]
+            self._progress["stages"] = {**stages, payload["stage"]: total}
+        elif kind == "warned":
+            warnings = [*self._progress.get("warnings", []), payload["message"]]
+            self._progress["warnings"] = warnings[-_WARNINGS_KEPT:]
+        self._events.append(NewEvent(kind, payload, picture))
+
+    def _model(self, folder: Path, manifest: Mapping[str, Any]) -> NewModel:
+        spec = spec_from_dict(self._job.kind, self._job.spec)
+        assert isinstance(spec, TrainSpec)
+        files = []
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                blob = self._store.blobs.add_file(path)
+                files.append(BlobFile(path.relative_to(folder).as_posix(), blob.sha256, blob.size_bytes))
+        parent = self._store.models.get(self._job.project_id, spec.model_id).version if spec.model_id else 0
+        return NewModel(
+            model_id=spec.model_id,
+            display_name=spec.display_name,
+            parent_version=parent,
+            recipe=str(manifest.get("recipe", spec.recipe)),
+            metrics=manifest.get("metrics", {}),
+            manifest=manifest,
+            label_revisions=self._label_revisions,
+            files=tuple(files),
+        )
+
+    # 3. What is stored of it.
+
+    def _commit(self, model: NewModel | None = None, state: JobState | None = None, **end: Any) -> None:
+        """Store everything that has come since the last commit, in one transaction."""
+        checkpoint = {"next_frame": self._next_frame, "frames": self._frames} if self._next_frame else None
+        effects = Effects()
+        if self._news or model or state:
+            effects = Effects(
+                labels=self._labels,
+                events=self._events,
+                progress=self._progress,
+                checkpoint=checkpoint,
+                model=model,
+                state=state,
+                **end,
+            )
+        self._orders = self._store.jobs.commit(self._lease, effects)
+        self._labels, self._events, self._news = [], [], False
+        self._committed = time.monotonic()
+
+    # 4. How it ended.
+
+    def _conclude(self, code: int, out_of_memory: bool) -> None:
+        result: dict[str, Any] = {"video_id": self._job.video_id}
+        if self._frames:
+            result["frames"] = self._frames
+        if self._files:
+            result["files"] = [asdict(file) for file in self._files]
+        say = Say(self._end["say"]) if self._end else None
+        if say is Say.DONE:
+            self._commit(state=JobState.SUCCEEDED, result=result, frame_table=self._frame_table)
+        elif say is Say.CANCELLED or (say is None and self._cancelled_at):
+            self._commit(state=JobState.CANCELLED, result=result)
+        elif self._end is not None:
+            error = JobError(self._end["reason"], self._end["message"], self._end["error_class"])
+            if error.reason == "OOM":
+                self._commit()
+                self._store.jobs.requeue(self._lease, error)
+            else:
+                self._commit(state=JobState.FAILED, result=result, error=error)
+        elif self._stopping.is_set():
+            self._commit()
+            self._store.jobs.requeue(self._lease, None)
+        else:
+            self._commit()
+            self._store.jobs.requeue(self._lease, self._crash(code, out_of_memory))
+
+    def _crash(self, code: int, out_of_memory: bool) -> JobError:
+        how = (
+            f"it was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"it exited with {code}"
+        )
+        tail = (self._scratch / "stderr").read_bytes()[-2000:].decode(errors="replace")
+        _LOG.warning("the process of job %s died: %s; its last words:\n%s", self._job.job_id, self._killed or how, tail)
+        if out_of_memory and code == -signal.SIGKILL:
+            return JobError("OOM", "the machine ran out of memory", "OutOfMemory")
+        return JobError("WORKER_CRASHED", f"the job's process died: {self._killed or how}")
+
+
+def _tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> None:
+    """Send an order once."""
+    if order in told:
+        return
+    told.add(order)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(order.value.encode() + b"\n")
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of the child's process group behind, and reap it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where it does not tell."""
+    try:
+        text = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)

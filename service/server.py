@@ -1,0 +1,93 @@
+"""The server from start to end: store, job runner and gRPC in one process."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is imported; forked children crash
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from micromodels.errors import InvalidInput
+from service.api import ApiServer
+from service.jobs.runner import JobRunner
+from service.settings import Settings
+from service.store import Store
+
+__all__ = ["DEFAULT_PORT", "serve"]
+
+DEFAULT_PORT = 50051
+
+_LOG = logging.getLogger(__name__)
+_GRACE_SECONDS = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(
+    *,
+    data_dir: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    allowed_roots: Sequence[Path] = (),
+    on_ready: Callable[[str], None] = lambda address: print(f"listening on {address}", flush=True),
+) -> None:
+    """Serve until SIGTERM or SIGINT; returns when everything has been put away.
+
+    On a signal, new calls are refused, short ones end, and running jobs are given back to be gone on with at the next
+    start. A second signal changes nothing. Must be called in the main thread, by a process that ends afterwards.
+
+    Args:
+        data_dir: folder of everything that is kept; None for what the environment says (see ``Settings``).
+        host: a loopback address, or ``localhost``.
+        port: 0 for any free one.
+        allowed_roots: folders whose files may be registered; empty for what the environment says.
+        on_ready: called with ``host:port`` when the server answers.
+
+    Raises:
+        FailedPrecondition: another server uses the data folder or the port.
+        InvalidInput: the host is not a loopback one, or a variable of the environment is not right.
+        StorageFailure: the data folder cannot be used.
+    """
+    _check_host(host)
+    settings = Settings.from_environment(data_dir=data_dir, allowed_roots=tuple(allowed_roots) or None)
+    with Store.open(settings) as store:
+        asyncio.run(_serve(store, settings, host, port, on_ready))
+
+
+async def _serve(store: Store, settings: Settings, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop(number: int, frame: object) -> None:
+        # From here on the process is on its way out. A handler of the loop would go with the loop, and a second signal
+        # that comes just then would kill the process before the store is closed.
+        for other in _SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        loop.call_soon_threadsafe(stopping.set)
+
+    for number in _SIGNALS:
+        signal.signal(number, stop)
+    api = ApiServer(store, host, port)
+    runner = JobRunner(store, settings)
+    await loop.run_in_executor(None, runner.start)
+    try:
+        await api.start()
+        on_ready(f"[{host}]:{api.port}" if ":" in host else f"{host}:{api.port}")
+        await stopping.wait()
+        _LOG.info("stopping")
+    finally:
+        await asyncio.gather(loop.run_in_executor(None, runner.stop), api.stop(_GRACE_SECONDS))
+
+
+def _check_host(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        allowed = "a loopback address such as 127.0.0.1: this version has no TLS, so it answers on this machine only"
+        raise InvalidInput("host", host, allowed)

@@ -1,0 +1,121 @@
+"""Settings of the server: read once from the environment, then passed where they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from micromodels.errors import InvalidInput
+
+__all__ = ["Settings"]
+
+_PREFIX = "MICROMODELS_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an operator can choose. Each field is also the variable ``MICROMODELS_<FIELD>``.
+
+    Raises:
+        InvalidInput: a value is out of its bounds; the error names the field.
+    """
+
+    data_dir: Path = Path("micromodels-data")
+    """Folder of the database, blobs, uploads, caches and scratch files. Made if it is not there."""
+
+    database_url: str = ""
+    """SQLAlchemy URL of the database; empty for ``database.sqlite`` in the data folder."""
+
+    allowed_roots: tuple[Path, ...] = ()
+    """Folders whose files may be registered by path, separated by ``:`` in the environment; none by default."""
+
+    max_upload_bytes: int = 64 << 30
+    """Largest upload that is taken."""
+
+    min_free_bytes: int = 512 << 20
+    """An upload is refused if it would leave less than this free on the disk of the data folder."""
+
+    upload_idle_hours: float = 48.0
+    """An upload without a new chunk for this long is given up and its bytes are deleted."""
+
+    request_id_hours: float = 72.0
+    """How long the answer to a request id is remembered."""
+
+    device: str = "auto"
+    """Where jobs train and predict: ``auto``, ``cpu`` or ``cuda``."""
+
+    heavy_jobs: int = 1
+    """How many jobs train or propagate at once."""
+
+    light_jobs: int = 2
+    """How many jobs probe or export at once, beside the heavy ones."""
+
+    lease_seconds: float = 30.0
+    """A job whose worker shows no sign of life for this long is given to another one."""
+
+    silence_seconds: float = 900.0
+    """A job child that reports nothing for this long is taken as hung and killed."""
+
+    cancel_grace_seconds: float = 10.0
+    """Time that a cancelled job has to finish its frame before it is terminated, and again before it is killed."""
+
+    job_niceness: int = 5
+    """Niceness of job children, 0 to 19: the server answers while they work."""
+
+    cache_bytes: int = 20 << 30
+    """Bound of the feature caches in the data folder; the longest unused go first."""
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, tuple[float, float]] = {
+            "max_upload_bytes": (1, 1 << 50),
+            "min_free_bytes": (0, 1 << 50),
+            "upload_idle_hours": (0.01, 24 * 365),
+            "request_id_hours": (0.01, 24 * 365),
+            "heavy_jobs": (0, 64),
+            "light_jobs": (0, 64),
+            "lease_seconds": (0.2, 3600),
+            "silence_seconds": (0.2, 86400),
+            "cancel_grace_seconds": (0, 3600),
+            "job_niceness": (0, 19),
+            "cache_bytes": (0, 1 << 50),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InvalidInput(name, value, f"{low} to {high}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InvalidInput("device", self.device, "auto, cpu or cuda")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
+        """Settings from ``MICROMODELS_*`` variables, with explicit values on top (None means not given).
+
+        Raises:
+            InvalidInput: a variable does not parse or is out of bounds, or an override is not a setting.
+        """
+        hints = typing.get_type_hints(cls)
+        values: dict[str, object] = {}
+        for field in dataclasses.fields(cls):
+            text = environment.get(_PREFIX + field.name.upper())
+            if text is not None:
+                values[field.name] = _parse(_PREFIX + field.name.upper(), text, hints[field.name])
+        for name, value in overrides.items():
+            if name not in hints:
+                raise InvalidInput(name, value, "one of " + ", ".join(hints))
+            if value is not None:
+                values[name] = value
+        return cls(**values)  # type: ignore[arg-type]  # each was parsed by its own type
+
+
+def _parse(name: str, text: str, hint: object) -> object:
+    try:
+        if isinstance(hint, types.GenericAlias):
+            return tuple(Path(part) for part in text.split(os.pathsep) if part)
+        return hint(text)  # type: ignore[operator]  # Path, str, int or float
+    except ValueError:
+        raise InvalidInput(name, text, f"a value of type {getattr(hint, '__name__', hint)}") from None

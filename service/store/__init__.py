@@ -1,0 +1,183 @@
+"""Everything that is kept: projects, videos, labels, jobs and models, in one database and one folder of blobs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+import sqlalchemy as sa
+
+from micromodels.errors import FailedPrecondition
+from service.records import (
+    Beat,
+    BlobFile,
+    Effects,
+    Job,
+    JobError,
+    JobEvent,
+    JobKind,
+    JobState,
+    LabelKey,
+    LabelRecord,
+    Lease,
+    ModelVersion,
+    NewEvent,
+    NewModel,
+    Orders,
+    Page,
+    Project,
+    Upload,
+    UploadState,
+    VideoRecord,
+    VideoState,
+    WriteResult,
+)
+from service.settings import Settings
+from service.store import schema
+from service.store.blobs import Blobs, disk_errors
+from service.store.database import Database, now
+from service.store.labels import Labels
+from service.store.ledger import Jobs, Watch
+from service.store.models import Models
+from service.store.projects import Projects
+from service.store.videos import Uploads, Videos
+
+__all__ = [
+    "Beat",
+    "BlobFile",
+    "Effects",
+    "Job",
+    "JobError",
+    "JobEvent",
+    "JobKind",
+    "JobState",
+    "LabelKey",
+    "LabelRecord",
+    "Lease",
+    "ModelVersion",
+    "NewEvent",
+    "NewModel",
+    "Orders",
+    "Page",
+    "Project",
+    "Store",
+    "Upload",
+    "UploadState",
+    "VideoRecord",
+    "VideoState",
+    "Watch",
+    "WriteResult",
+]
+
+
+class Store:
+    """The store of one data folder. Calls block; all of it may be used from any thread.
+
+    What a method has returned is on the disk. Any method that reaches the database may raise
+    ``service.errors.Unavailable`` (locked or out of reach), ``ResourceExhausted`` (disk full), ``StorageFailure``
+    (disk or database broken) or ``Aborted`` (another server wrote the same rows), beside the errors it documents.
+
+    Attributes:
+        projects: see ``Projects``.
+        videos: see ``Videos``.
+        uploads: see ``Uploads``.
+        labels: see ``Labels``.
+        jobs: see ``Jobs``; API operations are jobs.
+        models: see ``Models``.
+        blobs: see ``Blobs``.
+    """
+
+    def __init__(self, settings: Settings, database: Database, lock: int | None) -> None:
+        self.settings = settings
+        self.blobs = Blobs(settings.data_dir / "blobs")
+        self.projects = Projects(database)
+        self.videos = Videos(database, self.blobs, settings)
+        self.uploads = Uploads(database, self.blobs, settings)
+        self.labels = Labels(database)
+        self.jobs = Jobs(database)
+        self.models = Models(database, self.blobs)
+        self._database = database
+        self._lock = lock
+
+    @classmethod
+    def open(cls, settings: Settings, *, exclusive: bool = True) -> Store:
+        """Open, or make, the store in ``settings.data_dir`` and bring its tables up to date.
+
+        Args:
+            settings: which folder and database.
+            exclusive: be the only server on this folder.
+
+        Raises:
+            FailedPrecondition: another server has the folder, or a newer version wrote the database.
+            StorageFailure: folder or database cannot be opened.
+        """
+        with disk_errors():
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        lock = _lock(settings.data_dir / "lock") if exclusive else None
+        try:
+            url = settings.database_url or f"sqlite:///{settings.data_dir.resolve() / 'database.sqlite'}"
+            return cls(settings, Database(url), lock)
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            raise
+
+    def tidy(self, unused_seconds: float = 3600.0) -> None:
+        """Forget idle uploads and old request ids, and delete blobs that nothing refers to any more.
+
+        Args:
+            unused_seconds: only blobs that were last added longer ago go.
+        """
+        self.uploads.expire()
+        self._forget_requests()
+        self.blobs.sweep(self._referenced(), unused_seconds)
+
+    def _forget_requests(self) -> None:
+        limit = now() - timedelta(hours=self.settings.request_id_hours)
+        with self._database.begin(write=True) as connection:
+            connection.execute(schema.requests.delete().where(schema.requests.c.created_at < limit))
+
+    def _referenced(self) -> frozenset[str]:
+        with self._database.begin() as connection:
+            names = set(connection.execute(sa.select(schema.videos.c.blob)).scalars())
+            names.update(connection.execute(sa.select(schema.job_events.c.picture)).scalars())
+            for files in connection.execute(sa.select(schema.models.c.files)).scalars():
+                names.update(file["sha256"] for file in files)
+            for result in connection.execute(sa.select(schema.jobs.c.result)).scalars():
+                names.update(file["sha256"] for file in result.get("files", ()))
+        return frozenset(names)
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether this is the only server on the folder."""
+        return self._lock is not None
+
+    def close(self) -> None:
+        """Close the database and give the folder free."""
+        self._database.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _lock(path: Path) -> int:
+    """Hold the folder's lock; the system frees it however this process ends."""
+    with disk_errors():
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FailedPrecondition(f"another server uses the data folder {str(path.parent)!r}") from None
+    return descriptor

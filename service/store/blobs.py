@@ -1,0 +1,190 @@
+"""Immutable bytes, named by their SHA-256, in a folder.
+
+A blob appears whole or not at all, and is on the disk before its name is given out: temporary file, fsync, rename,
+fsync of the folder. The same bytes are kept once.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from micromodels.errors import InvalidInput
+from service.errors import NotFound, ResourceExhausted, StorageFailure
+from service.records import BlobFile
+
+__all__ = ["Blobs", "disk_errors", "sync_folder"]
+
+_CHUNK_BYTES = 1 << 20
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Translate the operating system's errors on writing.
+
+    Raises:
+        ResourceExhausted: no space or quota left.
+        StorageFailure: any other ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted("the disk is full", retry_after_seconds=60.0) from error
+        raise StorageFailure(f"the disk failed: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Blobs:
+    """The blobs below one folder. Methods may be called from any thread.
+
+    Args:
+        folder: made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._temporary = folder / "tmp"
+        with disk_errors():
+            self._temporary.mkdir(parents=True, exist_ok=True)
+
+    def add_bytes(self, data: bytes) -> str:
+        """Keep bytes and return their SHA-256.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+            StorageFailure: the disk failed.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        if self._touch(sha256):
+            return sha256
+        with disk_errors():
+            descriptor, name = tempfile.mkstemp(dir=self._temporary)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                self._publish(Path(name), sha256)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        return sha256
+
+    def add_file(self, path: Path) -> BlobFile:
+        """Keep a copy of a file.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+            StorageFailure: the disk failed.
+        """
+        digest, size_bytes = hashlib.sha256(), 0
+        with disk_errors():
+            descriptor, name = tempfile.mkstemp(dir=self._temporary)
+            try:
+                with os.fdopen(descriptor, "wb") as file, path.open("rb") as source:
+                    while chunk := source.read(_CHUNK_BYTES):
+                        digest.update(chunk)
+                        size_bytes += len(chunk)
+                        file.write(chunk)
+                self._publish(Path(name), digest.hexdigest())
+            finally:
+                Path(name).unlink(missing_ok=True)
+        return BlobFile(path.name, digest.hexdigest(), size_bytes)
+
+    def adopt(self, path: Path, sha256: str) -> None:
+        """Keep a file without copying it; it must lie on the same file system and never be written to again.
+
+        Args:
+            path: stays as it is, for the caller to delete.
+            sha256: its checksum, which the caller has just computed.
+
+        Raises:
+            StorageFailure: the disk failed.
+        """
+        temporary = self._temporary / f"{sha256}.{os.getpid()}.{threading.get_ident()}"
+        with disk_errors():
+            temporary.unlink(missing_ok=True)
+            os.link(path, temporary)
+            self._publish(temporary, sha256)
+
+    def path(self, sha256: str) -> Path:
+        """The file of a blob; do not write to it.
+
+        Raises:
+            InvalidInput: not a SHA-256 in hex.
+            NotFound: there is no such blob.
+        """
+        path = self._place(sha256)
+        if not path.is_file():
+            raise NotFound("blob", sha256)
+        return path
+
+    def open(self, sha256: str) -> BinaryIO:
+        """Open a blob for reading.
+
+        Raises:
+            NotFound: there is no such blob.
+        """
+        return self.path(sha256).open("rb")
+
+    def size_bytes(self, sha256: str) -> int:
+        """Size of a blob.
+
+        Raises:
+            NotFound: there is no such blob.
+        """
+        return self.path(sha256).stat().st_size
+
+    def sweep(self, referenced: frozenset[str], unused_seconds: float) -> int:
+        """Delete blobs that nothing refers to, and left-over temporary files; returns how many.
+
+        Args:
+            referenced: names to keep.
+            unused_seconds: only what was last added longer ago goes, since a blob is added before its reference.
+        """
+        limit, removed = time.time() - unused_seconds, 0
+        for path in self._folder.glob("*/*"):
+            if path.name not in referenced and path.stat().st_mtime < limit:
+                path.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+    def _place(self, sha256: str) -> Path:
+        if not _NAME.fullmatch(sha256):
+            raise InvalidInput("sha256", sha256, "64 lower-case hex digits")
+        return self._folder / sha256[:2] / sha256
+
+    def _touch(self, sha256: str) -> bool:
+        """Whether the blob is there; if so, it counts as added now."""
+        try:
+            os.utime(self._place(sha256))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _publish(self, temporary: Path, sha256: str) -> None:
+        place = self._place(sha256)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        if not place.parent.is_dir():
+            place.parent.mkdir(exist_ok=True)
+            sync_folder(self._folder)
+        temporary.replace(place)
+        os.utime(place)
+        sync_folder(place.parent)

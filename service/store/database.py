@@ -1,0 +1,200 @@
+"""The connection to the database: opening, migrations, transactions, and the translation of its errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from micromodels.errors import FailedPrecondition, InvalidInput
+from service.errors import Aborted, AlreadyExists, ResourceExhausted, StorageFailure, Unavailable
+from service.store import schema
+
+__all__ = ["Database", "check_id", "check_text", "new_id", "now", "once", "page_start"]
+
+_WRITE = "micromodels_write"
+_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_BUSY_SECONDS = 15.0
+
+
+class Database:
+    """A migrated database. ``begin`` may be called from any thread.
+
+    Args:
+        url: SQLAlchemy URL.
+
+    Raises:
+        FailedPrecondition: the database was written by a newer version of the service.
+        StorageFailure: it cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(
+            url, pool_size=8, max_overflow=8, pool_timeout=_BUSY_SECONDS, hide_parameters=True
+        )
+        self._writing = threading.Lock()
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        if self.is_sqlite:
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._migrate()
+
+    @contextmanager
+    def begin(self, write: bool = False) -> Iterator[sa.Connection]:
+        """One transaction: committed at the end of the block, rolled back on any exception.
+
+        Raises:
+            Aborted: another server wrote the same rows at the same moment.
+            ResourceExhausted: the disk is full.
+            StorageFailure: the database failed.
+            Unavailable: it stays locked, or cannot be reached.
+        """
+        with _database_errors():
+            if write and self.is_sqlite:  # it has one writer: queue here rather than poll for its lock
+                if not self._writing.acquire(timeout=_BUSY_SECONDS):
+                    raise Unavailable("the database is busy")
+                try:
+                    with self._engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+                        yield connection
+                finally:
+                    self._writing.release()
+            else:
+                with self._engine.connect() as connection, connection.begin():
+                    yield connection
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.begin(write=True) as connection:
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise FailedPrecondition(f"the database was written by another version: {error}") from error
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    del record
+    connection.isolation_level = None  # the driver's own BEGINs come too late and never are IMMEDIATE
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_SECONDS * 1000:.0f}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get(_WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.IntegrityError as error:
+        raise Aborted("somebody else wrote the same rows at this moment; try again") from error
+    except sa.exc.TimeoutError as error:
+        raise Unavailable("the database is busy") from error
+    except sa.exc.DBAPIError as error:
+        text = str(error.orig)
+        if "full" in text:
+            raise ResourceExhausted("the disk of the database is full", retry_after_seconds=60.0) from error
+        if "locked" in text or "busy" in text or error.connection_invalidated:
+            raise Unavailable(f"the database is not available: {text}") from error
+        raise StorageFailure(f"the database failed: {text}") from error
+
+
+def now() -> datetime:
+    """The instant that rows are stamped with; nothing is decided by it."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A fresh id that cannot be guessed."""
+    return secrets.token_hex(8)
+
+
+def check_id(field: str, value: str) -> None:
+    """Refuse what is not an id.
+
+    Raises:
+        InvalidInput: not 1 to 63 of ``a-z``, ``0-9`` and ``-``, or a hyphen at an end.
+    """
+    if not _ID.fullmatch(value):
+        raise InvalidInput(field, value, "1 to 63 characters a-z, 0-9 and -, no hyphen at the ends")
+
+
+def check_text(field: str, value: str, longest: int = 200) -> None:
+    """Refuse overlong text and control characters.
+
+    Raises:
+        InvalidInput: too long, or a control character in it.
+    """
+    if len(value) > longest or any(ord(char) < 32 for char in value):
+        raise InvalidInput(field, value, f"at most {longest} characters, none of them a control character")
+
+
+def page_start(after: str) -> int:
+    """The row that a listing goes on behind.
+
+    Raises:
+        InvalidInput: not what an earlier page gave.
+    """
+    if not after:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,18}", after):
+        raise InvalidInput("after", after, "empty, or the next_after of an earlier page")
+    return int(after)
+
+
+def once(
+    connection: sa.Connection, scope: str, request_id: str, body: object, act: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Act, or give the answer again if this request was answered before; in the same transaction as the act.
+
+    Args:
+        connection: a writing transaction.
+        scope: what request ids are unique in, e.g. ``"jobs.create/PROJECT"``.
+        request_id: chosen by the caller; empty: always act.
+        body: the rest of the request as JSON-like data; compared by checksum.
+        act: does the work and returns a JSON answer to remember.
+
+    Raises:
+        AlreadyExists: the request id was used with another body.
+    """
+    if not request_id:
+        return act()
+    check_text("request_id", request_id)
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
+    table = schema.requests
+    row = connection.execute(
+        sa.select(table.c.body_sha256, table.c.answer).where(table.c.scope == scope, table.c.request_id == request_id)
+    ).first()
+    if row is not None:
+        if row.body_sha256 != digest:
+            raise AlreadyExists("request_id", request_id)
+        return dict(row.answer)
+    answer = act()
+    values = {"scope": scope, "request_id": request_id, "body_sha256": digest, "answer": answer, "created_at": now()}
+    connection.execute(table.insert().values(values))
+    return answer

@@ -1,0 +1,332 @@
+"""Labels: the current one of every key, and all that were before it.
+
+Two rules hold for every write, whoever calls:
+
+- Anchors are inviolable: a label of a model never replaces a human one.
+- A write that says which revision it was based on does not bury what somebody wrote after that revision. A human write
+  conflicts with newer human writes only (over a model's label it always wins); a model's write conflicts with any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.types import AnyLabel, Label, Ontology, shape_kind
+from service.codec import decode_label, decode_ontology, encode_label
+from service.errors import RevisionConflict
+from service.records import LabelKey, LabelRecord, VideoState, WriteResult
+from service.store import schema
+from service.store.database import Database, now, once
+from service.store.projects import project_row
+from service.store.videos import video_row
+
+__all__ = ["LabelChange", "Labels", "label_changes", "write_labels"]
+
+_PAGE_ROWS = 500
+_FRAMES_AT_ONCE = 500
+_TABLE = schema.labels
+_KEY_COLUMNS = (_TABLE.c.frame, _TABLE.c.is_frame_class, _TABLE.c.name)
+_HEAD_COLUMNS: list[sa.Column[Any]] = [_TABLE.c.key, *_KEY_COLUMNS, _TABLE.c.class_name]
+_HEAD_COLUMNS += [_TABLE.c.revision, _TABLE.c.by_human, _TABLE.c.payload]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """One key's new payload; None deletes."""
+
+    key: LabelKey
+    class_name: str
+    by_human: bool
+    payload: str | None
+
+
+class Labels:
+    """Labels of a store's videos."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def write(
+        self,
+        project_id: str,
+        video_id: str,
+        labels: Sequence[AnyLabel],
+        *,
+        author: str,
+        deletes: Sequence[LabelKey] = (),
+        base_revision: int | None = None,
+        request_id: str = "",
+    ) -> WriteResult:
+        """Write a batch: all of it or, on an error, nothing. Deleting is a human act.
+
+        Args:
+            project_id: the video's project.
+            video_id: a video that is ready.
+            labels: new labels; each key at most once in the batch.
+            author: who writes; kept in the history.
+            deletes: keys to delete; those that have no label are passed over.
+            base_revision: the revision that the caller saw; None not to check.
+            request_id: the same one with the same body gives the same answer and writes nothing again.
+
+        Raises:
+            AlreadyExists: the request id was used with another body.
+            FailedPrecondition: the video is not ready.
+            InvalidInput: a key twice, or a class or shape that the ontology does not have.
+            NotFound: there is no such video.
+            OutOfRange: a frame past the end of the video.
+            RevisionConflict: keys changed after ``base_revision``.
+        """
+        changes = label_changes(labels, deletes)
+
+        def act() -> dict[str, Any]:
+            video = video_row(connection, project_id, video_id, lock=True)
+            if video.state != VideoState.READY.value:
+                raise FailedPrecondition(f"video {video_id!r} is {video.state}; labels need a ready one")
+            _check(labels, changes, video, decode_ontology(project_row(connection, project_id).ontology))
+            result = write_labels(connection, video, changes, author=author, base_revision=base_revision)
+            kept = [[key.frame, key.is_frame_class, key.name] for key in result.kept_anchors]
+            return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
+
+        body = [[(str(c.key), c.payload) for c in changes], base_revision, author]
+        with self._database.begin(write=True) as connection:
+            answer = once(connection, f"labels.write/{project_id}/{video_id}", request_id, body, act)
+        kept = tuple(LabelKey(*key) for key in answer["kept"])
+        return WriteResult(answer["revision"], answer["written"], answer["deleted"], kept)
+
+    def revision(self, project_id: str, video_id: str) -> int:
+        """The newest revision of a video's labels; 0 before the first write.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            return int(video_row(connection, project_id, video_id).label_revision)
+
+    def stream(
+        self,
+        project_id: str,
+        video_id: str,
+        *,
+        frames: range | None = None,
+        after: LabelKey | None = None,
+        changed_since: int = 0,
+        names: Collection[str] = (),
+        class_names: Collection[str] = (),
+        anchors_only: bool = False,
+        with_deleted: bool = False,
+    ) -> Iterator[LabelRecord]:
+        """The current labels in order of (frame, object tracks before frame classes, name).
+
+        Reads page by page: memory does not grow with the length of the video, and a slow reader holds no lock. Each
+        label is as it was when its page was read.
+
+        Args:
+            project_id: the video's project.
+            video_id: which video.
+            frames: half-open range of frames, step 1; None for all.
+            after: where an earlier stream was broken off: the key of the last label that arrived.
+            changed_since: only labels of a newer revision than this.
+            names: only these tracks or frame classes; empty for all.
+            class_names: only these object or frame classes; empty for all (a deletion keeps its label's class).
+            anchors_only: only human labels.
+            with_deleted: deletions too (``label`` is None).
+
+        Raises:
+            NotFound: there is no such video (before the first label comes).
+        """
+        query = sa.select(_TABLE).where(schema.IS_CURRENT, _TABLE.c.revision > changed_since)
+        if frames is not None:
+            query = query.where(_TABLE.c.frame >= frames.start, _TABLE.c.frame < frames.stop)
+        if names:
+            query = query.where(_TABLE.c.name.in_(names))
+        if class_names:
+            query = query.where(_TABLE.c.class_name.in_(class_names))
+        if anchors_only:
+            query = query.where(schema.IS_ANCHOR)
+        if not with_deleted:
+            query = query.where(_TABLE.c.payload.is_not(None))
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id).key
+        return self._pages(query.where(_TABLE.c.video == video).order_by(*_KEY_COLUMNS).limit(_PAGE_ROWS), after)
+
+    def _pages(self, query: sa.Select[Any], after: LabelKey | None) -> Iterator[LabelRecord]:
+        while True:
+            page = query
+            if after is not None:
+                page = query.where(sa.tuple_(*_KEY_COLUMNS) > (after.frame, after.is_frame_class, after.name))
+            with self._database.begin() as connection:
+                rows = connection.execute(page).all()
+            for row in rows:
+                record = _record(row)
+                yield record
+                after = record.key
+            if len(rows) < _PAGE_ROWS:
+                return
+
+    def history(self, project_id: str, video_id: str, key: LabelKey) -> list[LabelRecord]:
+        """Every version of one label, oldest first, deletions included.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            query = sa.select(_TABLE).where(_TABLE.c.video == video.key, _TABLE.c.frame == key.frame)
+            query = query.where(_TABLE.c.is_frame_class == key.is_frame_class, _TABLE.c.name == key.name)
+            return [_record(row) for row in connection.execute(query.order_by(_TABLE.c.revision))]
+
+    def anchors(self, project_id: str, video_id: str) -> tuple[list[AnyLabel], int]:
+        """All human labels of a video in order of frames, and the revision they belong to.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            query = sa.select(_TABLE).where(_TABLE.c.video == video.key, schema.IS_ANCHOR).order_by(*_KEY_COLUMNS)
+            records = [_record(row) for row in connection.execute(query)]
+        return [record.label for record in records if record.label is not None], int(video.label_revision)
+
+
+def _record(row: sa.Row[Any]) -> LabelRecord:
+    key = LabelKey(row.frame, row.is_frame_class, row.name)
+    label = None if row.payload is None else decode_label(key, row.payload)
+    return LabelRecord(key, label, row.revision, row.author, row.written_at, row.job_id)
+
+
+def label_changes(labels: Iterable[AnyLabel], deletes: Iterable[LabelKey] = ()) -> list[LabelChange]:
+    """A batch as ``write_labels`` takes it.
+
+    Raises:
+        InvalidInput: a key twice.
+    """
+    changes: dict[LabelKey, LabelChange] = {}
+    for label in labels:
+        key = LabelKey.of(label)
+        if key in changes:
+            raise InvalidInput("labels", str(key), "every frame and track, or frame and frame class, once in a batch")
+        name = label.object_class if isinstance(label, Label) else label.frame_class
+        changes[key] = LabelChange(key, name, label.is_anchor, encode_label(label))
+    for key in deletes:
+        if key in changes:
+            raise InvalidInput("deletes", str(key), "a key once in a batch")
+        changes[key] = LabelChange(key, "", True, None)
+    return list(changes.values())
+
+
+def _check(labels: Sequence[AnyLabel], changes: Sequence[LabelChange], video: sa.Row[Any], ontology: Ontology) -> None:
+    for change in changes:
+        if change.key.frame >= video.frame_count:
+            raise OutOfRange("frame", change.key.frame, f"0 to {video.frame_count - 1}")
+    objects = {c.name: c for c in ontology.object_classes}
+    frame_classes = {c.name for c in ontology.frame_classes}
+    for label in labels:
+        if not isinstance(label, Label):
+            if label.frame_class not in frame_classes:
+                allowed = "a frame class of the project: " + ", ".join(sorted(frame_classes))
+                raise InvalidInput(f"{LabelKey.of(label)}: class", label.frame_class, allowed)
+        elif label.object_class not in objects:
+            allowed = "an object class of the project: " + ", ".join(sorted(objects))
+            raise InvalidInput(f"{LabelKey.of(label)}: class", label.object_class, allowed)
+        elif label.shape is not None and shape_kind(label.shape) not in objects[label.object_class].shapes:
+            allowed = ", ".join(sorted(objects[label.object_class].shapes))
+            raise InvalidInput(f"{LabelKey.of(label)}: shape", shape_kind(label.shape).value, allowed)
+
+
+def write_labels(
+    connection: sa.Connection,
+    video: sa.Row[Any],
+    changes: Sequence[LabelChange],
+    *,
+    author: str,
+    job_id: str = "",
+    base_revision: int | None = None,
+) -> WriteResult:
+    """Write labels in the caller's transaction; see ``Labels.write``. A job's unchanged labels are not written again.
+
+    Args:
+        connection: a writing transaction.
+        video: the locked row of the video.
+        changes: from ``label_changes``.
+        author: who writes.
+        job_id: the job that writes; its human labels (anchors passed through) are left out.
+        base_revision: None not to check.
+
+    Raises:
+        RevisionConflict: keys changed after ``base_revision``.
+    """
+    if job_id:
+        changes = [change for change in changes if not change.by_human]
+    current = _current(connection, video.key, {change.key.frame for change in changes})
+    todo: list[LabelChange] = []
+    kept: list[LabelKey] = []
+    conflicts: list[LabelKey] = []
+    for change in changes:
+        old = current.get(change.key)
+        if old is None:
+            if change.payload is not None:
+                todo.append(change)
+        elif base_revision is not None and old.revision > base_revision and (old.by_human or not change.by_human):
+            conflicts.append(change.key)
+        elif old.by_human and old.payload is not None and not change.by_human:
+            kept.append(change.key)
+        elif not (change.payload == old.payload and (job_id or change.payload is None)):
+            todo.append(change)
+    if conflicts:
+        raise RevisionConflict(tuple(sorted(conflicts)), int(video.label_revision))
+    revision = int(video.label_revision)
+    if todo:
+        revision += 1
+        _append(connection, video.key, todo, current, {"revision": revision, "author": author, "job_id": job_id})
+        videos = schema.videos
+        connection.execute(videos.update().where(videos.c.key == video.key).values(label_revision=revision))
+    deleted = sum(change.payload is None for change in todo)
+    return WriteResult(revision, len(todo) - deleted, deleted, tuple(sorted(kept)))
+
+
+def _current(connection: sa.Connection, video: int, frames: set[int]) -> dict[LabelKey, sa.Row[Any]]:
+    """Current rows on some frames, deletions included."""
+    ordered = sorted(frames)
+    found: dict[LabelKey, sa.Row[Any]] = {}
+    for start in range(0, len(ordered), _FRAMES_AT_ONCE):
+        part = ordered[start : start + _FRAMES_AT_ONCE]
+        query = sa.select(*_HEAD_COLUMNS).where(_TABLE.c.video == video, schema.IS_CURRENT, _TABLE.c.frame.in_(part))
+        for row in connection.execute(query):
+            found[LabelKey(row.frame, row.is_frame_class, row.name)] = row
+    return found
+
+
+def _append(
+    connection: sa.Connection,
+    video: int,
+    changes: Sequence[LabelChange],
+    current: dict[LabelKey, sa.Row[Any]],
+    stamp: dict[str, Any],
+) -> None:
+    """Add the new versions and take the mark of the current one off those they replace."""
+    replaced = [{"old": current[change.key].key} for change in changes if change.key in current]
+    if replaced:
+        demote = _TABLE.update().where(_TABLE.c.key == sa.bindparam("old")).values(is_current=sa.false())
+        connection.execute(demote, replaced)
+    moment = now()
+    rows = [
+        {
+            "video": video,
+            "frame": change.key.frame,
+            "is_frame_class": change.key.is_frame_class,
+            "name": change.key.name,
+            "class_name": change.class_name or current[change.key].class_name,
+            "is_current": True,
+            "by_human": change.by_human,
+            "payload": change.payload,
+            "written_at": moment,
+            **stamp,
+        }
+        for change in changes
+    ]
+    connection.execute(_TABLE.insert(), rows)

@@ -1,0 +1,140 @@
+"""Versions of micro-models and their saved folders."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from micromodels.errors import ModelError
+from service.errors import NotFound
+from service.records import BlobFile, ModelVersion, NewModel, Page
+from service.store import schema
+from service.store.blobs import Blobs, disk_errors
+from service.store.database import Database, new_id, now, page_start
+from service.store.projects import project_row
+
+__all__ = ["Models", "insert_model"]
+
+_MODELS = schema.models
+
+
+def insert_model(connection: sa.Connection, job: sa.Row[Any], model: NewModel) -> dict[str, Any]:
+    """Record the next version of a model in the caller's transaction; returns ``model_id`` and ``version``."""
+    model_id = model.model_id or new_id()
+    mine = (_MODELS.c.project == job.project, _MODELS.c.model_id == model_id)
+    newest = connection.execute(sa.select(sa.func.max(_MODELS.c.version)).where(*mine)).scalar() or 0
+    connection.execute(
+        _MODELS.insert().values(
+            project=job.project,
+            model_id=model_id,
+            version=newest + 1,
+            display_name=model.display_name,
+            parent_version=model.parent_version,
+            recipe=model.recipe,
+            metrics=dict(model.metrics),
+            manifest=dict(model.manifest),
+            label_revisions=dict(model.label_revisions),
+            files=[asdict(file) for file in model.files],
+            job_id=job.job_id,
+            created_at=now(),
+        )
+    )
+    return {"model_id": model_id, "version": newest + 1}
+
+
+def _version(project_id: str, row: sa.Row[Any]) -> ModelVersion:
+    return ModelVersion(
+        project_id=project_id,
+        model_id=row.model_id,
+        version=row.version,
+        display_name=row.display_name,
+        parent_version=row.parent_version,
+        recipe=row.recipe,
+        metrics=row.metrics,
+        manifest=row.manifest,
+        label_revisions=row.label_revisions,
+        files=tuple(BlobFile(**file) for file in row.files),
+        job_id=row.job_id,
+        created_at=row.created_at,
+    )
+
+
+class Models:
+    """Micro-model versions of a store. Jobs make them (``Effects.model``)."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def get(self, project_id: str, model_id: str, version: int = 0) -> ModelVersion:
+        """One version; 0 for the newest.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self._database.begin() as connection:
+            return _version(project_id, self._row(connection, project_id, model_id, version))
+
+    def list(self, project_id: str, *, model_id: str = "", after: str = "", limit: int = 100) -> Page[ModelVersion]:
+        """Versions of a project's models, oldest first; ``model_id`` empty for all models.
+
+        Raises:
+            InvalidInput: ``after`` is not from an earlier page.
+            NotFound: there is no such project.
+        """
+        with self._database.begin() as connection:
+            project = project_row(connection, project_id)
+            query = sa.select(_MODELS).where(_MODELS.c.project == project.key, _MODELS.c.key > page_start(after))
+            if model_id:
+                query = query.where(_MODELS.c.model_id == model_id)
+            rows = connection.execute(query.order_by(_MODELS.c.key).limit(limit + 1)).all()
+        items = tuple(_version(project_id, row) for row in rows[:limit])
+        return Page(items, str(rows[limit - 1].key) if len(rows) > limit else "")
+
+    def delete(self, project_id: str, model_id: str, version: int) -> None:
+        """Delete one version. Its files go with the next sweep of the blobs; labels that it made stay.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self._database.begin(write=True) as connection:
+            row = self._row(connection, project_id, model_id, version)
+            connection.execute(_MODELS.delete().where(_MODELS.c.key == row.key))
+
+    def materialise(self, model: ModelVersion, folder: Path) -> None:
+        """Write the saved folder out, for ``load_model``.
+
+        Args:
+            model: from ``get``.
+            folder: made if it is not there.
+
+        Raises:
+            ModelError: a file's name leads out of the folder.
+            NotFound: a file is missing from the blobs.
+            ResourceExhausted: the disk is full.
+        """
+        for file in model.files:
+            target = (folder / file.name).resolve()
+            if not target.is_relative_to(folder.resolve()):
+                raise ModelError(
+                    f"model {model.provenance_version}: the file name {file.name!r} leads out of its folder"
+                )
+            source = self._blobs.path(file.sha256)
+            with disk_errors():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+    def _row(self, connection: sa.Connection, project_id: str, model_id: str, version: int) -> sa.Row[Any]:
+        projects = schema.projects
+        query = sa.select(_MODELS).join(projects, projects.c.key == _MODELS.c.project)
+        query = query.where(projects.c.project_id == project_id, _MODELS.c.model_id == model_id)
+        if version:
+            query = query.where(_MODELS.c.version == version)
+        row = connection.execute(query.order_by(_MODELS.c.version.desc()).limit(1)).first()
+        if row is None:
+            raise NotFound("model", f"{model_id}@{version}" if version else model_id)
+        return row

@@ -1,0 +1,144 @@
+"""Projects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from micromodels.errors import FailedPrecondition
+from micromodels.types import Ontology
+from service.codec import decode_ontology, encode_ontology
+from service.errors import Aborted, AlreadyExists, NotFound
+from service.records import Page, Project
+from service.store import schema
+from service.store.database import Database, check_id, check_text, new_id, now, once, page_start
+from service.store.queue import FINAL_STATES
+
+__all__ = ["Projects", "project_row"]
+
+
+def project_row(connection: sa.Connection, project_id: str) -> sa.Row[Any]:
+    """The row of a project.
+
+    Raises:
+        NotFound: there is none.
+    """
+    table = schema.projects
+    row = connection.execute(sa.select(table).where(table.c.project_id == project_id)).first()
+    if row is None:
+        raise NotFound("project", project_id)
+    return row
+
+
+def _project(row: sa.Row[Any]) -> Project:
+    return Project(
+        row.project_id, row.display_name, decode_ontology(row.ontology), row.created_at, row.updated_at, str(row.edits)
+    )
+
+
+class Projects:
+    """Projects of a store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, display_name: str, ontology: Ontology, *, project_id: str = "", request_id: str = "") -> Project:
+        """Make a project.
+
+        Args:
+            display_name: for people.
+            ontology: what may be labelled.
+            project_id: chosen by the caller; empty for a fresh one.
+            request_id: the same one with the same body gives the same project.
+
+        Raises:
+            AlreadyExists: the id is taken, or the request id was used with another body.
+            InvalidInput: the id or the name is not allowed.
+        """
+        check_text("display_name", display_name)
+        if project_id:
+            check_id("project_id", project_id)
+        encoded = encode_ontology(ontology)
+
+        def act() -> dict[str, Any]:
+            made = project_id or new_id()
+            table = schema.projects
+            if connection.execute(sa.select(table.c.key).where(table.c.project_id == made)).first():
+                raise AlreadyExists("project", made)
+            moment = now()
+            values = {"project_id": made, "display_name": display_name, "ontology": encoded}
+            connection.execute(table.insert().values(**values, created_at=moment, updated_at=moment))
+            return {"project_id": made}
+
+        with self._database.begin(write=True) as connection:
+            answer = once(connection, "projects.create", request_id, [display_name, encoded, project_id], act)
+            return _project(project_row(connection, answer["project_id"]))
+
+    def get(self, project_id: str) -> Project:
+        """One project.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self._database.begin() as connection:
+            return _project(project_row(connection, project_id))
+
+    def list(self, *, after: str = "", limit: int = 100) -> Page[Project]:
+        """Projects, oldest first.
+
+        Raises:
+            InvalidInput: ``after`` is not from an earlier page.
+        """
+        table = schema.projects
+        query = sa.select(table).where(table.c.key > page_start(after)).order_by(table.c.key).limit(limit + 1)
+        with self._database.begin() as connection:
+            rows = connection.execute(query).all()
+        return Page(tuple(map(_project, rows[:limit])), str(rows[limit - 1].key) if len(rows) > limit else "")
+
+    def update(
+        self, project_id: str, *, display_name: str | None = None, ontology: Ontology | None = None, etag: str = ""
+    ) -> Project:
+        """Change a name or an ontology; None leaves a field as it is.
+
+        Args:
+            project_id: which one.
+            display_name: new name.
+            ontology: new ontology; labels of classes that it lacks stay as they are.
+            etag: if given, the project must not have changed since it was read.
+
+        Raises:
+            Aborted: it changed since ``etag``.
+            InvalidInput: the name is not allowed.
+            NotFound: there is no such project.
+        """
+        table = schema.projects
+        with self._database.begin(write=True) as connection:
+            row = project_row(connection, project_id)
+            if etag and etag != str(row.edits):
+                raise Aborted(f"project {project_id!r} changed since etag {etag!r}; it is now {str(row.edits)!r}")
+            values: dict[str, Any] = {"edits": table.c.edits + 1, "updated_at": now()}
+            if display_name is not None:
+                check_text("display_name", display_name)
+                values["display_name"] = display_name
+            if ontology is not None:
+                values["ontology"] = encode_ontology(ontology)
+            connection.execute(table.update().where(table.c.key == row.key).values(values))
+            return _project(project_row(connection, project_id))
+
+    def delete(self, project_id: str) -> None:
+        """Delete a project with all its videos, labels, jobs and models.
+
+        Raises:
+            FailedPrecondition: a job of it has not ended.
+            NotFound: there is no such project.
+        """
+        jobs = schema.jobs
+        with self._database.begin(write=True) as connection:
+            row = project_row(connection, project_id)
+            busy = sa.select(jobs.c.job_id).where(jobs.c.project == row.key, jobs.c.state.not_in(FINAL_STATES))
+            if (job := connection.execute(busy).first()) is not None:
+                raise FailedPrecondition(
+                    f"job {job.job_id!r} of project {project_id!r} is not finished; cancel it first"
+                )
+            connection.execute(schema.projects.delete().where(schema.projects.c.key == row.key))

@@ -1,0 +1,232 @@
+"""The tables. Migrations create them (``migrations/versions``); a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+__all__ = [
+    "IS_ANCHOR",
+    "IS_CURRENT",
+    "Instant",
+    "job_events",
+    "jobs",
+    "labels",
+    "metadata",
+    "models",
+    "projects",
+    "requests",
+    "uploads",
+    "videos",
+]
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows itself only for INTEGER
+_SortedText = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # by code point, as Python sorts
+
+
+class Instant(sa.types.TypeDecorator[datetime]):
+    """An aware UTC datetime kept as microseconds since 1970: the same in every database, and it sorts."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
+        """To microseconds."""
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:
+        """From microseconds."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+def _project_column() -> sa.Column[int]:
+    return sa.Column("project", _Key, sa.ForeignKey("projects.key", ondelete="CASCADE"), nullable=False)
+
+
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False, server_default="")
+
+
+def _integer(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("project_id", sa.Text, nullable=False, unique=True),
+    _text("display_name"),
+    sa.Column("ontology", sa.JSON, nullable=False),
+    _integer("served"),  # turn in which it was last given a worker: the queue is fair between projects
+    _integer("edits"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+)
+
+videos = sa.Table(
+    "videos",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _project_column(),
+    sa.Column("video_id", sa.Text, nullable=False),
+    _text("display_name"),
+    sa.Column("state", sa.Text, nullable=False),
+    _text("source_path"),
+    _text("blob"),
+    _text("content_hash"),
+    _integer("size_bytes"),
+    _integer("frame_count"),
+    _integer("width_px"),
+    _integer("height_px"),
+    sa.Column("frame_table", sa.JSON),
+    _text("probe_job_id"),
+    _text("error"),
+    _integer("label_revision"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("project", "video_id"),
+)
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _project_column(),
+    sa.Column("upload_id", sa.Text, nullable=False),
+    _text("display_name"),
+    _integer("size_bytes"),
+    _text("sha256"),
+    _integer("offset_bytes"),
+    sa.Column("state", sa.Text, nullable=False),
+    _text("video_id"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.UniqueConstraint("project", "upload_id"),
+)
+
+# Every write of a label is a row that stays. The newest row of a key has `is_current` set, which a partial unique index
+# makes one per key; it is also the index that streams walk along.
+labels = sa.Table(
+    "labels",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("video", _Key, sa.ForeignKey("videos.key", ondelete="CASCADE"), nullable=False),
+    sa.Column("frame", sa.BigInteger, nullable=False),
+    sa.Column("is_frame_class", sa.Boolean, nullable=False),
+    sa.Column("name", _SortedText, nullable=False),
+    _text("class_name"),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("is_current", sa.Boolean, nullable=False),
+    sa.Column("by_human", sa.Boolean, nullable=False),
+    sa.Column("payload", sa.Text),  # NULL: deleted
+    _text("author"),
+    _text("job_id"),
+    sa.Column("written_at", Instant, nullable=False),
+    sa.UniqueConstraint("video", "frame", "is_frame_class", "name", "revision"),
+    sa.Index(
+        "ix_labels_current",
+        "video",
+        "frame",
+        "is_frame_class",
+        "name",
+        unique=True,
+        sqlite_where=sa.text("is_current"),
+        postgresql_where=sa.text("is_current"),
+    ),
+    sa.Index(
+        "ix_labels_anchors",
+        "video",
+        "frame",
+        "is_frame_class",
+        "name",
+        sqlite_where=sa.text("is_current AND by_human AND payload IS NOT NULL"),
+        postgresql_where=sa.text("is_current AND by_human AND payload IS NOT NULL"),
+    ),
+)
+
+# In these very words: SQLite takes a partial index only where its condition is found literally in the query.
+IS_CURRENT = sa.text("labels.is_current")
+IS_ANCHOR = sa.text("labels.is_current AND labels.by_human AND labels.payload IS NOT NULL")
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _project_column(),
+    sa.Column("job_id", sa.Text, nullable=False, unique=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    _text("video_id"),
+    _text("author"),
+    _integer("tries"),
+    _integer("fence"),
+    _integer("beat"),  # grows while the lease is held; others judge by it, with their own clock, whether it still is
+    _text("worker"),
+    sa.Column("finish_early", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("checkpoint", sa.JSON, nullable=False),
+    sa.Column("progress", sa.JSON, nullable=False),
+    sa.Column("result", sa.JSON, nullable=False),
+    _text("error_reason"),
+    _text("error_class"),
+    _text("error_message"),
+    _integer("last_sequence"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("started_at", Instant),
+    sa.Column("ended_at", Instant),
+    sa.Index(None, "state"),
+    sa.Index(None, "project"),
+)
+
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("job", _Key, sa.ForeignKey("jobs.key", ondelete="CASCADE"), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("payload", sa.JSON, nullable=False),
+    _text("picture"),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _project_column(),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    _text("display_name"),
+    _integer("parent_version"),
+    _text("recipe"),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("manifest", sa.JSON, nullable=False),
+    sa.Column("label_revisions", sa.JSON, nullable=False),
+    sa.Column("files", sa.JSON, nullable=False),
+    _text("job_id"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("project", "model_id", "version"),
+)
+
+requests = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("body_sha256", sa.Text, nullable=False),
+    sa.Column("answer", sa.JSON, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index(None, "created_at"),
+)

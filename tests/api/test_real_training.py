@@ -1,0 +1,57 @@
+"""The whole line over gRPC with nothing replaced: a real training in a job child while the server answers others."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from micromodels.types import Box, Label, ProvenanceKind
+from tests.api.harness import Running, box
+
+
+@pytest.mark.slow
+def test_a_real_training_labels_the_clip(tmp_path: Path, tiny_clip: Path) -> None:
+    """One seed in, every frame out; stopped early; Health answers within 100 ms all the while."""
+    running = Running(tmp_path, tiny_clip / "video.mp4", preload="")
+    over = threading.Event()
+    seconds: list[float] = []
+
+    def probe() -> None:
+        stub = health_pb2_grpc.HealthStub(running.channel)
+        while not over.wait(0.05):
+            begun = time.monotonic()
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            seconds.append(time.monotonic() - begun)
+
+    prober = threading.Thread(target=probe)
+    try:
+        video = running.video()
+        prober.start()
+        run = running.client.auto_label(video.name, [box(0)])
+        trained = False
+        for progress in run:
+            if progress.HasField("training") and not trained:
+                run.stop_early()
+                trained = True
+        labels = [label for label in run.labels() if isinstance(label, Label)]
+        assert trained
+        assert [label.frame for label in labels] == list(range(24))
+        assert labels[0] == box(0)
+        assert run.result is not None
+        made = {label.provenance.version for label in labels if label.provenance.kind is not ProvenanceKind.HUMAN}
+        assert made == {run.result.micro_model_version}
+        assert all(label.confidence is not None for label in labels[1:])
+        assert any(isinstance(label.shape, Box) for label in labels[1:])
+        version = running.client.get_micro_model_version(run.result.micro_model_version)
+        assert {Path(file.file_name).suffix for file in version.files} == {".safetensors", ".onnx", ".json"}
+        assert version.manifest["encoder"]
+    finally:
+        over.set()
+        prober.join()
+        running.stop()
+    seconds.sort()
+    assert seconds[int(len(seconds) * 0.95)] < 0.1

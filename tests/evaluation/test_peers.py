@@ -1,0 +1,118 @@
+"""Peers on clips where what they should answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from micromodels.errors import InvalidInput
+from micromodels.evaluation.datasets import load_clips
+from micromodels.evaluation.peers import PEERS, find_system, interpolate_masks
+from micromodels.events import Run
+from micromodels.types import AnyLabel, Box, FrameResult, Mask, ProvenanceKind, State
+from micromodels.video import open_video
+
+
+def run(root: Path, set_name: str, peer: str, frames: list[int], *, classes: bool = False) -> list[FrameResult]:
+    (clip,) = load_clips(root, [set_name])
+    seeds: list[AnyLabel] = [*(clip.frame_class_seeds(frames) if classes else clip.seeds(frames))]
+    with open_video(clip.source) as video:
+        results = list(find_system(peer).propagate(clip, video, seeds, Run()))
+    assert [result.frame for result in results] == list(range(clip.frame_count))
+    given = {result.frame: result.all() for result in results}
+    assert all(seed in given[seed.frame] for seed in seeds)
+    return results
+
+
+def box_of(result: FrameResult) -> Box:
+    (label,) = result.labels
+    assert isinstance(label.shape, Box)
+    return label.shape
+
+
+def test_copy_takes_the_nearest_seed(small_data: Path) -> None:
+    """Of two equally near, the earlier; what is copied is not a human label."""
+    results = run(small_data, "otb", "copy", [2, 6])
+    assert [box_of(results[frame]).x1 for frame in (0, 4, 5, 9)] == [10, 10, 22, 22]
+    assert results[4].labels[0].provenance.kind is ProvenanceKind.INTERPOLATED
+
+
+def test_boxes_are_interpolated_linearly(small_data: Path) -> None:
+    """Between two seeds each side moves evenly; beyond them the nearest is copied."""
+    results = run(small_data, "otb", "linear", [2, 6])
+    assert [box_of(results[frame]).as_list() for frame in (0, 3, 5, 9)] == [
+        [10, 10, 26, 26],
+        [13, 10, 29, 26],
+        [19, 10, 35, 26],
+        [22, 10, 38, 26],
+    ]
+
+
+def test_nothing_is_interpolated_over_an_absence(small_data: Path) -> None:
+    """Between a seed that shows the object and one that says absent, the nearest counts."""
+    results = run(small_data, "tld", "linear", [1, 5, 9])
+    assert [result.labels[0].state for result in results[3:8]] == [State.VISIBLE, *[State.ABSENT] * 4]
+
+
+def test_frame_classes_are_copied(small_data: Path) -> None:
+    """From the nearest seed."""
+    results = run(small_data, "tld", "copy", [1, 5, 11], classes=True)
+    assert [result.frame_labels[0].present for result in results] == [True] * 4 + [False] * 5 + [True] * 3
+
+
+def test_masks_between_two_discs_grow_evenly() -> None:
+    """Discs of radius 10 and 20 about one centre: half-way the radius is 15, and the ends are the masks themselves."""
+    rows, columns = np.mgrid[:80, :80]
+    discs = {r: (rows - 40) ** 2 + (columns - 40) ** 2 <= r**2 for r in (10, 15, 20)}
+    between = interpolate_masks(discs[10], discs[20])
+    assert (between(0.0) == discs[10]).all()
+    assert (between(1.0) == discs[20]).all()
+    assert np.count_nonzero(between(0.5) ^ discs[15]) < 0.05 * discs[15].sum()
+
+
+@pytest.mark.parametrize("set_name", ["davis2016", "otb"])
+def test_flow_follows_a_moving_square(small_data: Path, set_name: str) -> None:
+    """From frame 0, and back from frame 6, masks and boxes go along with the square."""
+    for seed, target in ((0, 4), (6, 2)):
+        shape = run(small_data, set_name, "flow", [seed])[target].labels[0].shape
+        truth = Box(4 + 3 * target, 10, 20 + 3 * target, 26)
+        if isinstance(shape, Mask):
+            rows, columns = shape.to_array().nonzero()
+            shape = Box(*(int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
+        assert isinstance(shape, Box)
+        assert shape.iou(truth) > 0.6
+
+
+def test_a_tracker_of_opencv_follows_a_moving_square(small_data: Path) -> None:
+    """MIL is in every OpenCV; it starts from the nearest seed both ways."""
+    if PEERS["mil"].lacking(load_clips(small_data, ["otb"])[0], False):
+        pytest.skip(f"OpenCV {cv2.__version__} lacks it")
+    results = run(small_data, "otb", "mil", [4])
+    assert box_of(results[6]).iou(Box(22, 10, 38, 26)) > 0.3
+
+
+def test_what_cannot_run_says_why(small_data: Path) -> None:
+    """Trackers know boxes, published masks exist for one set, and an OpenCV without a tracker is named."""
+    davis, otb = load_clips(small_data, ["davis2016", "otb"])
+    assert PEERS["nano"].lacking(davis, False) == "knows boxes only"
+    assert PEERS["osvos"].lacking(otb, False) == "masks are published for davis2016 only"
+    assert PEERS["flow"].lacking(otb, True) == "knows no frame classes"
+    assert PEERS["copy"].lacking(davis, False) == ""
+    lacking = PEERS["csrt"].lacking(otb, False)
+    assert (lacking == "") == (hasattr(cv2, "TrackerCSRT_create") or hasattr(cv2, "legacy"))
+    with pytest.raises(InvalidInput, match="copy, linear"):
+        find_system("sam2")
+
+
+def test_published_masks_are_read(real_data: Path) -> None:
+    """OSVOS on libby: the mean over frames 1 to N-2 that its source note gives, .623, on every frame but the seed."""
+    from micromodels.evaluation.metrics import label_iou
+
+    (clip,) = load_clips(real_data, ["davis2016"], ["libby"])
+    with open_video(clip.source) as video:
+        results = list(find_system("osvos").propagate(clip, video, clip.seeds([0]), Run()))
+    scores = [label_iou(result.labels[0], (clip.truth(result.frame) or {})["1"]) for result in results[1:-1]]
+    assert np.mean(scores) == pytest.approx(0.623, abs=0.001)

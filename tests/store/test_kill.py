@@ -1,0 +1,98 @@
+"""Power is cut, in the form of kill -9, in the middle of writing: what was acknowledged is there, once, and whole."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.store import JobKind, Project, Store, VideoRecord
+from tests.store import writer
+from tests.store.helpers import ONTOLOGY, ready_video, settings_in
+
+KILLS = 7
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Path, Project, VideoRecord]:
+    with Store.open(settings_in(tmp_path)) as store:
+        project = store.projects.create("p", ONTOLOGY)
+        video = ready_video(store, project.project_id, frames=100_000)
+    return tmp_path, project, video
+
+
+def killed(target: Callable[..., None], *args: Any) -> list[int]:
+    """Run a writer, kill it at a random moment of its work, and return what it said was acknowledged."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.store.writer", "alembic.command"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(*args, theirs))
+    process.start()
+    theirs.close()
+    said = [ours.recv()]
+    time.sleep(random.uniform(0.0, 0.1))
+    process.kill()
+    process.join()
+    try:
+        while True:
+            said.append(ours.recv())
+    except EOFError:
+        pass
+    ours.close()
+    process.close()
+    return said
+
+
+def test_label_batches_are_whole_or_not_there(place: tuple[Path, Project, VideoRecord]) -> None:
+    """Every acknowledged batch is in the history of every key, in order; at most one more, and that one whole."""
+    folder, project, video = place
+    first = 0
+    for _ in range(KILLS):
+        said = killed(writer.write_labels, str(folder), project.project_id, video.video_id, first)
+        with Store.open(settings_in(folder)) as store:
+            records = list(store.labels.stream(project.project_id, video.video_id))
+            (last,) = {int(record.author) for record in records}
+            assert len(records) == writer.BATCH
+            assert said[-1] <= last <= said[-1] + 1
+            history = store.labels.history(project.project_id, video.video_id, records[0].key)
+            assert [int(record.author) for record in history] == list(range(last + 1))
+            assert [record.revision for record in history] == list(range(1, last + 2))
+            assert store.labels.revision(project.project_id, video.video_id) == last + 1
+        first = last + 1
+
+
+def test_uploads_go_on_where_they_were(place: tuple[Path, Project, VideoRecord]) -> None:
+    """The offset is at least the acknowledged one, and the file is what was sent."""
+    folder, project, _ = place
+    chunk = bytes(range(256)) * 300
+    with Store.open(settings_in(folder)) as store:
+        upload = store.uploads.begin(project.project_id, "v", 1 << 30)
+    for _ in range(KILLS):
+        said = killed(writer.upload, str(folder), project.project_id, upload.upload_id, chunk)
+        with Store.open(settings_in(folder)) as store:
+            offset = store.uploads.get(project.project_id, upload.upload_id).offset_bytes
+        assert said[-1] <= offset <= said[-1] + len(chunk)
+        data = (folder / "uploads" / f"{upload.upload_id}.part").read_bytes()
+        assert data[:offset] == chunk * (offset // len(chunk))
+
+
+def test_job_commits_are_whole_or_not_there(place: tuple[Path, Project, VideoRecord]) -> None:
+    """Labels and checkpoint of a job never part, whenever its worker is killed."""
+    folder, project, video = place
+    with Store.open(settings_in(folder)) as store:
+        job = store.jobs.create(project.project_id, JobKind.PROPAGATE, {}, video_id=video.video_id)
+        taken = store.jobs.lease("w", [JobKind.PROPAGATE])
+        assert taken is not None
+    first = 0
+    for _ in range(KILLS):
+        said = killed(writer.work, str(folder), taken[0], first)
+        with Store.open(settings_in(folder)) as store:
+            frames = [record.key.frame for record in store.labels.stream(project.project_id, video.video_id)]
+            first = store.jobs.get(project.project_id, job.job_id).checkpoint["next_frame"]
+        assert frames == list(range(first))
+        assert said[-1] < first <= said[-1] + 2

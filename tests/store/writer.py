@@ -1,0 +1,39 @@
+"""Processes that write until they are killed, saying what was acknowledged."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from service.store import Effects, Lease, Store
+from tests.store.helpers import MODEL, box, settings_in
+
+BATCH = 20
+
+
+def write_labels(folder: str, project_id: str, video_id: str, first: int, pipe: Connection) -> None:
+    """Write batch after batch; batch ``n`` has frames 0 to 19 and x = n."""
+    with Store.open(settings_in(Path(folder))) as store:
+        number = first
+        while True:
+            labels = [box(frame, x=float(number)) for frame in range(BATCH)]
+            store.labels.write(project_id, video_id, labels, author=str(number))
+            pipe.send(number)
+            number += 1
+
+
+def upload(folder: str, project_id: str, upload_id: str, chunk: bytes, pipe: Connection) -> None:
+    """Append the same chunk again and again."""
+    with Store.open(settings_in(Path(folder))) as store:
+        while True:
+            offset = store.uploads.get(project_id, upload_id).offset_bytes
+            pipe.send(store.uploads.append(project_id, upload_id, offset, chunk).offset_bytes)
+
+
+def work(folder: str, lease: Lease, first: int, pipe: Connection) -> None:
+    """Commit labels with a checkpoint under a lease; commit ``n`` has frame n and next_frame n + 1."""
+    with Store.open(settings_in(Path(folder))) as store:
+        for number in range(first, 100_000):
+            checkpoint = {"next_frame": number + 1}
+            store.jobs.commit(lease, Effects(labels=[box(number, provenance=MODEL)], checkpoint=checkpoint))
+            pipe.send(number)
