@@ -67,7 +67,15 @@ def _decode_shape(values: list[Any]) -> Shape:
         return Box(*rest)
     if kind == "polygon":
         return Polygon(tuple((x, y) for x, y in rest))
-    return Mask(*rest)
+    return _checked_before(*rest)
+
+
+def _checked_before(height_px: int, width_px: int, counts: str) -> Mask:
+    """A mask without the check of its runs, which it passed when it was made and which costs most of a read."""
+    mask = object.__new__(Mask)
+    for name, value in (("height_px", height_px), ("width_px", width_px), ("counts", counts)):
+        object.__setattr__(mask, name, value)
+    return mask
 
 
 def encode_ontology(ontology: Ontology) -> dict[str, Any]:

@@ -23,9 +23,10 @@ def examples() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_clip: Path) -> Path:
-    """A working folder with the files that the examples name."""
-    for name in ("video.mp4", "seeds.jsonl"):
-        shutil.copy(tiny_clip / name, tmp_path / name)
+    """A working folder with the files that the examples name; two seeds only, for training takes longer with more."""
+    shutil.copy(tiny_clip / "video.mp4", tmp_path)
+    first, *_, last = (tiny_clip / "seeds.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "seeds.jsonl").write_text(first + last, encoding="utf-8")
     return tmp_path
 
 

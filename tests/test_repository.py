@@ -138,7 +138,7 @@ def front_doors() -> list[Path]:
 
 @pytest.mark.parametrize("path", front_doors(), ids=lambda p: str(p.relative_to(REPOSITORY)))
 def test_public_names_are_said(path: Path) -> None:
-    """A module that callers import says what it is for and, in `__all__`, each once, which of its names are for them."""
+    """A module that callers import says what it is for and, in `__all__`, what is for them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     bound: dict[str, ast.stmt] = {}

@@ -243,6 +243,7 @@ class Client:
         recipe: str = "auto",
         experiments: int = 1,
         seed: int = 0,
+        effort: float = 1.0,
         device: str = "",
         micro_model: str = "",
         display_name: str = "",
@@ -254,11 +255,14 @@ class Client:
             recipe: ``auto``, ``head`` or ``yolo``.
             experiments: how many settings to try.
             seed: of all random numbers.
+            effort: factor on the amount of training, 0.01 to 20; below 1 is quicker and worse.
             device: ``auto``, ``cpu`` or ``cuda``; empty for the server's setting.
             micro_model: name of the micro-model that gets a new version; empty for a new one.
             display_name: name for people of a new micro-model.
         """
-        settings = micro_model_pb2.TrainSettings(recipe=recipe, experiments=experiments, seed=seed, device=device)
+        settings = micro_model_pb2.TrainSettings(
+            recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device
+        )
         request = labeling_pb2.TrainRequest(
             video=video, micro_model=micro_model, display_name=display_name, settings=settings, request_id=_request_id()
         )
@@ -286,6 +290,7 @@ class Client:
         recipe: str = "auto",
         experiments: int = 1,
         seed: int = 0,
+        effort: float = 1.0,
         device: str = "",
         flip_book: bool = False,
     ) -> AutoLabelRun:
@@ -298,10 +303,13 @@ class Client:
             recipe: as for ``train``.
             experiments: as for ``train``.
             seed: as for ``train``.
+            effort: as for ``train``.
             device: as for ``train``.
             flip_book: with pictures.
         """
-        settings = micro_model_pb2.TrainSettings(recipe=recipe, experiments=experiments, seed=seed, device=device)
+        settings = micro_model_pb2.TrainSettings(
+            recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device
+        )
         request = labeling_pb2.AutoLabelRequest(
             parent=project or "/".join(source.split("/")[:2]),
             seeds=map(label_to_message, seeds),

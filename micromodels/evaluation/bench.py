@@ -93,7 +93,10 @@ def _commit() -> dict[str, object]:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": bool(git("status", "--porcelain"))}
+    return {
+        "commit": git("rev-parse", "--verify", "--quiet", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain")),
+    }
 
 
 def _machine() -> dict[str, object]:

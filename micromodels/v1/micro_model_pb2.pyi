@@ -145,6 +145,7 @@ class TrainSettings(_message.Message):
     EXPERIMENTS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
     """`auto` (also when empty), `head` or `yolo`."""
     experiments: _builtins.int
@@ -153,6 +154,8 @@ class TrainSettings(_message.Message):
     """Seed of all random numbers, 0 to 2147483647."""
     device: _builtins.str
     """Where to run: `auto`, `cpu` or `cuda`; empty for the server's setting."""
+    effort: _builtins.float
+    """Factor on the amount of training, 0.01 to 20: below 1 is quicker and worse. 0 for 1."""
     def __init__(
         self,
         *,
@@ -160,10 +163,11 @@ class TrainSettings(_message.Message):
         experiments: _builtins.int = ...,
         seed: _builtins.int = ...,
         device: _builtins.str = ...,
+        effort: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "experiments", b"experiments", "recipe", b"recipe", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "effort", b"effort", "experiments", b"experiments", "recipe", b"recipe", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,8 +78,7 @@ class MicroModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMicroModelVersion(self, request, context):
-        """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` while an
-        operation uses it.
+        """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

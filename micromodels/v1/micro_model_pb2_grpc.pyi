@@ -43,9 +43,7 @@ class MicroModelServiceStub:
     ListMicroModelVersions: _grpc.UnaryUnaryMultiCallable[_micro_model_pb2.ListMicroModelVersionsRequest, _micro_model_pb2.ListMicroModelVersionsResponse]
     """Lists versions, oldest first. Errors: `NOT_FOUND`."""
     DeleteMicroModelVersion: _grpc.UnaryUnaryMultiCallable[_micro_model_pb2.DeleteMicroModelVersionRequest, _empty_pb2.Empty]
-    """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` while an
-    operation uses it.
-    """
+    """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`."""
 
 @_typing.type_check_only
 class MicroModelServiceAsyncStub(MicroModelServiceStub):
@@ -61,9 +59,7 @@ class MicroModelServiceAsyncStub(MicroModelServiceStub):
     ListMicroModelVersions: _aio.UnaryUnaryMultiCallable[_micro_model_pb2.ListMicroModelVersionsRequest, _micro_model_pb2.ListMicroModelVersionsResponse]  # type: ignore[assignment]
     """Lists versions, oldest first. Errors: `NOT_FOUND`."""
     DeleteMicroModelVersion: _aio.UnaryUnaryMultiCallable[_micro_model_pb2.DeleteMicroModelVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` while an
-    operation uses it.
-    """
+    """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`."""
 
 class MicroModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads and deletes versions of micro-models. They are made by LabelingService.Train and AutoLabel.
@@ -94,8 +90,6 @@ class MicroModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _micro_model_pb2.DeleteMicroModelVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` while an
-        operation uses it.
-        """
+        """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`."""
 
 def add_MicroModelServiceServicer_to_server(servicer: MicroModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,6 +19,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from micromodels.errors import VideoError
+from micromodels.video.exif import exif_orientation
 from micromodels.video.limits import DecodeLimits
 from micromodels.video.pixels import Orientation
 
@@ -289,7 +290,7 @@ class FolderSource:
 
     def _decode(self, start: int, threads: int) -> Iterator[av.VideoFrame]:
         """Pictures decoded by ``threads`` threads, as many ahead, given out in order."""
-        pending: deque[Future[av.VideoFrame]] = deque()
+        pending: deque[Future[tuple[av.VideoFrame, Orientation]]] = deque()
         size: tuple[int, int] | None = None
         # Not the decoders' own threads: these free the packets that PyAV makes of bytes, need the interpreter lock to
         # do so, and deadlock when a decoder is dropped meanwhile.
@@ -299,26 +300,23 @@ class FolderSource:
                     while len(pending) <= threads and index + len(pending) < len(self._names):
                         pending.append(pool.submit(self._picture, index + len(pending)))
                     self._beat()
-                    frame = pending.popleft().result()
+                    frame, orientation = pending.popleft().result()
                     size = size or (frame.width, frame.height)
                     if (frame.width, frame.height) != size:
                         raise VideoError(
                             f"{self._names[index]}: {frame.width} x {frame.height} pixels, but "
                             f"{self._names[start]} has {size[0]} x {size[1]}; all pictures must have one size"
                         )
-                    self._check_orientation(index, frame)
+                    self.orientation = self.orientation or orientation
+                    if orientation != self.orientation:
+                        raise VideoError(
+                            f"{self._names[index]}: its Exif orientation is not that of the pictures before it"
+                        )
                     yield frame
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _check_orientation(self, index: int, frame: av.VideoFrame) -> None:
-        """EXIF orientation arrives as a display matrix, as that of a film does."""
-        orientation = Orientation.of_frame(frame)
-        self.orientation = self.orientation or orientation
-        if orientation != self.orientation:
-            raise VideoError(f"{self._names[index]}: its EXIF orientation is not that of the pictures before it")
-
-    def _picture(self, index: int) -> av.VideoFrame:
+    def _picture(self, index: int) -> tuple[av.VideoFrame, Orientation]:
         name = self._names[index]
         data = self._read(name)
         if self._codec_of(name, data) != self.codec:
@@ -337,7 +335,7 @@ class FolderSource:
         if len(frames) != 1:
             raise VideoError(f"{name}: the picture cannot be decoded")
         frames[0].pts = index
-        return frames[0]
+        return frames[0], exif_orientation(data)
 
 
 def open_source(path: Path, names: Sequence[str] | None, limits: DecodeLimits, beat: Callable[[], None]) -> FrameSource:

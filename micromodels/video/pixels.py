@@ -36,8 +36,7 @@ class Orientation:
         side_data: Any
         try:
             side_data = frame.side_data  # PyAV's stub describes it as a dict of strings
-        except ValueError:
-            # PyAV 18 does not know the kind of side data that EXIF is; the angle it can still read.
+        except ValueError:  # PyAV 18 fails where FFmpeg attaches Exif, but can still tell the angle
             return cls.from_turn(round(-frame.rotation / 90) * 90 % 360, False)
         raw = bytes(side_data.get("DISPLAYMATRIX", b""))
         if len(raw) != 36:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
@@ -94,12 +94,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return wrapped
 
-    def _stream(self, method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def _stream(
+        self, method: str, behaviour: Callable[..., AsyncGenerator[Any, None]]
+    ) -> Callable[..., AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 with self._streams.taken():
-                    async for response in behaviour(_whole(request), context):
-                        yield response
+                    async with aclosing(behaviour(_whole(request), context)) as responses:
+                        async for response in responses:
+                            yield response
             except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError):
                 raise
             except Exception as error:

@@ -27,7 +27,7 @@ __all__ = ["LabelingServicer"]
 
 _PICTURE = "flip_book_picture"
 _TRAINS = (JobKind.TRAIN, JobKind.AUTO_LABEL)
-_SETTINGS = ("recipe", "experiments", "seed", "device")
+_SETTINGS = ("recipe", "experiments", "seed", "device", "effort")
 
 
 class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
@@ -206,6 +206,7 @@ def _settings(message: micro_model_pb2.TrainSettings) -> dict[str, Any]:
         "experiments": message.experiments or 1,
         "seed": message.seed,
         "device": message.device,
+        "effort": message.effort or 1.0,
     }
 
 

@@ -15,6 +15,7 @@ RECIPES = ("auto", "head", "yolo")
 DEVICES = ("", "auto", "cpu", "cuda")
 EXPORT_FORMATS = ("jsonl", "coco")
 MAX_EXPERIMENTS = 32
+MIN_EFFORT, MAX_EFFORT = 0.01, 20.0
 MAX_SEED = 2**31 - 1
 
 
@@ -48,6 +49,8 @@ class TrainSpec:
     """How many settings to try; the best is kept."""
     seed: int = 0
     """Of the random numbers."""
+    effort: float = 1.0
+    """Factor on the work that goes into training, 0.01 to 20; below 1 is quicker and worse."""
     device: str = ""
     """``auto``, ``cpu`` or ``cuda``; empty for the server's setting."""
     model_id: str = ""
@@ -59,6 +62,8 @@ class TrainSpec:
         _one_of("recipe", self.recipe, RECIPES)
         _one_of("device", self.device, DEVICES)
         _between("experiments", self.experiments, 1, MAX_EXPERIMENTS)
+        if not MIN_EFFORT <= self.effort <= MAX_EFFORT:
+            raise InvalidInput("effort", self.effort, f"{MIN_EFFORT} to {MAX_EFFORT}")
         _between("seed", self.seed, 0, MAX_SEED)
 
 

@@ -37,7 +37,7 @@ _COMMIT_LABELS = 500
 _BEAT_SECONDS = 1.0  # also how soon a cancel is noticed
 _EXIT_SECONDS = 5.0  # between a child's last word and its end
 _WARNINGS_KEPT = 20
-_COALESCED = ("training_progress", "propagation_progress")
+_SNAPSHOTS = {"training_progress": "training", "propagation_progress": "propagation"}
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -131,8 +131,7 @@ class Supervisor:
         process = self._start(task)
         try:
             self._listen(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_EXIT_SECONDS)
+            _await_exit(process)
         finally:
             _end_process(process)
         self._conclude(process.returncode, _oom_kills() > oom_kills)
@@ -241,16 +240,16 @@ class Supervisor:
             self._cancelled_at = self._cancelled_at or now
             _tell(process, Order.CANCEL, told)
             if now - self._cancelled_at > 2 * grace:
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)
             elif now - self._cancelled_at > grace:
-                process.terminate()
+                os.kill(process.pid, signal.SIGTERM)
         if self._stopping.is_set():
             self._killed = self._killed or "the server stops"
-            process.kill()
+            os.kill(process.pid, signal.SIGKILL)
         # The decoder of a probe has a watchdog of its own and nothing to report before the end.
         elif now - self._heard > self._settings.silence_seconds and self._job.kind is not JobKind.PROBE:
             self._killed = self._killed or f"no sign of progress for {self._settings.silence_seconds:g} s"
-            process.kill()
+            os.kill(process.pid, signal.SIGKILL)
 
     def _take(self, message: Mapping[str, Any]) -> None:
         say = Say(message["say"])
@@ -281,13 +280,8 @@ class Supervisor:
     def _take_event(self, message: Mapping[str, Any]) -> None:
         kind, payload = message["kind"], message["payload"]
         picture = self._store.blobs.add_bytes(base64.b64decode(message["picture"])) if message["picture"] else ""
-        if kind in _COALESCED:  # between two commits only the newest counts
-            self._progress[{"training_progress": "training", "propagation_progress": "propagation"}[kind]] = payload
-            self._events = [
-                event
-                for event in self._events
-                if event.kind != kind or event.payload.get("experiment") != payload.get("experiment")
-            ]
+        if kind in _SNAPSHOTS:
+            self._progress[_SNAPSHOTS[kind]] = payload
         elif kind == "experiment_finished":
             self._progress["experiments"] = [*self._progress.get("experiments", []), payload]
         elif kind == "stage_finished":
@@ -297,7 +291,18 @@ class Supervisor:
         elif kind == "warned":
             warnings = [*self._progress.get("warnings", []), payload["message"]]
             self._progress["warnings"] = warnings[-_WARNINGS_KEPT:]
-        self._events.append(NewEvent(kind, payload, picture))
+        self._append(NewEvent(kind, payload, picture))
+
+    def _append(self, event: NewEvent) -> None:
+        """Keep an event for the next commit; of some kinds one stands for all since the last commit."""
+        same = [other for other in self._events if _likeness(other) == _likeness(event)]
+        if event.kind in _SNAPSHOTS:
+            self._events = [other for other in self._events if other not in same]
+        elif event.kind == "stage_finished" and same:
+            self._events.remove(same[0])
+            seconds = same[0].payload["seconds"] + event.payload["seconds"]
+            event = NewEvent(event.kind, {**event.payload, "seconds": seconds})
+        self._events.append(event)
 
     def _model(self, folder: Path, manifest: Mapping[str, Any]) -> NewModel:
         spec = spec_from_dict(self._job.kind, self._job.spec)
@@ -377,6 +382,10 @@ class Supervisor:
         return JobError("WORKER_CRASHED", f"the job's process died: {self._killed or how}")
 
 
+def _likeness(event: NewEvent) -> tuple[str, object, object]:
+    return event.kind, event.payload.get("experiment"), event.payload.get("stage")
+
+
 def _tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> None:
     """Send an order once."""
     if order in told:
@@ -385,6 +394,15 @@ def _tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> N
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(order.value.encode() + b"\n")
+
+
+def _await_exit(process: subprocess.Popen[bytes]) -> None:
+    """Give a child that has had its say time to end, without reaping it: its process id stays its own."""
+    limit = time.monotonic() + _EXIT_SECONDS
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > limit:
+            return
+        time.sleep(0.01)
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:

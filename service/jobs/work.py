@@ -25,8 +25,8 @@ from service.records import JobKind
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from micromodels.labeling import MicroModel
 
+    from micromodels.labeling import MicroModel
     from micromodels.video import Video
 
 __all__ = ["WORK", "Channel", "event_kind"]
@@ -92,7 +92,7 @@ def _trained(task: Task, channel: Channel, video: Video, spec: TrainSpec) -> Mic
     from micromodels.labeling import TrainSettings, train
 
     seeds = list(read_labels(Path(task.labels)))
-    settings = TrainSettings(recipe=spec.recipe, experiments=spec.experiments, seed=spec.seed)
+    settings = TrainSettings(recipe=spec.recipe, experiments=spec.experiments, seed=spec.seed, effort=spec.effort)
     model = train(video, seeds, settings, ontology=decode_ontology(dict(task.ontology)), run=_run(task, channel))
     folder = Path(task.scratch) / "trained"
     model.save(folder)

@@ -139,15 +139,14 @@ class Labels:
         Raises:
             NotFound: there is no such video (before the first label comes).
         """
-        query = sa.select(_TABLE).where(schema.IS_CURRENT, _TABLE.c.revision > changed_since)
+        which = schema.IS_ANCHOR if anchors_only else schema.IS_CURRENT
+        query = sa.select(_TABLE).where(which, _TABLE.c.revision > changed_since)
         if frames is not None:
             query = query.where(_TABLE.c.frame >= frames.start, _TABLE.c.frame < frames.stop)
         if names:
             query = query.where(_TABLE.c.name.in_(names))
         if class_names:
             query = query.where(_TABLE.c.class_name.in_(class_names))
-        if anchors_only:
-            query = query.where(schema.IS_ANCHOR)
         if not with_deleted:
             query = query.where(_TABLE.c.payload.is_not(None))
         with self._database.begin() as connection:
@@ -188,7 +187,7 @@ class Labels:
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
-            query = sa.select(_TABLE).where(_TABLE.c.video == video.key, schema.IS_ANCHOR).order_by(*_KEY_COLUMNS)
+            query = sa.select(_TABLE).where(schema.IS_ANCHOR, _TABLE.c.video == video.key).order_by(*_KEY_COLUMNS)
             records = [_record(row) for row in connection.execute(query)]
         return [record.label for record in records if record.label is not None], int(video.label_revision)
 

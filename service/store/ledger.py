@@ -10,6 +10,7 @@ Whether a holder is alive is judged by the beats that it writes, counted against
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ DEFAULT_TRIES = 3
 MAX_TRIES = {"OOM": 2}
 """For some reasons it is sooner."""
 
+_LOG = logging.getLogger(__name__)
 _JOBS = schema.jobs
 _EVENTS = schema.job_events
 _HELD = [JobState.LEASED.value, JobState.RUNNING.value, JobState.CANCELLING.value]
@@ -229,7 +231,10 @@ class Jobs:
 
     def _tell(self, job_id: str) -> None:
         for callback in self._listeners:
-            callback(job_id)
+            try:
+                callback(job_id)
+            except Exception:  # what is committed is committed, whoever fails to hear of it
+                _LOG.exception("a listener failed")
 
     def lease(self, worker: str, kinds: Collection[JobKind]) -> tuple[Lease, Job] | None:
         """Take the next queued job of some kinds; None if there is none.

@@ -151,14 +151,15 @@ labels = sa.Table(
         "frame",
         "is_frame_class",
         "name",
-        sqlite_where=sa.text("is_current AND by_human AND payload IS NOT NULL"),
-        postgresql_where=sa.text("is_current AND by_human AND payload IS NOT NULL"),
+        sqlite_where=sa.text("is_current IS TRUE AND by_human AND payload IS NOT NULL"),
+        postgresql_where=sa.text("is_current IS TRUE AND by_human AND payload IS NOT NULL"),
     ),
 )
 
-# In these very words: SQLite takes a partial index only where its condition is found literally in the query.
+# SQLite takes a partial index only where its condition stands in the query in the same words; the words of the second
+# differ ("IS TRUE") so that it does not prefer the first, larger index.
 IS_CURRENT = sa.text("labels.is_current")
-IS_ANCHOR = sa.text("labels.is_current AND labels.by_human AND labels.payload IS NOT NULL")
+IS_ANCHOR = sa.text("labels.is_current IS TRUE AND labels.by_human AND labels.payload IS NOT NULL")
 
 jobs = sa.Table(
     "jobs",

@@ -41,6 +41,7 @@ class TrainSettings:
     recipe: str = "auto"
     experiments: int = 1
     seed: int = 0
+    effort: float = 1.0
 
 
 class Manifest:

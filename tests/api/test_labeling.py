@@ -154,7 +154,7 @@ def test_auto_label_says_what_is_wrong_with_it(running: Running, video: video_pb
         list(running.stubs.labeling.AutoLabel(request))
     with refused("OUT_OF_RANGE", "OUT_OF_RANGE", "seeds[0].frame_index"):
         list(running.client.auto_label(video.name, [box(24)]))
-    for settings in ({"recipe": "magic"}, {"device": "abacus"}, {"experiments": 99}, {"seed": -1}):
+    for settings in ({"recipe": "magic"}, {"device": "abacus"}, {"experiments": 99}, {"seed": -1}, {"effort": 99}):
         with refused("INVALID_ARGUMENT", "INVALID_INPUT", f"settings.{next(iter(settings))}"):
             list(running.client.auto_label(video.name, [box(0)], **settings))  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ def test_a_real_training_labels_the_clip(tmp_path: Path, tiny_clip: Path) -> Non
     try:
         video = running.video()
         prober.start()
-        run = running.client.auto_label(video.name, [box(0)])
+        run = running.client.auto_label(video.name, [box(0)], effort=0.1)
         trained = False
         for progress in run:
             if progress.HasField("training") and not trained:

@@ -54,7 +54,8 @@ class Bench:
     def end(self, job_id: str, project_id: str = "") -> Job:
         """Wait until a job has ended."""
         project_id = project_id or self.project_id
-        return until(lambda: (job := self.store.jobs.get(project_id, job_id)).state.is_final and job)
+        until(lambda: self.store.jobs.get(project_id, job_id).state.is_final)
+        return self.store.jobs.get(project_id, job_id)
 
     def ready(self, project_id: str = "", **script: Any) -> VideoRecord:
         """A scripted video with its frame table, as a probe would have made it, and one seed on frame 0.
@@ -85,7 +86,7 @@ def short(data_dir: Path, **values: Any) -> Settings:
     defaults: dict[str, Any] = {
         "data_dir": data_dir,
         "min_free_bytes": 0,
-        "lease_seconds": 1.0,
+        "lease_seconds": 3.0,
         "cancel_grace_seconds": 0.5,
         "job_niceness": 1,
     }

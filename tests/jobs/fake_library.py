@@ -87,6 +87,7 @@ class TrainSettings:
     recipe: str = "auto"
     experiments: int = 1
     seed: int = 0
+    effort: float = 1.0
 
 
 @dataclass
@@ -129,7 +130,8 @@ class MicroModel:
                 Provenance(ProvenanceKind.MODEL, "fake"),
             )
             run.on_event(PropagationProgress(frame + 1 - rest.start, len(rest), 0.0))
-            yield FrameResult(frame, (held.get(frame, made),))
+            seed = held.get(frame)
+            yield FrameResult(frame, (seed if isinstance(seed, Label) else made,))
 
 
 def train(

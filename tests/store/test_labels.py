@@ -10,7 +10,7 @@ from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, Polygon, Provenance, ProvenanceKind, State
 from service.codec import decode_label, encode_label
 from service.errors import AlreadyExists, NotFound, RevisionConflict
-from service.store import LabelKey, Project, Store, VideoRecord, WriteResult
+from service.store import LabelKey, Project, Store, VideoRecord, WriteResult, schema
 from tests.store.helpers import MODEL, box, labels_of, ready_video, tool
 
 
@@ -184,3 +184,16 @@ def test_memory_of_a_stream_is_bounded(store: Store, project: Project) -> None:
     for start in range(1000, 8_000, 1000):
         write(store, video, *(box(i) for i in range(start, start + 1000)))
     assert peak() < small * 1.5 + 200_000
+
+
+def test_streams_walk_along_an_index(store: Store, video: VideoRecord) -> None:
+    """Neither a page of a stream nor the anchors are found by sorting or scanning (SQLite's plan is checked)."""
+    if not store._database.is_sqlite:
+        pytest.skip("the plan of SQLite is checked")
+    plans = []
+    with store._database.begin() as connection:
+        for condition, index in ((schema.IS_CURRENT, "ix_labels_current"), (schema.IS_ANCHOR, "ix_labels_anchors")):
+            query = f"SELECT * FROM labels WHERE {condition} AND video = 1 ORDER BY frame, is_frame_class, name LIMIT 9"
+            plans.append((index, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]))
+    for index, plan in plans:
+        assert plan == [f"SEARCH labels USING INDEX {index} (video=?)"]

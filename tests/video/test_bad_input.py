@@ -50,7 +50,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         open_video(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8", "list.avi", "list.txt"])
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8"])
 @pytest.mark.parametrize("kind", ["concat", "hls", "hls_master", "sdp", "dash"])
 def test_scripts_and_playlists_read_nothing_else(make_clip, tmp_path: Path, name: str, kind: str) -> None:
     """A real clip lies beside the script and a server listens: neither is touched."""
@@ -160,7 +160,7 @@ def test_few_frames_that_claim_two_days(make_clip) -> None:
         assert video.frame(49).shape == (64, 96, 3)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.7, 0.9, 0.9999])
 @pytest.mark.parametrize("faststart", [False, True])
 def test_a_truncated_mp4(make_clip, share: float, faststart: bool) -> None:
     """With the index at the end nothing decodes; with the index first, what is there does, with a warning."""

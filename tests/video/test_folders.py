@@ -95,3 +95,35 @@ def test_a_picture_that_changes_is_noticed(make_folder) -> None:
         (folder / "3.png").unlink()
         with pytest.raises(VideoError, match=r"3\.png"):
             video.frame(3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_exif_orientation(tmp_path: Path, suffix: str, value: int) -> None:
+    """All eight, as Pillow applies them."""
+    from PIL import Image, ImageOps
+
+    image = np.zeros((32, 48, 3), np.uint8)
+    image[:16, :24], image[16:, :24], image[:16, 24:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    exif = Image.Exif()
+    exif[0x0112] = value
+    for number in range(2):
+        options = {"exif": exif} | ({"quality": 95, "subsampling": 0} if suffix == "jpg" else {})
+        Image.fromarray(image).save(tmp_path / f"{number}.{suffix}", **options)
+    with Image.open(tmp_path / f"0.{suffix}") as picture:
+        expected = np.array(ImageOps.exif_transpose(picture))
+    with open_video(tmp_path) as video:
+        assert video.frame(1).shape == expected.shape
+        assert np.abs(video.frame(1).astype(int) - expected).max() < 4
+
+
+def test_orientations_that_change_name_the_file(tmp_path: Path) -> None:
+    """A film cannot turn midway."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    for number in range(3):
+        exif[0x0112] = 1 if number < 2 else 3
+        Image.fromarray(picture(number)).save(tmp_path / f"{number}.jpg", exif=exif)
+    with pytest.raises(VideoError, match=r"2\.jpg: its Exif orientation"):
+        open_video(tmp_path)

@@ -170,10 +170,10 @@ def upgrade() -> None:
     op.create_index(
         "ix_labels_anchors",
         "labels",
-        ["video", "frame"],
+        ["video", "frame", "is_frame_class", "name"],
         unique=False,
-        sqlite_where=sa.text("is_current AND by_human AND payload IS NOT NULL"),
-        postgresql_where=sa.text("is_current AND by_human AND payload IS NOT NULL"),
+        sqlite_where=sa.text("is_current IS TRUE AND by_human AND payload IS NOT NULL"),
+        postgresql_where=sa.text("is_current IS TRUE AND by_human AND payload IS NOT NULL"),
     )
     op.create_index(
         "ix_labels_current",
