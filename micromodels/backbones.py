@@ -99,7 +99,8 @@ class _Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, tokens, width)
         x = x + self.proj(attended) * self.scale1
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x)))) * self.scale2
+        out: torch.Tensor = x + self.fc2(F.gelu(self.fc1(self.norm2(x)))) * self.scale2
+        return out
 
 
 class _DinoV2Small(nn.Module):
@@ -152,7 +153,8 @@ def dinov2s(path: Path) -> nn.Module:
 
     def linear(prefix: str) -> torch.Tensor:
         inputs = [name for name in nodes[f"/{prefix}/MatMul"].input if name in tensors]
-        return tensors[inputs[0]].T
+        weight: torch.Tensor = tensors[inputs[0]].T
+        return weight
 
     try:
         state = {

@@ -154,7 +154,8 @@ def load_encoder(name: str, device: torch.device) -> Encoder:
     """Load the encoder of that name; loaded encoders are kept.
 
     Args:
-        name: parts joined by ``+``: ``lite0``, ``dinov2s``, ``torchvision:MODEL@WEIGHTS_PATH`` or ``timm:MODEL@WEIGHTS_PATH``.
+        name: parts joined by ``+``: ``lite0``, ``dinov2s``, ``torchvision:MODEL@WEIGHTS_PATH``,
+            ``timm:MODEL@WEIGHTS_PATH``.
         device: where it runs.
 
     Raises:

@@ -48,7 +48,7 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """One training step of one experiment (0-based). ``eta_seconds`` is the time left until training as a whole ends."""
+    """One training step of one experiment (0-based). ``eta_seconds``: until training as a whole ends."""
 
     experiment: int
     experiments: int
@@ -60,7 +60,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentFinished:
-    """The result of one experiment. ``score`` is the leave-one-seed-out score, 0 to 1; None where there is one seed only."""
+    """The result of one experiment. ``score``: leave-one-seed-out, 0 to 1; None where it was not measured."""
 
     experiment: int
     settings: dict[str, str]

@@ -82,7 +82,7 @@ class EncodedVideo:
     Args:
         video: where frames come from.
         encoder: the frozen encoder.
-        run: its ``cache_dir`` holds the cache (None: a temporary folder), its events get the times of decode and encode.
+        run: its ``cache_dir`` holds the cache (None: a temporary folder); it gets the times of decode and encode.
         max_bytes: bound of the cache on disk.
     """
 

@@ -58,6 +58,11 @@ def _resized(maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def _convolution(width: int) -> nn.Sequential:
+    """3x3 convolution with batch normalisation, which lets a few hundred steps take a high learning rate."""
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width, momentum=0.05))
+
+
 class DenseHead(nn.Module):
     """Features to logits per track. Statistics of the video's features are part of the weights."""
 
@@ -72,11 +77,11 @@ class DenseHead(nn.Module):
             self.register_buffer(f"mean{index}", torch.zeros(1, level.channels, 1, 1))
             self.register_buffer(f"deviation{index}", torch.ones(1, level.channels, 1, 1))
         self.strides = sorted({level.stride for level in settings.levels} - {2}, reverse=True)
-        self.mixes = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.strides)
-        self.last = nn.Conv2d(width, width, 3, padding=1)
+        self.mixes = nn.ModuleList(_convolution(width) for _ in self.strides)
+        self.last = _convolution(width)
         self.coarse_logits = nn.Conv2d(width, settings.tracks + 1, 1)
         self.to_fine = nn.Conv2d(width, fine, 1)
-        self.fine = nn.Conv2d(fine, fine, 3, padding=1)
+        self.fine = _convolution(fine)
         self.fine_logits = nn.Conv2d(fine, settings.tracks + 1, 1)
         self.box_sides = nn.Conv2d(width, 4, 3, padding=1) if settings.boxes else None
         self.register_buffer("box_scale", torch.full((1, 4, 1, 1), 32.0))
@@ -84,14 +89,14 @@ class DenseHead(nn.Module):
     def set_statistics(self, statistics: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> None:
         """Fix the normalisation: mean and deviation per channel of each level."""
         for index, (mean, deviation) in enumerate(statistics):
-            getattr(self, f"mean{index}").copy_(torch.from_numpy(mean)[None, :, None, None])
-            getattr(self, f"deviation{index}").copy_(torch.from_numpy(deviation)[None, :, None, None])
+            self.get_buffer(f"mean{index}").copy_(torch.from_numpy(mean)[None, :, None, None])
+            self.get_buffer(f"deviation{index}").copy_(torch.from_numpy(deviation)[None, :, None, None])
 
     def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
         """Features per level, float ``(batch, channels, h, w)``, to a ``HeadOutput``."""
         by_stride: dict[int, torch.Tensor] = {}
         for index, (level, lateral, maps) in enumerate(zip(self.settings.levels, self.laterals, features, strict=True)):
-            normal = (maps - getattr(self, f"mean{index}")) / getattr(self, f"deviation{index}")
+            normal = (maps - self.get_buffer(f"mean{index}")) / self.get_buffer(f"deviation{index}")
             projected = lateral(normal)
             held = by_stride.get(level.stride)
             by_stride[level.stride] = projected if held is None else held + _resized(projected, held)
@@ -113,7 +118,7 @@ class DenseHead(nn.Module):
         sides = None
         if self.box_sides is not None:
             # exp keeps distances positive; the clamp keeps a wild early step finite.
-            sides = torch.exp(self.box_sides(x).float().clamp(-4, 4)) * self.box_scale
+            sides = torch.exp(self.box_sides(x).float().clamp(-4, 4)) * self.get_buffer("box_scale")
         return HeadOutput(logits, sides)
 
 
@@ -143,8 +148,8 @@ class FrameClassifier(nn.Module):
             targets: float ``(views, classes)``: 1 present, 0 absent, NaN unknown.
             strength: weight of the L2 penalty.
         """
-        self.mean.copy_(vectors.mean(dim=0))
-        self.deviation.copy_(vectors.std(dim=0, unbiased=False) + 1e-3)
+        self.get_buffer("mean").copy_(vectors.mean(dim=0))
+        self.get_buffer("deviation").copy_(vectors.std(dim=0, unbiased=False) + 1e-3)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         known = ~torch.isnan(targets)
@@ -162,11 +167,11 @@ class FrameClassifier(nn.Module):
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """``(n, inputs)`` to logits ``(n, classes)``."""
         # Divided by the number of inputs' root, so that one penalty suits every encoder.
-        scaled = ((vectors - self.mean) / self.deviation) / self.linear.in_features**0.5
+        scaled = ((vectors - self.get_buffer("mean")) / self.get_buffer("deviation")) / self.linear.in_features**0.5
         logits: torch.Tensor = self.linear(scaled)
         return logits

@@ -1,14 +1,15 @@
 """The whole line: a video and a few seeds in, labels on every frame out.
 
-``train`` makes a micro-model, ``MicroModel.propagate`` labels a video with it, ``label_video`` does both. A recipe is one
-module that offers ``train`` and ``load``; ``auto`` takes the dense head.
+``train`` makes a micro-model, ``MicroModel.propagate`` labels a video with it, ``label_video`` does both. A recipe is
+one module that offers ``train`` and ``load``; ``auto`` takes the dense head.
 """
 
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,6 +134,8 @@ def label_video(
     ontology: Ontology | None = None,
     run: Run = Run(),
 ) -> Iterator[FrameResult]:
-    """Train on the seeds, then label every frame: ``train`` and ``MicroModel.propagate`` in one."""
-    model = train(video, seeds, settings, ontology=ontology, run=run)
-    yield from model.propagate(video, seeds, run=run)
+    """Train on the seeds, then label every frame: ``train`` and ``MicroModel.propagate`` over one feature cache."""
+    with tempfile.TemporaryDirectory(prefix="micromodels-") as temporary:
+        cached = replace(run, cache_dir=run.cache_dir or Path(temporary))
+        model = train(video, seeds, settings, ontology=ontology, run=cached)
+        yield from model.propagate(video, seeds, run=cached)

@@ -30,6 +30,7 @@ __all__ = ["FramePosterior", "PropagationSettings", "propagate_windows"]
 
 WINDOW_BYTES = 256 << 20
 LOOK_AHEAD_FRAMES = 48
+MIN_WINDOW_FRAMES = 16
 CUT_CORRELATION = 0.25
 """Neighbouring frames whose grey thumbnails correlate less are a scene cut."""
 
@@ -90,7 +91,7 @@ class _Motion:
     def __init__(self, frames: Mapping[int, _Frame], size: tuple[int, int], device: torch.device) -> None:
         self._frames, self._device = frames, device
         self._height, self._width = size[0] // 4, size[1] // 4
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._grids: dict[tuple[int, int], torch.Tensor | None] = {}
 
     def grid(self, to: int, origin: int) -> torch.Tensor | None:
@@ -101,7 +102,8 @@ class _Motion:
             if is_scene_cut(here, there):
                 self._grids[key] = None
             else:
-                flow = self._dis.calc(here, there, None)  # type: ignore[call-overload]
+                empty = np.zeros((*here.shape, 2), np.float32)
+                flow = self._dis.calc(here, there, empty)
                 scale = np.array([self._width / flow.shape[1], self._height / flow.shape[0]], np.float32)
                 flow = cv2.resize(flow, (self._width, self._height), interpolation=cv2.INTER_AREA) * scale
                 columns, rows = np.meshgrid(np.arange(self._width), np.arange(self._height))
@@ -156,7 +158,7 @@ def propagate_windows(
     length = int(np.clip(WINDOW_BYTES // per_frame, 16, 160))
     start = frames.start
     while start < frames.stop:
-        stop = min(frames.stop, start + length)
+        stop = _window_end(start, min(frames.stop, start + length), anchors)
         ahead = _look_ahead(stop, frames.stop, anchors)
         for index, encoded in video.stream(range(max([start, *[i + 1 for i in held]]), ahead)):
             held[index] = _evidence(video, head, encoded.features, encoded.grey, device, settings, run)
@@ -176,6 +178,13 @@ def propagate_windows(
         yield from results
         held = {index: frame for index, frame in held.items() if index >= stop - 1}
         start = stop
+
+
+def _window_end(start: int, stop: int, anchors: Mapping[int, SeedFrame]) -> int:
+    """Windows end behind an anchor where there is one: nothing before it depends on what comes after, so labels of the
+    span can go out."""
+    inside = [index for index in anchors if start + MIN_WINDOW_FRAMES <= index + 1 <= stop]
+    return min(inside) + 1 if inside else stop
 
 
 def _look_ahead(stop: int, end: int, anchors: Mapping[int, SeedFrame]) -> int:

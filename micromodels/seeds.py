@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
@@ -283,13 +283,15 @@ def make_views(
 
 
 def _colours(pixels: torch.Tensor, rng: np.random.Generator, strength: float = 1.0) -> torch.Tensor:
-    jitter = transforms.adjust_brightness(pixels, float(rng.uniform(1 - 0.3 * strength, 1 + 0.3 * strength)))
+    jitter: torch.Tensor = transforms.adjust_brightness(
+        pixels, float(rng.uniform(1 - 0.3 * strength, 1 + 0.3 * strength))
+    )
     jitter = transforms.adjust_contrast(jitter, float(rng.uniform(1 - 0.25 * strength, 1 + 0.25 * strength)))
     jitter = transforms.adjust_saturation(jitter, float(rng.uniform(1 - 0.4 * strength, 1 + 0.4 * strength)))
     gains = torch.from_numpy(rng.uniform(1 - 0.08 * strength, 1 + 0.08 * strength, (3, 1, 1)).astype(np.float32))
     jitter = (jitter.float() * gains).clamp(0, 255).to(torch.uint8)
     if rng.random() < 0.3:
-        jitter = v2.GaussianBlur(9, (float(rng.uniform(0.5, 1.8)),) * 2)(jitter)
+        jitter = transforms.gaussian_blur(jitter, [9, 9], [float(rng.uniform(0.5, 1.8))] * 2)
     return jitter
 
 

@@ -42,7 +42,7 @@ def clean_mask(mask: Bools) -> Bools:
 
 def mask_box(mask: Bools) -> Box | None:
     """Tight half-open box of a mask; None if it is empty."""
-    columns, rows = mask.any(axis=0).nonzero()[0], mask.any(axis=1).nonzero()[0]
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return None
     return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
@@ -109,4 +109,4 @@ def box_from_sides(log_odds: Floats, sides: Floats) -> Floats | None:
     px, py = xs * 4.0 + 2.0, ys * 4.0 + 2.0
     left, top, right, bottom = sides[:, ys, xs]
     edges = np.stack([px - left, py - top, px + right, py + bottom])
-    return ((edges * votes).sum(axis=1) / votes.sum()).astype(np.float32)
+    return np.asarray((edges * votes).sum(axis=1) / votes.sum(), np.float32)

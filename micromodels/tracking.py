@@ -89,7 +89,7 @@ class Tracker:
         chunk: list[_Row] = []
         for posterior in posteriors:
             chunk.append(self._measure(posterior))
-            if len(chunk) == CHUNK_FRAMES:
+            if len(chunk) == CHUNK_FRAMES or (posterior.frame in self._anchors and len(chunk) >= CONTEXT_FRAMES):
                 yield from self._finish(context, chunk)
                 context, chunk = chunk[-CONTEXT_FRAMES:], []
         yield from self._finish(context, chunk)
@@ -168,7 +168,7 @@ class Tracker:
         noise = np.full(last - first + 1, np.nan)
         for offset, (box, deviation) in seen.items():
             values[offset - first], noise[offset - first] = box, deviation
-        smooth = rts_smooth(values, noise, acceleration=0.02 * scale)
+        smooth = rts_smooth(values, noise, acceleration=0.1 * scale)
         width, height = self._seeds.width_px, self._seeds.height_px
         clipped = {first + i: _clipped(box.astype(np.float32), width, height) for i, box in enumerate(smooth)}
         return {offset: box for offset, box in clipped.items() if box is not None}

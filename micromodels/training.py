@@ -1,6 +1,6 @@
 """Overfit a dense head to the views of the seeds.
 
-Steps look at crops of cached features: a quarter of the image each, most of them around an object. Where the video has
+Steps look at crops of cached features: a seventh of the image each, most of them around an object. Where the video has
 already been labelled once, its own confident frames are views too (self-training; Voigtlaender & Leibe, *OnAVOS*,
 BMVC 2017).
 """
@@ -27,7 +27,7 @@ from micromodels.seeds import IGNORE
 __all__ = ["Clock", "HeadTrainer", "Sample"]
 
 CELL_PX = 32
-CROP_CELLS = (8, 14)
+CROP_CELLS = (6, 10)
 """Rows and columns of a crop in units of 32 work pixels."""
 
 
@@ -86,7 +86,7 @@ class HeadTrainer:
         learning_rate: peak of a one-cycle schedule.
     """
 
-    def __init__(self, head: DenseHead, seed: int = 0, batch: int = 4, learning_rate: float = 3e-3) -> None:
+    def __init__(self, head: DenseHead, seed: int = 0, batch: int = 4, learning_rate: float = 8e-3) -> None:
         self.head = head
         self._rng = np.random.default_rng(seed)
         self._batch = batch
@@ -110,7 +110,7 @@ class HeadTrainer:
             steps: optimiser steps.
             clock: counts the steps for progress events.
             run: events and stopping.
-            pseudo: samples from the video's own confident frames; where there are any, half of each batch is taken from them.
+            pseudo: samples from the video's own confident frames: half of each batch, where there are any.
             rate_scale: factor on the learning rate.
             on_step: called after each step.
 

@@ -252,8 +252,10 @@ def shape_box(shape: Shape) -> Box | None:
     if isinstance(shape, Polygon):
         xs, ys = [p[0] for p in shape.points], [p[1] for p in shape.points]
         return Box(min(xs), min(ys), max(xs), max(ys)) if max(xs) > min(xs) and max(ys) > min(ys) else None
+    import numpy as np
+
     array = shape.to_array()
-    rows, columns = array.any(axis=1).nonzero()[0], array.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(array.any(axis=1)), np.flatnonzero(array.any(axis=0))
     if len(rows) == 0:
         return None
     return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))

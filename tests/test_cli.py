@@ -322,6 +322,16 @@ def test_errors_are_one_line_and_an_exit_code(clip: Path, tmp_path: Path, stand_
     assert not (tmp_path / "out").exists()
 
 
+def test_the_base_install_says_what_it_lacks() -> None:
+    """The light client brings the command but not what it needs: one line, exit code 2, no traceback."""
+    code = "import sys; sys.modules['typer'] = None; from service.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: the command needs more than the light client: pip install 'micromodels[server]' (typer is missing)"
+    ]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from micromodels.types import (
 )
 from micromodels.v1 import label_pb2, project_pb2
 
-__all__ = ["label_from_message", "label_to_message", "ontology_from_message", "ontology_to_message"]
+__all__ = ["label_errors", "label_from_message", "label_to_message", "ontology_from_message", "ontology_to_message"]
 
 V = TypeVar("V")
 
@@ -99,34 +100,62 @@ def label_from_message(message: label_pb2.Label, where: str = "label") -> AnyLab
     subject = message.WhichOneof("subject")
     if subject == "frame_class":
         target = message.frame_class
-        with _path(f"{where}.frame_class", {"class": "frame_class"}, where):
+        with label_errors(where, subject):
             return FrameLabel(message.frame_index, target.frame_class, target.present, confidence, provenance)
     if subject is None:
         raise InvalidInput(f"{where}.subject", None, "object or frame_class")
-    item, path = message.object, f"{where}.object"
-    state = _known(_STATES_BACK, item.state, f"{path}.state")
-    shape = _shape(item, path)
-    with _path(path, {"class": "object_class"}, where):
+    item = message.object
+    state = _known(_STATES_BACK, item.state, f"{where}.object.state")
+    with label_errors(where, subject):
+        shape = _shape(item)
         return Label(message.frame_index, item.track, item.object_class, state, shape, confidence, provenance)
 
 
-def _shape(item: label_pb2.ObjectLabel, path: str) -> Shape | None:
+def _shape(item: label_pb2.ObjectLabel) -> Shape | None:
     kind = item.WhichOneof("shape")
-    with _path(path, {}, path):
-        if kind == "box":
-            return Box(item.box.x1, item.box.y1, item.box.x2, item.box.y2)
-        if kind == "polygon":
-            values = item.polygon.coordinates
-            if len(values) % 2:
-                raise InvalidInput(
-                    "polygon.coordinates", f"{len(values)} numbers", "an even number: x0, y0, x1, y1, ..."
-                )
-            if len(values) > 2 * MAX_POLYGON_VERTICES:  # counted before anything is copied
-                raise InvalidInput("polygon", f"{len(values) // 2} points", f"3 to {MAX_POLYGON_VERTICES} points")
-            return Polygon(tuple(zip(values[::2], values[1::2], strict=True)))
-        if kind == "mask":
-            return Mask(item.mask.height_px, item.mask.width_px, item.mask.counts)
+    if kind == "box":
+        return Box(item.box.x1, item.box.y1, item.box.x2, item.box.y2)
+    if kind == "polygon":
+        values = item.polygon.coordinates
+        if len(values) % 2:
+            raise InvalidInput("polygon.coordinates", f"{len(values)} numbers", "an even number: x0, y0, x1, y1, ...")
+        if len(values) > 2 * MAX_POLYGON_VERTICES:  # counted before anything is copied
+            raise InvalidInput("polygon", f"{len(values) // 2} points", f"3 to {MAX_POLYGON_VERTICES} points")
+        return Polygon(tuple(zip(values[::2], values[1::2], strict=True)))
+    if kind == "mask":
+        return Mask(item.mask.height_px, item.mask.width_px, item.mask.counts)
     return None
+
+
+@contextmanager
+def label_errors(where: str, subject: str) -> Iterator[None]:
+    """Give an error about a field of a label the path of that field in the request.
+
+    Args:
+        where: path of the label's message.
+        subject: ``object`` or ``frame_class``.
+    """
+    try:
+        yield
+    except InvalidInput as error:
+        raise type(error)(f"{where}.{_label_field(error.field, subject)}", error.value, error.allowed) from None
+
+
+def _label_field(name: str, subject: str) -> str:
+    """Path below a label's message of what the types call ``name``."""
+    if name == "confidence":
+        return name
+    if name == "frame":
+        return "frame_index"
+    if name == "class":
+        name = "object_class" if subject == "object" else "frame_class"
+    elif name == "mask.size":
+        name = "mask"
+    elif match := re.fullmatch(r"box\[([0-3])\]", name):
+        name = "box." + ("x1", "y1", "x2", "y2")[int(match[1])]
+    elif match := re.fullmatch(r"polygon\[(\d+)\](?:\[([01])\])?", name):
+        name = f"polygon.coordinates[{2 * int(match[1]) + int(match[2] or 0)}]"
+    return f"{subject}.{name}"
 
 
 def ontology_to_message(ontology: Ontology) -> project_pb2.Project:
@@ -162,14 +191,14 @@ def ontology_from_message(
         path = f"{where}.object_classes[{index}]"
         kinds = [_known(_SHAPE_KINDS_BACK, kind, f"{path}.shapes[{i}]") for i, kind in enumerate(item.shapes)]
         flip = item.flip if item.HasField("flip") else True
-        with _path(path, {"object_class.name": "name", "object_class.max_instances": "max_instances"}, path):
+        with _path(path, {"object_class.name": "name", "object_class.max_instances": "max_instances"}):
             allowed = frozenset(kinds) or frozenset(ShapeKind)
             objects.append(ObjectClass(item.name, item.color, allowed, item.max_instances, flip))
     for index, entry in enumerate(frame_classes):
         path = f"{where}.frame_classes[{index}]"
-        with _path(path, {"frame_class.name": "name"}, path):
+        with _path(path, {"frame_class.name": "name"}):
             frames.append(FrameClass(entry.name, entry.color))
-    with _path(where, {}, where):
+    with _path(where, {}):
         return Ontology(tuple(objects), tuple(frames))
 
 
@@ -180,11 +209,10 @@ def _known(table: Mapping[Any, V], number: int, where: str) -> V:
 
 
 @contextmanager
-def _path(path: str, names: dict[str, str], parent: str) -> Iterator[None]:
+def _path(path: str, names: dict[str, str]) -> Iterator[None]:
     """Give the field of an error its full path in the request."""
     try:
         yield
     except InvalidInput as error:
-        prefix = parent if error.field in ("confidence", "frame") else path
         field = names.get(error.field, error.field)
-        raise type(error)(f"{prefix}.{field}", error.value, error.allowed) from None
+        raise type(error)(f"{path}.{field}", error.value, error.allowed) from None

@@ -13,8 +13,9 @@ from google.longrunning import operations_pb2
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from micromodels.client.messages import label_from_message, label_to_message, ontology_to_message
+from micromodels.client.messages import label_errors, label_from_message, label_to_message, ontology_to_message
 from micromodels.errors import InvalidInput, OutOfRange
+from micromodels.label_files import check_anchor
 from micromodels.types import AnyLabel, Provenance
 from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
 from service.api import names
@@ -177,10 +178,13 @@ def wire_label(message: label_pb2.Label, where: str) -> AnyLabel:
     """A label that a caller sent.
 
     Raises:
-        InvalidInput: a field holds what is not allowed.
+        InvalidInput: a field holds what is not allowed, or a human label does not say one clear thing: a polygon whose
+            sides cross, a shape of no area, or no shape though the object is there.
         OutOfRange: the frame is negative.
     """
     label = label_from_message(message, where)
+    with label_errors(where, "object"):
+        check_anchor(label)
     version = names.provenance_from_wire(label.provenance.version)
     if version != label.provenance.version:
         label = replace(label, provenance=Provenance(label.provenance.kind, version))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from micromodels.client.messages import label_errors
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.types import AnyLabel, Label, Mask
+from micromodels.label_files import check_fits_video
+from micromodels.types import AnyLabel, Label
 from micromodels.v1 import label_pb2, label_pb2_grpc
 from service.api import names
 from service.api.convert import key_from_message, key_to_message, label_record_message, wire_label
@@ -111,7 +114,8 @@ def write_checked(
     """Write labels that fit the video; errors name the label's place in the field ``where``.
 
     Raises:
-        InvalidInput: a mask of another size, or what ``Labels.write`` does not allow.
+        InvalidInput: a mask of another size, a coordinate outside of the picture, or what ``Labels.write`` does not
+            allow.
         OutOfRange: a frame that the video does not have.
     """
     project_id, video_id = ids
@@ -121,15 +125,23 @@ def write_checked(
             _check_label(label, video, f"{where}[{index}]")
         for index, key in enumerate(deletes):
             _check_frame(key.frame, video, f"deletions[{index}].frame_index")
-    return store.labels.write(
-        project_id,
-        video_id,
-        labels,
-        author=AUTHOR,
-        deletes=deletes,
-        base_revision=base_revision,
-        request_id=request_id,
-    )
+    try:
+        return store.labels.write(
+            project_id,
+            video_id,
+            labels,
+            author=AUTHOR,
+            deletes=deletes,
+            base_revision=base_revision,
+            request_id=request_id,
+        )
+    except InvalidInput as error:
+        found = re.fullmatch(r"labels\[(\d+)\]\.(.+)", error.field)
+        if found is None:
+            raise
+        index = int(found[1])
+        with label_errors(f"{where}[{index}]", _subject(labels[index])):
+            raise type(error)(found[2], error.value, error.allowed) from None
 
 
 async def label_batches(
@@ -186,8 +198,12 @@ def _check_frame(frame: int, video: VideoRecord, where: str) -> None:
 
 def _check_label(label: AnyLabel, video: VideoRecord, where: str) -> None:
     _check_frame(label.frame, video, f"{where}.frame_index")
-    if isinstance(label, Label) and isinstance(label.shape, Mask):
-        size = (label.shape.height_px, label.shape.width_px)
-        if size != (video.height_px, video.width_px):
-            allowed = f"the size of the video, height {video.height_px} and width {video.width_px}"
-            raise InvalidInput(f"{where}.object.mask", f"height {size[0]} and width {size[1]}", allowed)
+    with label_errors(where, _subject(label)):
+        try:
+            check_fits_video(label, width_px=video.width_px, height_px=video.height_px)
+        except OutOfRange as error:  # the status of that name is for frames and offsets: places to read from
+            raise InvalidInput(error.field, error.value, error.allowed) from None
+
+
+def _subject(label: AnyLabel) -> str:
+    return "object" if isinstance(label, Label) else "frame_class"

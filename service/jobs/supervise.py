@@ -37,6 +37,10 @@ _COMMIT_LABELS = 500
 _BEAT_SECONDS = 1.0  # also how soon a cancel is noticed
 _EXIT_SECONDS = 5.0  # between a child's last word and its end
 _WARNINGS_KEPT = 20
+# The library tells the time of each stage frame by frame. Its events here are sums, this far apart at first, then at a
+# hundredth of the job's time, so that their number stays small however long a job is.
+_STAGE_SECONDS = 2.0
+_STAGE_SHARE = 0.01
 _SNAPSHOTS = {"training_progress": "training", "propagation_progress": "propagation"}
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,12 +99,14 @@ class Supervisor:
         self._next_frame = 0
         self._labels: list[AnyLabel] = []
         self._events: list[NewEvent] = []
+        self._stages: dict[str, float] = {}
+        """Seconds by stage of which no event tells yet."""
         self._news = False
         self._frame_table: Mapping[str, Any] | None = None
         self._files: list[BlobFile] = []
         self._end: Mapping[str, Any] | None = None
         self._orders = Orders()
-        self._committed = self._heard = time.monotonic()
+        self._begun = self._committed = self._heard = self._stages_told = time.monotonic()
         self._cancelled_at = 0.0
         self._killed = ""
 
@@ -286,23 +292,30 @@ class Supervisor:
             self._progress["experiments"] = [*self._progress.get("experiments", []), payload]
         elif kind == "stage_finished":
             stages = self._progress.get("stages", {})
-            total = stages.get(payload["stage"], 0.0) + payload["seconds"]
-            self._progress["stages"] = {**stages, payload["stage"]: total}
+            name, seconds = payload["stage"], payload["seconds"]
+            self._progress["stages"] = {**stages, name: stages.get(name, 0.0) + seconds}
+            self._stages[name] = self._stages.get(name, 0.0) + seconds
+            return
         elif kind == "warned":
             warnings = [*self._progress.get("warnings", []), payload["message"]]
             self._progress["warnings"] = warnings[-_WARNINGS_KEPT:]
         self._append(NewEvent(kind, payload, picture))
 
     def _append(self, event: NewEvent) -> None:
-        """Keep an event for the next commit; of some kinds one stands for all since the last commit."""
-        same = [other for other in self._events if _likeness(other) == _likeness(event)]
+        """Keep an event for the next commit; of snapshots the newest stands for all since the last commit."""
         if event.kind in _SNAPSHOTS:
-            self._events = [other for other in self._events if other not in same]
-        elif event.kind == "stage_finished" and same:
-            self._events.remove(same[0])
-            seconds = same[0].payload["seconds"] + event.payload["seconds"]
-            event = NewEvent(event.kind, {**event.payload, "seconds": seconds})
+            self._events = [other for other in self._events if _likeness(other) != _likeness(event)]
         self._events.append(event)
+
+    def _tell_stages(self, *, last: bool = False) -> None:
+        """Make events of the time spent in stages, if it is time for them or nothing will follow."""
+        now = time.monotonic()
+        pause = max(_STAGE_SECONDS, _STAGE_SHARE * (now - self._begun))
+        if last or now - self._stages_told >= pause:
+            self._stages_told = now
+            for name, seconds in self._stages.items():
+                self._events.append(NewEvent("stage_finished", {"stage": name, "seconds": seconds}))
+            self._stages = {}
 
     def _model(self, folder: Path, manifest: Mapping[str, Any]) -> NewModel:
         spec = spec_from_dict(self._job.kind, self._job.spec)
@@ -330,7 +343,8 @@ class Supervisor:
         """Store everything that has come since the last commit, in one transaction."""
         checkpoint = {"next_frame": self._next_frame, "frames": self._frames} if self._next_frame else None
         effects = Effects()
-        if self._news or model or state:
+        self._tell_stages()
+        if self._news or self._events or model or state:
             effects = Effects(
                 labels=self._labels,
                 events=self._events,
@@ -347,6 +361,7 @@ class Supervisor:
     # 4. How it ended.
 
     def _conclude(self, code: int, out_of_memory: bool) -> None:
+        self._tell_stages(last=True)
         result: dict[str, Any] = {"video_id": self._job.video_id}
         if self._frames:
             result["frames"] = self._frames
@@ -382,8 +397,8 @@ class Supervisor:
         return JobError("WORKER_CRASHED", f"the job's process died: {self._killed or how}")
 
 
-def _likeness(event: NewEvent) -> tuple[str, object, object]:
-    return event.kind, event.payload.get("experiment"), event.payload.get("stage")
+def _likeness(event: NewEvent) -> tuple[str, object]:
+    return event.kind, event.payload.get("experiment")
 
 
 def _tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> None:

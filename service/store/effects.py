@@ -22,7 +22,6 @@ _THIN_EVERY = 500
 _THIN_LIMITS = {
     "training_progress": 1000,
     "propagation_progress": 1000,
-    "stage_finished": 1000,
     "flip_book_picture": 1000,
 }
 

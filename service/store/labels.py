@@ -76,7 +76,7 @@ class Labels:
         Raises:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the video is not ready.
-            InvalidInput: a key twice, or a class or shape that the ontology does not have.
+            InvalidInput: a key twice, or a class or shape that the ontology does not have; names ``labels[i].FIELD``.
             NotFound: there is no such video.
             OutOfRange: a frame past the end of the video.
             RevisionConflict: keys changed after ``base_revision``.
@@ -205,10 +205,11 @@ def label_changes(labels: Iterable[AnyLabel], deletes: Iterable[LabelKey] = ()) 
         InvalidInput: a key twice.
     """
     changes: dict[LabelKey, LabelChange] = {}
-    for label in labels:
+    for index, label in enumerate(labels):
         key = LabelKey.of(label)
         if key in changes:
-            raise InvalidInput("labels", str(key), "every frame and track, or frame and frame class, once in a batch")
+            field = f"labels[{index}].{'class' if key.is_frame_class else 'track'}"
+            raise InvalidInput(field, str(key), "every frame and track, or frame and frame class, once in a batch")
         name = label.object_class if isinstance(label, Label) else label.frame_class
         changes[key] = LabelChange(key, name, label.is_anchor, encode_label(label))
     for key in deletes:
@@ -224,17 +225,17 @@ def _check(labels: Sequence[AnyLabel], changes: Sequence[LabelChange], video: sa
             raise OutOfRange("frame", change.key.frame, f"0 to {video.frame_count - 1}")
     objects = {c.name: c for c in ontology.object_classes}
     frame_classes = {c.name for c in ontology.frame_classes}
-    for label in labels:
+    for index, label in enumerate(labels):
         if not isinstance(label, Label):
             if label.frame_class not in frame_classes:
                 allowed = "a frame class of the project: " + ", ".join(sorted(frame_classes))
-                raise InvalidInput(f"{LabelKey.of(label)}: class", label.frame_class, allowed)
+                raise InvalidInput(f"labels[{index}].class", label.frame_class, allowed)
         elif label.object_class not in objects:
             allowed = "an object class of the project: " + ", ".join(sorted(objects))
-            raise InvalidInput(f"{LabelKey.of(label)}: class", label.object_class, allowed)
+            raise InvalidInput(f"labels[{index}].class", label.object_class, allowed)
         elif label.shape is not None and shape_kind(label.shape) not in objects[label.object_class].shapes:
             allowed = ", ".join(sorted(objects[label.object_class].shapes))
-            raise InvalidInput(f"{LabelKey.of(label)}: shape", shape_kind(label.shape).value, allowed)
+            raise InvalidInput(f"labels[{index}].shape", shape_kind(label.shape).value, allowed)
 
 
 def write_labels(

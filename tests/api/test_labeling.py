@@ -21,6 +21,12 @@ from service.store.ledger import Jobs
 from tests.api.harness import Running, box, fresh_id, refused
 
 
+@pytest.fixture(scope="module")
+def shared(running: Running) -> video_pb2.Video:
+    """A video on which nothing succeeds."""
+    return running.video()
+
+
 def project_of(name: str) -> str:
     return "/".join(name.split("/")[:2])
 
@@ -157,6 +163,33 @@ def test_auto_label_says_what_is_wrong_with_it(running: Running, video: video_pb
     for settings in ({"recipe": "magic"}, {"device": "abacus"}, {"experiments": 99}, {"seed": -1}, {"effort": 99}):
         with refused("INVALID_ARGUMENT", "INVALID_INPUT", f"settings.{next(iter(settings))}"):
             list(running.client.auto_label(video.name, [box(0)], **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"polygon": label_pb2.Polygon(coordinates=[0, 0, 9, 9, 9, 0, 0, 9])}, "seeds[1].object.polygon"),
+        ({"state": label_pb2.OBJECT_STATE_OCCLUDED, "box": None}, "seeds[1].object.shape"),
+        ({"box": label_pb2.Box(x1=1, y1=90, x2=3, y2=98)}, "seeds[1].object.box.y2"),
+        ({"mask": label_pb2.Mask(height_px=2, width_px=2, counts="13")}, "seeds[1].object.mask"),
+        ({"object_class": "circle"}, "seeds[1].object.object_class"),
+    ],
+)
+def test_seeds_are_checked_as_labels_are(
+    running: Running, shared: video_pb2.Video, changed: dict[str, Any], field: str
+) -> None:
+    """Faults 43 and its like in AutoLabel: the seed is named, and nothing is started or written."""
+    seed = label_to_message(box(3))
+    for name, value in changed.items():
+        seed.object.ClearField(name)  # type: ignore[arg-type]
+        seed.object.MergeFrom(label_pb2.ObjectLabel(**{name: value}))
+    request = labeling_pb2.AutoLabelRequest(
+        parent=project_of(shared.name), video=shared.name, seeds=[label_to_message(box(0)), seed]
+    )
+    with refused("INVALID_ARGUMENT", "INVALID_INPUT", field):
+        list(running.stubs.labeling.AutoLabel(request))
+    assert list(running.client.read_labels(shared.name)) == []
+    assert len(list(running.client.list_operations(project_of(shared.name)))) == 1  # the one that read the video
 
 
 def test_a_failed_operation_tells_its_error_everywhere(running: Running, video: video_pb2.Video) -> None:

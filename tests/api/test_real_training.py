@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def test_a_real_training_labels_the_clip(tmp_path: Path, tiny_clip: Path) -> Non
         prober.start()
         run = running.client.auto_label(video.name, [box(0)], effort=0.1)
         trained = False
+        told: Counter[str] = Counter()
         for progress in run:
+            if progress.HasField("stage"):
+                told[progress.stage.stage] += progress.stage.duration_seconds
             if progress.HasField("training") and not trained:
                 run.stop_early()
                 trained = True
@@ -42,6 +46,10 @@ def test_a_real_training_labels_the_clip(tmp_path: Path, tiny_clip: Path) -> Non
         assert [label.frame for label in labels] == list(range(24))
         assert labels[0] == box(0)
         assert run.result is not None
+        assert run.operation is not None
+        sums = {stage.stage: stage.duration_seconds for stage in run.operation.metadata().stages}
+        assert {"decode", "encode", "train", "predict"} <= set(sums)
+        assert told == pytest.approx(sums)
         made = {label.provenance.version for label in labels if label.provenance.kind is not ProvenanceKind.HUMAN}
         assert made == {run.result.micro_model_version}
         assert all(label.confidence is not None for label in labels[1:])

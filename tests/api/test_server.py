@@ -138,7 +138,7 @@ def test_a_killed_server_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     """Fault 52 in small: kill -9 while labels are written; each acknowledged project is there afterwards."""
     names: list[str] = []
     for _ in range(3):
-        with started(tmp_path / "data", tmp_path) as (process, address), Client(address, timeout_seconds=3) as client:
+        with started(tmp_path / "data", tmp_path) as (process, address), Client(address, timeout_seconds=2) as client:
             kept = {project.name for project in client.list_projects()}
             assert set(names) <= kept
             threading.Timer(0.5, process.kill).start()

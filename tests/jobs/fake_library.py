@@ -130,6 +130,8 @@ class MicroModel:
                 Provenance(ProvenanceKind.MODEL, "fake"),
             )
             run.on_event(PropagationProgress(frame + 1 - rest.start, len(rest), 0.0))
+            run.on_event(StageFinished(Stage.PREDICT, 0.125))
+            run.on_event(StageFinished(Stage.TEMPORAL, 0.25))
             seed = held.get(frame)
             yield FrameResult(frame, (seed if isinstance(seed, Label) else made,))
 

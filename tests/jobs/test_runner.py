@@ -67,11 +67,39 @@ def test_events_and_progress(bench: Bench) -> None:
     picture = next(event for event in events if event.kind == "flip_book_picture")
     with bench.store.blobs.open(picture.picture) as file:
         assert Image.open(io.BytesIO(file.read())).size == (8, 8)
-    assert job.progress["stages"] == {"train": 0.75}
+    assert job.progress["stages"] == {"train": 0.75, "predict": 0.625, "temporal": 1.25}
     assert job.progress["training"]["steps"] == 3
     assert job.progress["frames_done"] == 5
     assert job.progress["warnings"] == ["this is a fake"]
     assert bench.store.jobs.events(bench.project_id, job.job_id, after=job.last_sequence - 1) == events[-1:]
+
+
+def test_times_of_stages_come_in_few_events(bench: Bench) -> None:
+    """The library tells them for every frame; whoever watches gets sums, and they add up to what the job says."""
+    video = bench.ready(frames=40, seconds_per_frame=0.06)
+    bench.start()
+    job = bench.end(submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id)
+    events = bench.store.jobs.events(bench.project_id, job.job_id, limit=1000)
+    told = [event.payload for event in events if event.kind == "stage_finished"]
+    assert job.started_at is not None
+    assert job.ended_at is not None
+    assert len(told) <= 3 * ((job.ended_at - job.started_at).total_seconds() / 2 + 1)
+    for stage, seconds in {"train": 0.75, "predict": 5.0, "temporal": 10.0}.items():
+        assert sum(payload["seconds"] for payload in told if payload["stage"] == stage) == seconds
+        assert job.progress["stages"][stage] == seconds
+
+
+def test_labels_can_be_read_as_they_are_made(bench: Bench) -> None:
+    """Frames that are finished do not wait for the last one."""
+    video = bench.ready(frames=200, seconds_per_frame=0.05)
+    bench.start()
+    job = submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id))
+    until(lambda: len(bench.frames(video)) >= 10)
+    assert not bench.store.jobs.get(bench.project_id, job.job_id).state.is_final
+    done = bench.frames(video)
+    assert done == list(range(len(done)))
+    bench.store.jobs.cancel(bench.project_id, job.job_id)
+    bench.end(job.job_id)
 
 
 def test_train_then_propagate_a_range_then_export(bench: Bench) -> None:
