@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from micromodels.errors import InvalidInput, ModelError
 
-__all__ = ["dinov2s", "dinov2s_weights_path", "lite0_onnx", "lite0_weights_path", "named_pyramid"]
+__all__ = ["dinov2s", "dinov2s_official", "dinov2s_weights_path", "lite0_onnx", "lite0_weights_path", "named_pyramid"]
 
 
 def _package_file(package: str, relative: str, encoder: str) -> Path:
@@ -186,6 +186,37 @@ def dinov2s(path: Path) -> nn.Module:
         net = _DinoV2Small()
         net.load_state_dict(state)
     except (KeyError, IndexError, RuntimeError) as error:
+        raise ModelError(f"{path.name} does not hold DINOv2 ViT-S/14: {error}") from error
+    return net
+
+
+def dinov2s_official(path: Path) -> nn.Module:
+    """DINOv2 ViT-S/14 from the official state dict (``dinov2_vits14_pretrain.pth``, Apache-2.0).
+
+    Raises:
+        ModelError: not that state dict.
+    """
+    renamed = {
+        "patch_embed.proj.": "patch.",
+        "cls_token": "cls",
+        "pos_embed": "position",
+        ".attn.qkv.": ".qkv.",
+        ".attn.proj.": ".proj.",
+        ".ls1.gamma": ".scale1",
+        ".ls2.gamma": ".scale2",
+        ".mlp.": ".",
+    }
+    try:
+        state = {}
+        for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items():
+            if name == "mask_token":
+                continue
+            for old, new in renamed.items():
+                name = name.replace(old, new)
+            state[name] = tensor
+        net = _DinoV2Small()
+        net.load_state_dict(state)
+    except Exception as error:
         raise ModelError(f"{path.name} does not hold DINOv2 ViT-S/14: {error}") from error
     return net
 

@@ -63,7 +63,7 @@ class DenseSettings:
         width: channels of the head.
     """
 
-    views: int = 48
+    views: int = 60
     steps: int = 320
     self_steps: int = 100
     learning_rate: float = 8e-3

@@ -154,8 +154,8 @@ def load_encoder(name: str, device: torch.device) -> Encoder:
     """Load the encoder of that name; loaded encoders are kept.
 
     Args:
-        name: parts joined by ``+``: ``lite0``, ``dinov2s``, ``torchvision:MODEL@WEIGHTS_PATH``,
-            ``timm:MODEL@WEIGHTS_PATH``.
+        name: parts joined by ``+``: ``lite0``, ``dinov2s``, ``dinov2s@WEIGHTS_PATH`` (the official file),
+            ``torchvision:MODEL@WEIGHTS_PATH``, ``timm:MODEL@WEIGHTS_PATH``.
         device: where it runs.
 
     Raises:
@@ -178,14 +178,20 @@ def _load_part(name: str, device: torch.device) -> Encoder:
     if name == "dinov2s":
         path = backbones.dinov2s_weights_path()
         return TorchEncoder(f"dinov2s-{_digest(path)}", backbones.dinov2s(path), (Level(32, 768),), device)
-    if kind in ("torchvision", "timm") and "@" in rest:
-        model, _, weights = rest.partition("@")
-        if not Path(weights).is_file():
-            raise InvalidInput("encoder", name, f"an existing weights file after @ ({weights} is not there)")
-        net = backbones.named_pyramid(kind, model, Path(weights))
-        levels = tuple(Level(stride, channels) for stride, channels in net.layout)
-        return TorchEncoder(f"{kind}-{model}-{_digest(Path(weights))}", net, levels, device)
-    raise InvalidInput("encoder", name, "lite0, dinov2s, torchvision:MODEL@WEIGHTS or timm:MODEL@WEIGHTS, joined by +")
+    head, _, weights = name.partition("@")
+    if weights and not Path(weights).is_file():
+        raise InvalidInput("encoder", name, f"an existing weights file after @ ({weights} is not there)")
+    if head == "dinov2s" and weights:
+        net = backbones.dinov2s_official(Path(weights))
+        return TorchEncoder(f"dinov2s-{_digest(Path(weights))}", net, (Level(32, 768),), device)
+    if kind in ("torchvision", "timm") and weights:
+        model = rest.partition("@")[0]
+        pyramid = backbones.named_pyramid(kind, model, Path(weights))
+        levels = tuple(Level(stride, channels) for stride, channels in pyramid.layout)
+        return TorchEncoder(f"{kind}-{model}-{_digest(Path(weights))}", pyramid, levels, device)
+    raise InvalidInput(
+        "encoder", name, "lite0, dinov2s, dinov2s@WEIGHTS, torchvision:MODEL@WEIGHTS, timm:MODEL@WEIGHTS, joined by +"
+    )
 
 
 @lru_cache(maxsize=16)

@@ -49,9 +49,9 @@ class PropagationSettings:
     """
 
     temperature: float = 1.0
-    prior_weight: float = 0.7
-    gate: float = 3.0
-    reach: float = 0.3
+    prior_weight: float = 0.5
+    gate: float = 5.0
+    reach: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)

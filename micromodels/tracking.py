@@ -23,6 +23,7 @@ __all__ = ["Tracker"]
 
 CHUNK_FRAMES = 128
 CONTEXT_FRAMES = 16
+HIDING_COVER = 0.3
 PRESENT = 0.5
 """A track is there where the mean probability of its most likely quarter reaches this."""
 
@@ -145,9 +146,35 @@ class Tracker:
             self._smoothed(index, rows) if spec.shape is ShapeKind.BOX else {}
             for index, spec in enumerate(self._tracks)
         ]
+        hidden = self._hidden(rows, boxes)
         odds = self._class_odds(rows)
         for offset, row in enumerate(rows[len(context) :], start=len(context)):
-            yield self._result(row, [track.get(offset) for track in boxes], odds[offset])
+            here = [track.get(offset) for track in boxes]
+            yield self._result(row, here, [offset in gaps for gaps in hidden], odds[offset])
+
+    def _hidden(self, rows: list[_Row], boxes: list[dict[int, Floats]]) -> list[set[int]]:
+        """Rows on which a box track is behind another one: gaps in which its path meets a visible track's box."""
+        seen = [
+            {o for o in track if rows[o].measures[i].presence >= PRESENT or rows[o].posterior.frame in self._anchors}
+            for i, track in enumerate(boxes)
+        ]
+        hidden: list[set[int]] = []
+        for index, track in enumerate(boxes):
+            rest = sorted(set(track) - seen[index])
+            runs = np.split(rest, np.flatnonzero(np.diff(rest) > 1) + 1) if rest else []
+            met: set[int] = set()
+            for run in runs:
+                gap = [int(offset) for offset in run]
+                covers = [
+                    _covered(track[offset], other[offset])
+                    for offset in gap
+                    for number, other in enumerate(boxes)
+                    if number != index and offset in seen[number]
+                ]
+                if max(covers, default=0.0) > HIDING_COVER:
+                    met.update(gap)
+            hidden.append(met)
+        return hidden
 
     def _smoothed(self, index: int, rows: list[_Row]) -> dict[int, Floats]:
         """Smoothed boxes of one track by row, between the first and the last row where it is seen."""
@@ -189,16 +216,12 @@ class Tracker:
         averaged: npt.NDArray[np.float32] = total / weight
         return averaged
 
-    def _result(self, row: _Row, boxes: list[Floats | None], odds: Floats) -> FrameResult:
+    def _result(self, row: _Row, boxes: list[Floats | None], hidden: list[bool], odds: Floats) -> FrameResult:
         frame = row.posterior.frame
-        visible = [
-            box is not None and measure.presence >= PRESENT for box, measure in zip(boxes, row.measures, strict=True)
-        ]
         labels = []
         for index, spec in enumerate(self._tracks):
             anchor = self._by_key.get((frame, spec.track))
-            others = [box for i, box in enumerate(boxes) if i != index and visible[i] and box is not None]
-            labels.append(anchor or self._label(frame, index, row, boxes[index], others))
+            labels.append(anchor or self._label(frame, index, row, boxes[index], hidden[index]))
         # Anchors of tracks that this micro-model does not know stay what they are.
         known = {spec.track for spec in self._tracks}
         labels += [label for label in self._seeds.object_labels if label.frame == frame and label.track not in known]
@@ -212,13 +235,13 @@ class Tracker:
             )
         return FrameResult(frame, tuple(labels), tuple(frame_labels))
 
-    def _label(self, frame: int, index: int, row: _Row, box: Floats | None, others: list[Floats]) -> Label:
+    def _label(self, frame: int, index: int, row: _Row, box: Floats | None, hidden: bool) -> Label:
         spec, measure = self._tracks[index], row.measures[index]
         shape = measure.shape if spec.shape is not ShapeKind.BOX else _to_box(box)
         confidence = self._confidence(measure, row.posterior, index)
         if measure.presence >= PRESENT and shape is not None:
             return Label(frame, spec.track, spec.object_class, State.VISIBLE, shape, confidence, self._provenance)
-        if box is not None and shape is not None and any(_covered(box, other) > 0.4 for other in others):
+        if hidden and shape is not None:
             # Hidden behind another track: it is where its motion says.
             return Label(frame, spec.track, spec.object_class, State.OCCLUDED, shape, 0.5, self._provenance)
         gone = float(np.clip(1 - measure.presence, 0.5, 0.99))

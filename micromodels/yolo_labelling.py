@@ -56,8 +56,6 @@ Floats = npt.NDArray[np.float32]
 CLASSIFIER_ENCODER = "lite0"
 CONTEXT_FRAMES = 64
 """Frames beyond the wanted ones that are looked at to reach an anchor, which names the objects."""
-PRESENT = 0.25
-"""A track is there where the detector gives its box at least this score."""
 MAX_GAP_FRAMES = 8
 """A box missing on so few frames is interpolated."""
 BYTETRACK = {
@@ -68,7 +66,7 @@ BYTETRACK = {
     "match_thresh": 0.8,
     "fuse_score": True,
 }
-"""The thresholds that ultralytics' ``bytetrack.yaml`` has; lost tracklets live for 30 frames."""
+"""As in ultralytics' ``bytetrack.yaml``: a track starts at a score of 0.25, goes on at 0.1, and waits for 30 frames."""
 
 
 def pooled_frame(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -139,7 +137,6 @@ class Labelling:
         if self._found and self._tracks:
             tracklets = join_detections(self._found, max(self._classes) + 1)
             chosen = assign_tracks(self._found, tracklets, self._classes)
-        chosen = [{f: d for f, d in track.items() if d.score >= PRESENT} for track in chosen]
         boxes = [self._gaps(number, track) for number, track in enumerate(chosen)]
         for frame in self._wanted:
             shapes = self._shapes(frame, [track.get(frame) for track in chosen])

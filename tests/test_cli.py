@@ -68,6 +68,7 @@ class StandInModel:
         self, video: Video, anchors: list[Any], *, frames: range | None = None, run: Run
     ) -> Iterator[FrameResult]:
         """A box a frame; asks whether to stop before each."""
+        assert not run.cache_dir or run.cache_dir == StandIn.asked["cache"], "what was encoded is to be used again"
         by_frame = {anchor.frame: anchor for anchor in anchors}
         count = video.table.frame_count
         for index, _ in video.frames():
@@ -104,7 +105,7 @@ class StandIn(ModuleType):
     @staticmethod
     def train(video: Video, seeds: list[Any], settings: Any, *, run: Run) -> StandInModel:
         """Ten steps with all events there are."""
-        StandIn.asked |= {"seeds": seeds, "device": run.device}
+        StandIn.asked |= {"seeds": seeds, "device": run.device, "cache": run.cache_dir}
         run.on_event(StageFinished(Stage.ENCODE, 0.5))
         run.on_event(Warned("a warning [not markup]"))
         for step in range(10):
@@ -168,6 +169,8 @@ def test_label_writes_every_file(clip: Path, tmp_path: Path, stand_in: type[Stan
     assert stand_in.asked["recipe"] == "head"
     assert stand_in.asked["experiments"] == 2
     assert stand_in.asked["device"] == "cpu"
+    assert stand_in.asked["cache"] is not None
+    assert not stand_in.asked["cache"].exists()
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["labels.jsonl", "coco.json", "report.json", "overlay.mp4", "flipbook.png", "video.json", "model"]
     )

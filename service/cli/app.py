@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -134,10 +136,11 @@ def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, d
     from micromodels.video import open_video
 
     report, stop = RunReport(), StopSignals(display.say)
-    run = _run(device, report, display, stop)
     display.update("opening", 0, None)
     # Until training starts there is nothing to keep, and the first Ctrl-C ends the process.
-    with open_video(source) as video, ExitStack() as stack:
+    with open_video(source) as video, TemporaryDirectory(prefix="micromodels-") as cache, ExitStack() as stack:
+        # What training has encoded is not encoded again for labelling.
+        run = replace(_run(device, report, display, stop), cache_dir=Path(cache))
         report.describe_video(source, video.table)
         anchors, names = _read_seeds(seeds, video, report, display)
         display.forget("opening")
@@ -387,7 +390,7 @@ def _train(video: Video, anchors: list[AnyLabel], settings: Any, run: Run, displ
         display.forget("preparing")
         run.on_event(event)
 
-    return train_model(video, anchors, settings, run=Run(run.device, run.cache_dir, on_event, run.should_stop))
+    return train_model(video, anchors, settings, run=replace(run, on_event=on_event))
 
 
 def _refuse_overwriting(seeds: Path, out: Path) -> None:

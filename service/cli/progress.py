@@ -122,7 +122,7 @@ class Display:
         settings = ", ".join(f"{key} {value}" for key, value in event.settings.items())
         kept = " · [green]kept[/]" if event.kept else ""
         text = f"[bold]experiment {event.experiment + 1}[/] · {score}{kept} · {event.seconds:.1f} s"
-        self._console.print(f"[dim]·[/] {text} [dim]{escape(settings)}[/]", highlight=False)
+        self._console.print(f"[dim]·[/] {text} [dim]{escape(settings)}[/]", highlight=False, soft_wrap=True)
         if event.kept:
             self._kept = event.experiment
 
