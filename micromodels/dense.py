@@ -34,6 +34,7 @@ from micromodels.events import (
 from micromodels.features import EncodedVideo, FrameSource, level_statistics
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, pooled
 from micromodels.manifest import Manifest
+from micromodels.prefetch import prefetched
 from micromodels.propagation import FramePosterior, PropagationSettings, propagate_windows
 from micromodels.seeds import IGNORE, SeedSet, make_views
 from micromodels.tracking import Tracker
@@ -293,18 +294,16 @@ class _Training:
             target = self._targets.get(frame) or empty(frame, self._video.size)
             image = self._video.image(frame)
             samples, vectors = [], []
-            views = make_views(image, target, per_frame, rng, flip)
-            while True:
-                started = time.perf_counter()
-                view = next(views, None)
-                if view is None:
-                    break
+            started = time.perf_counter()
+            for view in prefetched(make_views(image, target, per_frame, rng, flip)):
                 features = self._video.encoder.encode(view.image)
                 # Targets at stride 2; nearest keeps them labels.
                 small = np.ascontiguousarray(view.label_map[::2, ::2])
                 samples.append(Sample(features, small, view.boxes, target.known))
                 vectors.append(pooled(features))
-                self._run.on_event(StageFinished(Stage.VIEWS, time.perf_counter() - started))
+                now = time.perf_counter()
+                self._run.on_event(StageFinished(Stage.VIEWS, now - started))
+                started = now
                 self._check_stop()
             if frame in self._targets:
                 self._samples[frame] = samples

@@ -33,6 +33,9 @@ Features = list[npt.NDArray[np.float16]]
 """One float16 array ``(channels, height, width)`` per level, finest first."""
 
 SHORT_SIDE_PX, LONG_SIDE_PX = 480, 864
+MAX_ENLARGEMENT = 2.5
+"""Enlarging helps small objects (boxes of 20 pixels in 320 x 240); beyond this it only costs time."""
+
 GRID_PX = 32
 """Work images have sides that are multiples of this, so that all levels align."""
 
@@ -67,8 +70,9 @@ class Encoder(Protocol):
 
 
 def work_size(height_px: int, width_px: int) -> tuple[int, int]:
-    """``(height, width)`` at which a video is encoded: short side 480 unless the long side would pass 864."""
-    scale = min(SHORT_SIDE_PX / min(height_px, width_px), LONG_SIDE_PX / max(height_px, width_px))
+    """``(height, width)`` at which a video is encoded: short side 480, unless the long side would pass 864 or the video
+    would be enlarged more than ``MAX_ENLARGEMENT`` times."""
+    scale = min(SHORT_SIDE_PX / min(height_px, width_px), LONG_SIDE_PX / max(height_px, width_px), MAX_ENLARGEMENT)
     height, width = (max(GRID_PX, round(side * scale / GRID_PX) * GRID_PX) for side in (height_px, width_px))
     return height, width
 

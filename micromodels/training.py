@@ -22,6 +22,7 @@ from micromodels.encoder import Features
 from micromodels.errors import Cancelled, Diverged
 from micromodels.events import Run, StopRequest, TrainingProgress
 from micromodels.heads import DenseHead
+from micromodels.prefetch import prefetched
 from micromodels.seeds import IGNORE
 
 __all__ = ["Clock", "HeadTrainer", "Sample"]
@@ -122,9 +123,9 @@ class HeadTrainer:
         rate = self._rate * rate_scale
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
-        for step in range(steps):
-            started = time.perf_counter()
-            batch = self._draw(views, pseudo)
+        batches = prefetched(self._draw(views, pseudo) for _ in range(steps))
+        started = time.perf_counter()
+        for step, batch in enumerate(batches):
             loss = self._loss(batch)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -134,7 +135,9 @@ class HeadTrainer:
             nn.utils.clip_grad_norm_(head.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            eta = clock.tick(time.perf_counter() - started)
+            now = time.perf_counter()
+            eta = clock.tick(now - started)
+            started = now
             run.on_event(
                 TrainingProgress(
                     clock.experiment, clock.experiments, clock.steps_done - 1, clock.steps_total, value, eta
@@ -147,6 +150,7 @@ class HeadTrainer:
                 raise Cancelled("training was cancelled")
             if request is StopRequest.FINISH_EARLY:
                 break
+        batches.close()
         head.eval()
 
     def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample]) -> _Batch:

@@ -54,6 +54,7 @@ for _package in ("ultralytics", "lap"):
 WEIGHTS_FILE, GRAPH_FILE = "yolo.safetensors", "yolo.onnx"
 MAX_WEIGHTS_BYTES = 256 << 20
 CLASSIFIER_VIEWS = 6
+MIN_START_SCORE, MAX_START_SCORE = 0.01, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,10 @@ class YoloSettings:
         long_side_px: of the network's input.
     """
 
-    views: int = 120
-    epochs: int = 6
-    batch: int = 3
-    learning_rate: float = 2e-3
+    views: int = 150
+    epochs: int = 4
+    batch: int = 2
+    learning_rate: float = 3e-3
     long_side_px: int = 320
 
     def per_frame(self, frames: int) -> int:
@@ -90,9 +91,9 @@ class YoloSettings:
 VARIANTS: tuple[Mapping[str, Any], ...] = (
     {},
     {"long_side_px": 416},
-    {"learning_rate": 4e-3},
-    {"views": 180, "batch": 2},
-    {"learning_rate": 1e-3},
+    {"learning_rate": 5e-3},
+    {"views": 200, "batch": 3},
+    {"learning_rate": 1.5e-3},
 )
 """Settings of experiment 0, 1, ... relative to the default; further experiments repeat them with other random views."""
 
@@ -170,7 +171,10 @@ def load(folder: Path, manifest: Manifest) -> YoloModel:
         for prefix in ("network", "classifier")
     }
     try:
-        yolo_size(480, 640, int(manifest.settings["long_side_px"]))
+        if not (
+            64 <= int(manifest.settings["long_side_px"]) <= 4096 and 0 < float(manifest.settings["start_score"]) <= 1
+        ):
+            raise ModelError(f"settings out of range: {dict(manifest.settings)}")
         classifier = None
         if manifest.frame_classes:
             classifier = _new_classifier(len(manifest.frame_classes))
@@ -296,18 +300,35 @@ class _Training:
                 raise Cancelled("training was cancelled")
             yield view
 
-    def _score(self, state: Mapping[str, torch.Tensor], settings: YoloSettings, frame: int) -> float:
-        """Mean IoU of the boxes drawn on a frame with the best box of their class that is found there."""
+    def _found(
+        self, state: Mapping[str, torch.Tensor], settings: YoloSettings, frames: Sequence[int]
+    ) -> list[tuple[float, float]]:
+        """For every box drawn on the frames: IoU and score of the best box of its class that is found there."""
         names, size = class_names(self._tracks), self._size(settings)
-        found = Detector(export(state, self._tracks), len(names), self._device).detect(self._images[frame], size)
+        detector = Detector(export(state, self._tracks), len(names), self._device)
         scale = np.array([self._seeds.width_px / size[1], self._seeds.height_px / size[0]] * 2)
-        scores = []
-        for spec, corners in zip(self._tracks, self._seeds.seed_frame(frame, size).boxes * scale, strict=True):
-            if not np.isnan(corners[0]):
-                own = [d for d in found if names[d.class_index] == spec.object_class]
+        pairs = []
+        for frame in frames:
+            found = detector.detect(self._images[frame], size)
+            for spec, corners in zip(self._tracks, self._seeds.seed_frame(frame, size).boxes * scale, strict=True):
+                if np.isnan(corners[0]):
+                    continue
                 truth = Box(*corners.tolist())
-                scores.append(max((truth.iou(Box(*d.box.tolist())) for d in own), default=0.0))
-        return float(np.mean(scores)) if scores else 0.0
+                own = [d for d in found if names[d.class_index] == spec.object_class]
+                pairs.append(max(((truth.iou(Box(*d.box.tolist())), d.score) for d in own), default=(0.0, 0.0)))
+        return pairs
+
+    def _score(self, state: Mapping[str, torch.Tensor], settings: YoloSettings, frame: int) -> float:
+        """Leave-one-seed-out score: mean IoU on the seed frame held out."""
+        return float(np.mean([iou for iou, _ in self._found(state, settings, [frame])] or [0.0]))
+
+    def _start_score(self, state: Mapping[str, torch.Tensor], settings: YoloSettings) -> float:
+        """Half the score that objects of the seeds get, at most ByteTrack's own threshold.
+
+        After few steps a YOLO finds the right boxes and still gives them low scores.
+        """
+        scores = [score for iou, score in self._found(state, settings, self._seeds.frames) if iou > 0.4]
+        return float(np.clip(0.5 * np.median(scores or [1.0]), MIN_START_SCORE, MAX_START_SCORE))
 
     def _fit_classifier(self) -> FrameClassifier:
         names = self._seeds.frame_classes
@@ -332,6 +353,7 @@ class _Training:
         chosen: YoloSettings,
         metrics: dict[str, float],
     ) -> Manifest:
+        start_score = self._start_score(state, chosen) if self._tracks else MAX_START_SCORE
         size = self._size(chosen)
         targets: list[SeedFrame] = [self._seeds.seed_frame(frame, size) for frame in self._seeds.frames]
         areas = []
@@ -347,7 +369,7 @@ class _Training:
             tracks=self._tracks,
             frame_classes=self._seeds.frame_classes,
             typical_areas=tuple(areas),
-            settings=asdict(chosen),
+            settings={**asdict(chosen), "start_score": start_score},
             seeds_digest=_seeds_digest(self._seeds),
             seed_frames=tuple(self._images),
             video=self._video.table.content_hash,

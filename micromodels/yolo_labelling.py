@@ -84,6 +84,7 @@ class Labelling:
         self._classes = [names.index(spec.object_class) for spec in self._tracks]
         self._provenance = Provenance(ProvenanceKind.MODEL, manifest.version)
         long_side = int(manifest.settings["long_side_px"])
+        self._start_score = float(manifest.settings["start_score"])
         self._size = yolo_size(seeds.height_px, seeds.width_px, long_side)
         self._by_key = {(label.frame, label.track): label for label in seeds.object_labels}
         self._frame_by_key = {(label.frame, label.frame_class): label for label in seeds.frame_labels}
@@ -135,7 +136,7 @@ class Labelling:
         """Labels of the wanted frames, in order."""
         chosen: list[dict[int, Detection]] = [{} for _ in self._tracks]
         if self._found and self._tracks:
-            tracklets = join_detections(self._found, max(self._classes) + 1)
+            tracklets = join_detections(self._found, max(self._classes) + 1, self._start_score)
             chosen = assign_tracks(self._found, tracklets, self._classes)
         boxes = [self._gaps(number, track) for number, track in enumerate(chosen)]
         for frame in self._wanted:
@@ -230,22 +231,28 @@ class Tracklet:
     rows: dict[int, int] = field(default_factory=dict)
 
 
-def join_detections(frames: Mapping[int, Sequence[Detection]], classes: int) -> list[Tracklet]:
+def join_detections(
+    frames: Mapping[int, Sequence[Detection]], classes: int, start_score: float = 0.25
+) -> list[Tracklet]:
     """Tracklets by ByteTrack, class by class.
 
     Args:
         frames: frame index to detections; consecutive frames, ascending.
         classes: number of classes.
+        start_score: a track starts where a detection has this score; ByteTrack's thresholds are for 0.25.
     """
     byte_tracker = importlib.import_module("ultralytics.trackers.byte_tracker").BYTETracker
     boxes_type = importlib.import_module("ultralytics.engine.results").Boxes
+    gain = BYTETRACK["new_track_thresh"] / start_score
     tracklets: list[Tracklet] = []
     for class_index in range(classes):
         tracker = byte_tracker(SimpleNamespace(**BYTETRACK))
         by_id: dict[int, Tracklet] = {}
         for frame, found in frames.items():
             own = [i for i, item in enumerate(found) if item.class_index == class_index]
-            rows = np.array([[*found[i].box, found[i].score, class_index] for i in own], np.float32).reshape(-1, 6)
+            rows = np.array(
+                [[*found[i].box, min(1.0, found[i].score * gain), class_index] for i in own], np.float32
+            ).reshape(-1, 6)
             for row in tracker.update(boxes_type(rows, (1, 1))):
                 tracklet = by_id.setdefault(int(row[4]), Tracklet(class_index))
                 tracklet.rows[frame] = own[int(row[7])]

@@ -1,0 +1,268 @@
+"""Temporal inference: following, damping, cuts, anchors, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from micromodels import propagation
+from micromodels.errors import Cancelled
+from micromodels.events import Run, StopRequest
+from micromodels.features import EncodedFrame
+from micromodels.heads import HeadOutput, HeadSettings
+from micromodels.propagation import (
+    FramePosterior,
+    PropagationSettings,
+    combine,
+    is_scene_cut,
+    one_against_rest,
+    propagate_windows,
+)
+from micromodels.seeds import IGNORE, SeedFrame
+from micromodels.types import Box
+from tests.core.doubles import BLUE, HEIGHT, RED, WIDTH, ColourEncoder, Recorder, Rgb, box_mask, iou, scene, square
+
+SIZE = (HEIGHT, WIDTH)
+
+
+class ColourHead(nn.Module):
+    """Perfect evidence by colour: track 1 is red, track 2 blue; ``sharpness`` 0 says nothing at all."""
+
+    def __init__(self, tracks: int = 1, sharpness: float = 8.0) -> None:
+        super().__init__()
+        self.settings = HeadSettings(ColourEncoder.levels, tracks, False)
+        self.anchor = nn.Parameter(torch.zeros(1))
+        self.sharpness = sharpness
+
+    def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
+        red, green, blue = features[0][:, 0], features[0][:, 1], features[0][:, 2]
+        scores = [torch.zeros_like(red), red - torch.maximum(green, blue) - 0.7, blue - torch.maximum(red, green) - 0.7]
+        return HeadOutput(self.sharpness * torch.stack(scores[: self.settings.tracks + 1], dim=1), None)
+
+
+class Frames:
+    """Encoded frames of pictures; remembers which were asked for."""
+
+    def __init__(self, pictures: Sequence[Rgb]) -> None:
+        self.pictures = pictures
+        self.size = (pictures[0].shape[0], pictures[0].shape[1])
+        self.asked: list[int] = []
+
+    def stream(self, indices: range) -> Iterator[tuple[int, EncodedFrame]]:
+        encoder = ColourEncoder()
+        for index in indices:
+            self.asked.append(index)
+            half = self.pictures[index][::2, ::2]
+            yield index, EncodedFrame(encoder.encode(self.pictures[index]), cv2.cvtColor(half, cv2.COLOR_RGB2GRAY))
+
+
+def anchor(frame: int, *masks: np.ndarray | None) -> SeedFrame:
+    """Masks of the tracks in their order; None where nobody said anything."""
+    label_map = np.zeros(SIZE, np.uint8)
+    for value, mask in enumerate(masks, start=1):
+        if mask is not None:
+            label_map[mask] = value
+    known = np.array([mask is not None for mask in masks])
+    return SeedFrame(frame, label_map, np.full((len(masks), 4), np.nan, np.float32), known)
+
+
+def propagate(
+    pictures: Sequence[Rgb],
+    anchors: Sequence[SeedFrame],
+    head: ColourHead | None = None,
+    frames: range | None = None,
+    run: Run | None = None,
+) -> list[FramePosterior]:
+    by_frame = {seed.frame: seed for seed in anchors}
+    wanted = range(len(pictures)) if frames is None else frames
+    return list(
+        propagate_windows(
+            Frames(pictures), head or ColourHead(), by_frame, wanted, run or Run(), PropagationSettings()
+        )
+    )
+
+
+def found(posterior: FramePosterior, track: int = 0) -> np.ndarray:
+    return posterior.log_odds[track] > 0
+
+
+def half(mask: np.ndarray) -> np.ndarray:
+    return mask[::2, ::2]
+
+
+@pytest.mark.parametrize("anchored", [[0], [23], [0, 23], [11], []])
+def test_a_moving_square_is_followed(anchored: list[int]) -> None:
+    """Whatever frames are anchored, good evidence is followed through the whole clip."""
+    posteriors = propagate(scene(24), [anchor(f, box_mask(square(f))) for f in anchored])
+    for posterior in posteriors:
+        assert iou(found(posterior), half(box_mask(square(posterior.frame)))) > 0.85, posterior.frame
+
+
+def test_motion_carries_what_evidence_does_not_say() -> None:
+    """A head that says nothing leaves the carried mask: it moves with the square."""
+    posteriors = propagate(scene(4, speed=6), [anchor(0, box_mask(square(0)))], ColourHead(sharpness=0.0))
+    carried = found(posteriors[3])
+    assert iou(carried, half(box_mask(square(3, 6)))) > 0.5
+    assert iou(carried, half(box_mask(square(3, 6)))) > iou(carried, half(box_mask(square(0)))) + 0.2
+
+
+def test_a_look_alike_far_away_is_kept_out() -> None:
+    """A second red square that no anchor speaks of is not followed, although the evidence takes it for the object."""
+    pictures = scene(16)
+    for picture in pictures:
+        picture[4:20, 108:124] = RED
+    place = half(box_mask(Box(108, 4, 124, 20)))
+    with_anchor = propagate(pictures, [anchor(0, box_mask(square(0)))], ColourHead(sharpness=5.0))
+    without = propagate(pictures, [], ColourHead(sharpness=5.0))
+    for posterior in with_anchor[1:]:
+        assert not found(posterior)[place].any(), posterior.frame
+        assert iou(found(posterior), half(box_mask(square(posterior.frame)))) > 0.8
+    assert all(found(posterior)[place].mean() > 0.9 for posterior in without)
+
+
+def test_evidence_is_damped_by_its_distance_from_the_carried_mask() -> None:
+    """Near the prior evidence stands or is helped, far from it it is damped, and the more the farther."""
+    settings_ = PropagationSettings()
+    prior = torch.zeros(1, 40, 60)
+    prior[0, 16:24, 4:12] = 1.0
+    combined = combine(torch.full((1, 40, 60), 2.0), prior, settings_)[0]
+    assert combined[20, 8] > 2.0
+    row = combined[20, 12:]
+    assert (row.diff() <= 1e-6).all()
+    assert row[-1] < 2.0 - settings_.gate
+    nothing = combine(torch.full((1, 40, 60), 2.0), torch.zeros(1, 40, 60), settings_)
+    assert torch.equal(nothing, torch.full((1, 40, 60), 2.0))
+
+
+def test_a_scene_cut_stops_motion() -> None:
+    """Across a cut nothing is carried, and the cut is marked on the first frame behind it only."""
+    rng = np.random.default_rng(5)
+    other = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    pictures = [*scene(8), *[other] * 6]
+    posteriors = propagate(pictures, [anchor(0, box_mask(square(0)))], ColourHead(sharpness=0.0))
+    assert [p.frame for p in posteriors if p.scene_cut] == [8]
+    assert all(found(p).any() for p in posteriors[:8])
+    assert not any(found(p).any() for p in posteriors[8:])
+
+
+def test_what_is_a_scene_cut() -> None:
+    """Another picture is; the same one, darker, moved or plain, is not."""
+    rng = np.random.default_rng(0)
+    one, other = (rng.integers(0, 255, (12, 16), dtype=np.uint8).repeat(4, 0).repeat(4, 1) for _ in range(2))
+    flat = np.full_like(one, 90)
+    assert is_scene_cut(one, other)
+    assert not is_scene_cut(one, one)
+    assert not is_scene_cut(one, (one * 0.4).astype(np.uint8))
+    assert not is_scene_cut(one, np.roll(one, 2, axis=1))
+    assert not is_scene_cut(flat, flat)
+
+
+def test_the_posterior_of_an_anchor_is_what_was_drawn() -> None:
+    """On an anchored frame evidence does not matter where people spoke, and stands where they did not."""
+    pictures = scene(6, blue=True)
+    elsewhere = np.zeros(SIZE, bool)
+    elsewhere[70:90, 10:30] = True
+    posterior = propagate(pictures, [anchor(3, elsewhere, None)], ColourHead(2))[3]
+    assert np.array_equal(found(posterior, 0), half(elsewhere))
+    assert np.abs(posterior.log_odds[0]).min() > 5
+    is_blue = (pictures[3] == BLUE).all(axis=2)
+    assert iou(found(posterior, 1), half(is_blue)) > 0.9
+    assert posterior.anchor_distance == 0
+
+
+def test_the_doubtful_rim_of_a_box_keeps_the_evidence() -> None:
+    """Pixels that an anchor leaves open are decided by the head."""
+    seed = anchor(0, box_mask(square(0)))
+    seed.label_map[32:64, 16:24] = IGNORE  # red: the head takes it
+    seed.label_map[32:64, 48:56] = IGNORE  # noise: the head does not
+    (posterior,) = propagate(scene(1), [seed])
+    assert found(posterior)[16:32, 8:12].all()
+    assert not found(posterior)[16:32, 24:28].any()
+
+
+def test_sweeps_that_agree_say_so() -> None:
+    """Between two anchors the agreement of the sweeps is a number from 0 to 1, elsewhere it is NaN."""
+    ends = [anchor(4, box_mask(square(4))), anchor(12, box_mask(square(12)))]
+    posteriors = propagate(scene(16), ends)
+    between = np.array([p.agreement[0] for p in posteriors[5:12]])
+    assert ((between > 0.7) & (between <= 1.0)).all()
+    assert all(np.isnan(p.agreement[0]) for p in [*posteriors[:5], *posteriors[12:]])
+    assert [p.anchor_distance for p in posteriors[:6]] == [4, 3, 2, 1, 0, 1]
+
+
+def test_the_length_of_windows_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anchors within the look-ahead: windows of 16 frames give the masks that one window gives."""
+    pictures = scene(40, speed=1)
+    anchors = [anchor(f, box_mask(square(f, 1))) for f in (0, 36)]
+    whole = propagate(pictures, anchors, ColourHead(sharpness=3.0))
+    monkeypatch.setattr(propagation, "WINDOW_BYTES", 1)
+    cut_up = propagate(pictures, anchors, ColourHead(sharpness=3.0))
+    for one, other in zip(whole, cut_up, strict=True):
+        assert iou(found(one), found(other)) > 0.95, one.frame
+
+
+def test_a_part_of_the_video_can_be_asked_for() -> None:
+    """Only the frames of the range come, and anchors outside of it do no harm."""
+    anchors = [anchor(f, box_mask(square(f))) for f in (0, 10, 22)]
+    posteriors = propagate(scene(24), anchors, frames=range(6, 15))
+    assert [p.frame for p in posteriors] == list(range(6, 15))
+    assert all(iou(found(p), half(box_mask(square(p.frame)))) > 0.85 for p in posteriors)
+
+
+def test_cancelling_raises_and_keeps_nothing_back() -> None:
+    """A request to cancel ends propagation at the next frame."""
+    recorder = Recorder(StopRequest.CANCEL, at=3)
+    with pytest.raises(Cancelled):
+        propagate(scene(20), [], run=recorder.run)
+
+
+def test_a_task_without_tracks_has_posteriors_without_maps() -> None:
+    """With frame classes only there is no head; every frame still has its pooled features."""
+    frames = Frames(scene(5))
+    posteriors = list(propagate_windows(frames, None, {}, range(5), Run(), PropagationSettings()))
+    assert [p.frame for p in posteriors] == list(range(5))
+    assert all(p.log_odds.shape[0] == 0 and p.sides is None and len(p.pooled) == 60 for p in posteriors)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_every_frame_comes_once_and_in_order(data: st.DataObject) -> None:
+    """For any length, range and anchors: each frame once, in order, encoded once, with its distance to an anchor."""
+    count = data.draw(st.integers(1, 70))
+    start = data.draw(st.integers(0, count - 1))
+    stop = data.draw(st.integers(start + 1, count))
+    anchored = data.draw(st.sets(st.integers(0, count - 1), max_size=5))
+    pictures = [picture[:64, :64] for picture in scene(1)] * count
+    frames = Frames(pictures)
+    masks = {f: SeedFrame(f, np.ones((64, 64), np.uint8), np.zeros((1, 4)), np.ones(1, bool)) for f in anchored}
+    head = ColourHead()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(propagation, "WINDOW_BYTES", 1)
+        patch.setattr(propagation, "LOOK_AHEAD_FRAMES", data.draw(st.integers(1, 30)))
+        posteriors = list(
+            propagate_windows(frames, head, masks, range(start, stop), Run(), PropagationSettings())
+        )
+    assert [p.frame for p in posteriors] == list(range(start, stop))
+    assert frames.asked == list(range(start, stop))
+    for posterior in posteriors:
+        expected = min((abs(posterior.frame - f) for f in anchored), default=-1)
+        assert posterior.anchor_distance == expected
+        assert np.isfinite(posterior.log_odds).all()
+        if posterior.frame in anchored:
+            assert found(posterior).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 1000))
+def test_log_odds_against_the_rest_are_those_of_the_softmax(tracks: int, seed: int) -> None:
+    """One track against all the others: the logit of its softmax probability."""
+    logits = torch.randn(tracks + 1, 3, 4, generator=torch.Generator().manual_seed(seed)) * 3
+    expected = torch.logit(logits.double().softmax(0)[1:]).clamp(-16, 16)
+    assert torch.allclose(one_against_rest(logits).double(), expected, atol=0.05)  # float32 near 1

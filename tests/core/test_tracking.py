@@ -1,0 +1,226 @@
+"""From posteriors to labels: smoothing, presence, states, anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from micromodels.heads import FrameClassifier
+from micromodels.propagation import FramePosterior
+from micromodels.seeds import SeedSet, TrackSpec
+from micromodels.tracking import CHUNK_FRAMES, Tracker, rts_smooth
+from micromodels.types import (
+    AnyLabel,
+    Box,
+    FrameLabel,
+    FrameResult,
+    Label,
+    Mask,
+    ProvenanceKind,
+    ShapeKind,
+    State,
+)
+from tests.core.doubles import HEIGHT, WIDTH, box_mask, seed, square
+
+SIZE = (HEIGHT, WIDTH)
+
+
+def posterior(frame: int, boxes: Sequence[Box | None], pooled: Sequence[float] = (), sure: float = 8.0) -> FramePosterior:
+    """What a perfect head says of boxes; None where a track is not to be seen."""
+    ys, xs = np.mgrid[: HEIGHT // 4, : WIDTH // 4] * 4.0 + 2.0
+    log_odds = np.full((len(boxes), HEIGHT // 2, WIDTH // 2), -sure, np.float32)
+    sides = np.ones((4, HEIGHT // 4, WIDTH // 4), np.float32)
+    for index, box in enumerate(boxes):
+        if box is not None:
+            inside = box_mask(box)
+            log_odds[index, inside[::2, ::2]] = sure
+            own = np.stack([xs - box.x1, ys - box.y1, box.x2 - xs, box.y2 - ys])
+            sides = np.where(inside[2::4, 2::4], own, sides).astype(np.float32)
+    agreement = np.full(len(boxes), np.nan, np.float32)
+    return FramePosterior(frame, log_odds, sides, agreement, 1, np.array(pooled, np.float32))
+
+
+def track(
+    posteriors: Sequence[FramePosterior],
+    labels: Sequence[AnyLabel] = (),
+    kind: ShapeKind = ShapeKind.BOX,
+    tracks: Sequence[str] = ("1",),
+    classifier: FrameClassifier | None = None,
+    typical: float = 0.05,
+) -> list[FrameResult]:
+    specs = tuple(TrackSpec(name, "square", kind) for name in tracks)
+    seeds = SeedSet(labels, 1000, HEIGHT, WIDTH, tracks=specs)
+    anchors = {frame: seeds.seed_frame(frame, SIZE) for frame in seeds.frames}
+    classes = ("dark",) if classifier else ()
+    tracker = Tracker(specs, seeds, anchors, SIZE, "v1", classifier, classes, [typical] * len(specs))
+    return list(tracker.results(posteriors))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 40), st.floats(-50, 50), st.floats(-8, 8), st.data())
+def test_smoothing_follows_a_line_through_a_gap(rows: int, start: float, velocity: float, data: st.DataObject) -> None:
+    """Two exact ends of a constant motion, any of the rows between missing: the result is the line."""
+    line = start + velocity * np.arange(rows)[:, None] * np.ones((1, 2))
+    seen = data.draw(st.sets(st.integers(1, rows - 2))) | {0, rows - 1}
+    gone = [row for row in range(rows) if row not in seen]
+    values, noise = line.copy(), np.full(rows, 0.05)
+    values[gone] = noise[gone] = np.nan
+    smooth = rts_smooth(values, noise, acceleration=3.0)
+    assert smooth.shape == values.shape
+    assert np.abs(smooth - line).max() < 0.2
+
+
+def test_doubtful_rows_hardly_bend_the_line() -> None:
+    """A measurement with a large deviation among exact ones is ignored; the same one if exact is followed."""
+    values = np.arange(21.0)[:, None]
+    values[10] += 30
+    noise = np.full(21, 0.1)
+    noise[10] = 1000.0
+    assert abs(rts_smooth(values, noise, 0.5)[10, 0] - 10) < 0.5
+    noise[10] = 0.1
+    assert abs(rts_smooth(values, noise, 5.0)[10, 0] - 40) < 2
+
+
+def test_smoothing_takes_noise_away() -> None:
+    """Noisy measurements of a line come out nearer to it."""
+    line = np.linspace(0, 100, 60)[:, None]
+    noisy = line + np.random.default_rng(0).normal(0, 3, line.shape)
+    smooth = rts_smooth(noisy, np.full(60, 3.0), 0.1)
+    assert np.abs(smooth - line).mean() < 0.5 * np.abs(noisy - line).mean()
+
+
+def test_boxes_are_found_and_bridged() -> None:
+    """Each frame's box is that of the square; where it cannot be seen and nothing hides it, it is absent."""
+    hidden = range(8, 11)
+    results = track([posterior(i, [None if i in hidden else square(i)]) for i in range(20)])
+    assert [r.frame for r in results] == list(range(20))
+    for result in results:
+        (label,) = result.labels
+        assert label.provenance.kind is ProvenanceKind.MODEL
+        assert label.provenance.version == "v1"
+        assert label.confidence is not None
+        if result.frame in hidden:
+            assert label.state is State.ABSENT
+            assert label.shape is None
+        else:
+            assert label.state is State.VISIBLE
+            assert isinstance(label.shape, Box)
+            assert label.shape.iou(square(result.frame)) > 0.9
+
+
+def test_a_track_behind_another_is_occluded() -> None:
+    """Where the square vanishes behind another track it keeps its box, by its motion, and is called occluded."""
+    wall = Box(20, 24, 80, 72)
+    hidden = range(8, 13)
+    results = track(
+        [posterior(i, [None if i in hidden else square(i), wall if i in hidden else None]) for i in range(20)],
+        tracks=("1", "2"),
+    )
+    states = [result.labels[0].state for result in results]
+    assert [i for i, state in enumerate(states) if state is State.OCCLUDED] == list(hidden)
+    for frame in hidden:
+        shape = results[frame].labels[0].shape
+        assert isinstance(shape, Box)
+        assert shape.iou(square(frame)) > 0.8
+        assert results[frame].labels[1].state is State.VISIBLE
+
+
+@pytest.mark.parametrize("kind", list(ShapeKind))
+def test_a_track_of_low_presence_is_absent(kind: ShapeKind) -> None:
+    """Where no pixel is likely there is no shape; the confidence is that of its absence."""
+    results = track([posterior(i, [square(i) if i < 3 else None]) for i in range(6)], kind=kind)
+    assert [r.labels[0].state for r in results] == [State.VISIBLE] * 3 + [State.ABSENT] * 3
+    assert all(r.labels[0].shape is None and (r.labels[0].confidence or 0) > 0.9 for r in results[3:])
+
+
+def test_masks_are_those_of_the_posterior() -> None:
+    """A track drawn as a mask gets masks of the size of the video."""
+    (result,) = track([posterior(0, [square(0)])], kind=ShapeKind.MASK)
+    shape = result.labels[0].shape
+    assert isinstance(shape, Mask)
+    overlap = shape.to_array() & box_mask(square(0))
+    assert overlap.sum() / (shape.to_array() | box_mask(square(0))).sum() > 0.9
+
+
+def test_anchors_are_returned_unchanged() -> None:
+    """Whatever the posterior says, a human label comes back as the very object that was given; others are predicted."""
+    anchors: list[AnyLabel] = [
+        seed(2, ShapeKind.BOX, box=Box(1, 1, 9, 9)),
+        Label(4, "1", "square", State.ABSENT),
+        Label(5, "1", "square", State.UNCERTAIN),
+        Label(6, "1", "square", State.OCCLUDED, square(6)),
+        seed(4, ShapeKind.BOX, track="stranger", box=Box(3, 3, 30, 30)),
+    ]
+    results = track([posterior(i, [square(i)]) for i in range(8)], anchors)
+    for label in anchors:
+        assert any(label is given for given in results[label.frame].all())
+    for result in results:
+        own = [label for label in result.labels if label.track == "1"]
+        assert len(own) == 1
+        assert own[0].is_anchor == (result.frame in (2, 4, 5, 6))
+
+
+def test_confidence_falls_with_distance_doubt_and_disagreement() -> None:
+    """The same mask is less sure far from anchors, where the sweeps differ, and where the head is undecided."""
+
+    def confidence(distance: int = 1, agreement: float = 1.0, sure: float = 8.0) -> float:
+        base = posterior(0, [square(0)], sure=sure)
+        said = FramePosterior(
+            0, base.log_odds, base.sides, np.array([agreement], np.float32), distance, base.pooled
+        )
+        value = track([said])[0].labels[0].confidence
+        assert value is not None
+        return value
+
+    best = confidence()
+    assert 0.5 < best < 1
+    assert confidence(distance=200) < best
+    assert confidence(distance=-1) < best
+    assert confidence(agreement=0.3) < best
+    assert confidence(sure=1.0) < best
+
+
+@pytest.mark.parametrize("count", [1, 15, 17, CHUNK_FRAMES, CHUNK_FRAMES + 1])
+@pytest.mark.parametrize("anchored", [[], [0], [16]])
+def test_chunks_give_every_frame_once(count: int, anchored: list[int]) -> None:
+    """Smoothing works in chunks; none is lost or doubled where they meet, with or without anchors."""
+    labels = [seed(f, ShapeKind.BOX, box=Box(10, 10, 30, 30)) for f in anchored]
+    empty = np.full((1, 4, 4), -8, np.float32)
+    nothing = np.full(1, np.nan, np.float32)
+    posteriors = [
+        FramePosterior(i, empty, np.ones((4, 2, 2), np.float32), nothing, 1, np.zeros(0, np.float32))
+        for i in range(count)
+    ]
+    assert [result.frame for result in track(posteriors, labels)] == list(range(count))
+
+
+def test_no_posteriors_no_results() -> None:
+    """An empty range of frames has no labels."""
+    assert track([]) == []
+
+
+def _by_first() -> FrameClassifier:
+    classifier = FrameClassifier(1, 1).eval()
+    with torch.no_grad():
+        classifier.linear.weight.fill_(1.0)
+        classifier.linear.bias.zero_()
+    return classifier
+
+
+def test_frame_classes_are_smoothed_and_anchored() -> None:
+    """One odd frame among many does not flip the class; a human label of it does, and is kept."""
+    values: Mapping[int, float] = {6: -3.0}
+    posteriors = [posterior(i, [None], pooled=[values.get(i, 3.0)]) for i in range(12)]
+    results = track(posteriors, classifier=_by_first())
+    assert [r.frame_labels[0].present for r in results] == [True] * 12
+    human = FrameLabel(6, "dark", False)
+    results = track(posteriors, [human], classifier=_by_first())
+    assert results[6].frame_labels == (human,)
+    confidence = results[5].frame_labels[0].confidence
+    assert confidence is not None
+    assert 0.5 <= confidence <= 1.0
