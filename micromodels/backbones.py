@@ -247,7 +247,9 @@ class _HookedPyramid(nn.Module):
         self.layout = [(64 // m.shape[-2], int(m.shape[1])) for m in maps]
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and self._height % output.shape[-2] == 0:
+        # A pooled 1 x 1 map is no level, whatever the height of the image says.
+        dense = isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[-1] > 1
+        if dense and self._height % output.shape[-2] == 0:
             stride = self._height // output.shape[-2]
             if stride in (2, 4, 8, 16, 32):
                 self._seen[stride] = output

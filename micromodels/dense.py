@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import math
 import time
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import safetensors
 import safetensors.torch
 import torch
 
 from micromodels.encoder import Encoder, default_encoder_name, load_encoder, select_device
-from micromodels.errors import Cancelled, ModelError, OutOfMemory
+from micromodels.errors import Cancelled, InvalidInput, ModelError, OutOfMemory, OutOfRange
 from micromodels.events import (
     ExperimentFinished,
     FlipBookPicture,
@@ -48,6 +48,7 @@ __all__ = ["DenseModel", "DenseSettings", "load", "train"]
 
 WEIGHTS_FILE, GRAPH_FILE = "head.safetensors", "head.onnx"
 MAX_WEIGHTS_BYTES = 256 << 20
+MAX_WIDTH = 1024
 SELF_TRAINING_FRAMES = 160
 SELF_TRAINING_CERTAINTY = 0.85
 
@@ -115,6 +116,8 @@ class DenseModel:
         table = video.table
         seeds = SeedSet(anchors, table.frame_count, table.height_px, table.width_px, tracks=self.manifest.tracks)
         wanted = range(table.frame_count) if frames is None else frames
+        if wanted.step != 1 or not 0 <= wanted.start <= wanted.stop <= table.frame_count:
+            raise OutOfRange("frames", wanted, f"a range with step 1 within 0 to {table.frame_count}")
         device = select_device(run.device)
         if self._head is not None:
             self._head.to(device)
@@ -122,7 +125,8 @@ class DenseModel:
         # Reading a model for another device than it was trained on re-opens the encoder there.
         encoder = load_encoder(self.manifest.encoder, device) if device.type == "cuda" else self._encoder
         with EncodedVideo(video, encoder, run) as encoded:
-            targets = {frame: seeds.seed_frame(frame, encoded.size) for frame in seeds.frames}
+            anchored = seeds.frames if self.manifest.tracks else []
+            targets = {frame: seeds.seed_frame(frame, encoded.size) for frame in anchored}
             tracker = Tracker(
                 self.manifest.tracks,
                 seeds,
@@ -206,9 +210,14 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
         raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}") from error
     except (safetensors.SafetensorError, ValueError) as error:
         raise ModelError(f"{WEIGHTS_FILE} is not a safetensors file: {error}") from error
+    if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors.values()):
+        raise ModelError(f"{WEIGHTS_FILE} holds tensors that are neither float32 nor int64")
     if _digest(tensors)[:12] != manifest.version:
         raise ModelError(f"{WEIGHTS_FILE} does not hold the weights of version {manifest.version}")
-    encoder = load_encoder(manifest.encoder, torch.device("cpu"))
+    try:
+        encoder = load_encoder(manifest.encoder, torch.device("cpu"))
+    except InvalidInput as error:
+        raise ModelError(f"the encoder of this model is not here: {error}") from error
     if encoder.name != manifest.encoder_weights:
         raise ModelError(f"made with encoder {manifest.encoder_weights}, but {encoder.name} is installed")
     parts = {
@@ -220,6 +229,8 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
         if manifest.tracks:
             boxes = any(spec.shape is ShapeKind.BOX for spec in manifest.tracks)
             width = int(manifest.settings["width"])
+            if not 1 <= width <= MAX_WIDTH:
+                raise ModelError(f"{width} channels; at most {MAX_WIDTH}")
             head = DenseHead(HeadSettings(encoder.levels, len(manifest.tracks), boxes, width)).eval()
             head.load_state_dict(parts["head"])
             head.to(memory_format=torch.channels_last)
@@ -228,7 +239,7 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
             inputs = 2 * sum(level.channels for level in encoder.levels)
             classifier = FrameClassifier(inputs, len(manifest.frame_classes)).eval()
             classifier.load_state_dict(parts["classifier"])
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{WEIGHTS_FILE} does not fit the manifest: {error}") from error
     return DenseModel(manifest, encoder, head, classifier)
 
@@ -480,7 +491,6 @@ class _Training:
             shares = [float((t.label_map == index + 1).mean()) for t in self._targets.values()]
             areas.append(float(np.median([share for share in shares if share > 0] or [0.01])))
         name = default_encoder_name() if self._settings.encoder == "auto" else self._settings.encoder
-        packages = ("torch", "onnxruntime-gpu", "opencv-python", "numpy")
         return Manifest(
             version=_digest(_tensors(head, classifier))[:12],
             recipe="head",
@@ -494,7 +504,7 @@ class _Training:
             seed_frames=tuple(sorted(self._vectors)),
             video=self._video.video.table.content_hash,
             metrics=metrics,
-            libraries={name: importlib.metadata.version(name) for name in packages},
+            libraries={module.__name__: str(module.__version__) for module in (torch, onnxruntime, cv2, np)},
         )
 
 

@@ -198,8 +198,14 @@ def _load_part(name: str, device: torch.device) -> Encoder:
     )
 
 
-@lru_cache(maxsize=16)
 def _digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _digest_of(path: Path, modified_ns: int, size_bytes: int) -> str:
+    """Digest of a file; time and size are there so that a replaced file is read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:10]
 

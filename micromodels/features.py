@@ -12,6 +12,8 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -99,10 +101,10 @@ class EncodedVideo:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._base = base
         self._memory: OrderedDict[int, EncodedFrame] = OrderedDict()
-        self._bytes_per_frame = 0
         self._max_bytes = max_bytes
+        kept = [entry for entry in os.scandir(self._folder) if entry.name.removesuffix(".npz").isdecimal()]
         self._on_disk: OrderedDict[int, None] = OrderedDict(
-            (int(path.stem), None) for path in sorted(self._folder.glob("*.npz"), key=lambda p: p.stat().st_mtime)
+            (int(entry.name.removesuffix(".npz")), None) for entry in sorted(kept, key=_modified)
         )
 
     def __enter__(self) -> EncodedVideo:
@@ -170,7 +172,7 @@ class EncodedVideo:
             with np.load(self._folder / f"{index}.npz", allow_pickle=False) as arrays:
                 levels = [arrays[f"level{i}"] for i in range(len(self.encoder.levels))]
                 encoded = EncodedFrame(levels, arrays["grey"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             # A cache file that another run evicted or a crash left short is not an error: encode again.
             self._on_disk.pop(index, None)
             return None
@@ -205,6 +207,14 @@ class EncodedVideo:
     def _spent(self, stage: Stage, started: float) -> None:
         event: Event = StageFinished(stage, time.perf_counter() - started)
         self._emit(event)
+
+
+def _modified(entry: os.DirEntry[str]) -> float:
+    """Time of the last change; 0 for a file that another run evicted meanwhile."""
+    try:
+        return entry.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def level_statistics(samples: Sequence[Features]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:

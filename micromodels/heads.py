@@ -118,12 +118,14 @@ class DenseHead(nn.Module):
         sides = None
         if self.box_sides is not None:
             # exp keeps distances positive; the clamp keeps a wild early step finite.
-            sides = torch.exp(self.box_sides(x).float().clamp(-4, 4)) * self.get_buffer("box_scale")
+            size = (fine.shape[-2] // 2, fine.shape[-1] // 2)
+            at_stride_4 = x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear")
+            sides = torch.exp(self.box_sides(at_stride_4).float().clamp(-4, 4)) * self.get_buffer("box_scale")
         return HeadOutput(logits, sides)
 
 
 def pooled(features: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float32]:
-    """One vector per image for frame classes: mean and maximum of every level from stride 8 up, float32."""
+    """One vector per image for frame classes: mean and maximum of every level, float32."""
     parts = []
     for maps in features:
         flat = maps.reshape(maps.shape[0], -1).astype(np.float32)

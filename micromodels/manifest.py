@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -87,6 +88,7 @@ class Manifest:
             raise ModelError(f"{MANIFEST_FILE} must hold exactly {sorted(names)}")
         if raw["format"] != FORMAT:
             raise ModelError(f"{MANIFEST_FILE}: format {raw['format']!r}; this version reads {FORMAT}")
+        _check_types(raw)
         try:
             return cls(
                 **{
@@ -100,5 +102,33 @@ class Manifest:
                     "settings": dict(raw["settings"]),
                 }
             )
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise ModelError(f"{MANIFEST_FILE} is damaged: {error}") from error
+
+
+def _check_types(raw: Mapping[str, Any]) -> None:
+    """Refuse values of another JSON type than the field's, and numbers that are not finite.
+
+    Raises:
+        ModelError: naming the field.
+    """
+    kinds: dict[str, type] = {
+        "settings": dict,
+        "metrics": dict,
+        "libraries": dict,
+        "tracks": list,
+        "frame_classes": list,
+        "typical_areas": list,
+        "seed_frames": list,
+    }
+    for name, value in raw.items():
+        kind = kinds.get(name, int if name == "format" else str)
+        if not isinstance(value, kind):
+            raise ModelError(f"{MANIFEST_FILE}: {name} must be a JSON {kind.__name__}, got {value!r:.80}")
+    numbers = [*raw["typical_areas"], *raw["seed_frames"], *raw["settings"].values(), *raw["metrics"].values()]
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        raise ModelError(f"{MANIFEST_FILE}: numbers must be finite")
+    if len(raw["typical_areas"]) != len(raw["tracks"]):
+        raise ModelError(f"{MANIFEST_FILE}: typical_areas must have one number per track")
+    if not all(isinstance(track, dict) and track.get("track") for track in raw["tracks"]):
+        raise ModelError(f"{MANIFEST_FILE}: every track must have a name")

@@ -166,15 +166,13 @@ def propagate_windows(
                 raise Cancelled("propagation was cancelled")
         began = time.perf_counter()
         motion = _Motion(held, video.size, device)
-        priors = {
-            index: _anchor_probability(anchors[index], held[index].evidence) for index in anchors if index in held
-        }
+        priors = {index: _drawn(anchors[index], device) for index in anchors if index in held}
         forward = _sweep(range(start, stop), held, priors, motion, settings, carried, start - 1)
         backward = _sweep(range(ahead - 1, start - 1, -1), held, priors, motion, settings, None, ahead)
-        results = [_posterior(index, held, anchors, priors, forward, backward, motion) for index in range(start, stop)]
+        results = [_posterior(index, held, anchors, forward, backward, motion) for index in range(start, stop)]
         run.on_event(StageFinished(Stage.TEMPORAL, time.perf_counter() - began))
         last = forward.get(stop - 1)
-        carried = priors.get(stop - 1, torch.sigmoid(last) if last is not None else None)
+        carried = torch.sigmoid(last) if last is not None else None
         yield from results
         held = {index: frame for index, frame in held.items() if index >= stop - 1}
         start = stop
@@ -228,19 +226,19 @@ def one_against_rest(logits: torch.Tensor) -> torch.Tensor:
     return (log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-7))).clamp(-16, 16)
 
 
-def _anchor_probability(anchor: SeedFrame, evidence: torch.Tensor) -> torch.Tensor:
-    """What people said, as probability maps at stride 4; where nobody said anything, the evidence."""
-    maps = torch.sigmoid(F.avg_pool2d(evidence.float()[None], 2)[0])
-    for track in np.nonzero(anchor.known)[0]:
+def _drawn(anchor: SeedFrame, device: torch.device) -> dict[int, torch.Tensor]:
+    """Probability ``(h4, w4)`` of each track that people spoke of on an anchor."""
+    maps = {}
+    for track in np.nonzero(anchor.known)[0].tolist():
         drawn = torch.from_numpy((anchor.label_map == track + 1).astype(np.float32))[None]
-        maps[int(track)] = F.avg_pool2d(drawn[None], 4)[0, 0].to(maps.device)
+        maps[track] = F.avg_pool2d(drawn[None], 4)[0, 0].to(device)
     return maps
 
 
 def _sweep(
     order: range,
     held: Mapping[int, _Frame],
-    priors: Mapping[int, torch.Tensor],
+    priors: Mapping[int, Mapping[int, torch.Tensor]],
     motion: _Motion,
     settings: PropagationSettings,
     carried: torch.Tensor | None,
@@ -250,14 +248,14 @@ def _sweep(
     out: dict[int, torch.Tensor] = {}
     previous, origin = carried, carried_from
     for index in order:
-        if index in priors:
-            previous, origin = priors[index], index
+        if previous is None and index not in priors:
             continue
-        if previous is None:
-            continue
-        prior = motion.carry(previous, index, origin) if origin in held else None
+        prior = motion.carry(previous, index, origin) if previous is not None and origin in held else None
         evidence = F.avg_pool2d(held[index].evidence.float()[None], 2)[0]
         out[index] = evidence if prior is None else combine(evidence, prior, settings)
+        # What people drew replaces what was carried, track by track; of the others nothing was said.
+        for track, drawn in priors.get(index, {}).items():
+            out[index][track] = torch.logit(drawn, eps=1e-5)
         previous, origin = torch.sigmoid(out[index]), index
     return out
 
@@ -293,27 +291,21 @@ def _posterior(
     index: int,
     held: Mapping[int, _Frame],
     anchors: Mapping[int, SeedFrame],
-    priors: Mapping[int, torch.Tensor],
     forward: Mapping[int, torch.Tensor],
     backward: Mapping[int, torch.Tensor],
     motion: _Motion,
 ) -> FramePosterior:
     frame = held[index]
-    fine = frame.evidence.float()
+    evidence = frame.evidence.float()
+    fine = evidence.clone()
     tracks = len(fine)
     distance = min((abs(index - anchor) for anchor in anchors), default=-1)
     agreement = np.full(tracks, np.nan, np.float32)
     one, other = forward.get(index), backward.get(index)
-    if index in priors:
-        drawn = torch.from_numpy(anchors[index].label_map[::2, ::2].copy())
-        for track in np.nonzero(anchors[index].known)[0]:
-            sure = torch.where(drawn == int(track) + 1, 12.0, -12.0)
-            # The doubtful rim of a box seed keeps the evidence.
-            fine[int(track)] = torch.where(drawn == IGNORE, fine[int(track)].cpu(), sure).to(fine.device)
-    elif one is not None or other is not None:
+    if one is not None or other is not None:
         if one is not None and other is not None:
             before = max((i for i in anchors if i < index), default=index - LOOK_AHEAD_FRAMES)
-            after = min(i for i in anchors if i > index)
+            after = min((i for i in anchors if i > index), default=index + LOOK_AHEAD_FRAMES)
             share = (after - index) / (after - before)
             blended = share * one + (1 - share) * other
             overlap = ((one > 0) & (other > 0)).flatten(1).sum(1).float()
@@ -325,6 +317,13 @@ def _posterior(
         low = F.avg_pool2d(fine[None], 2)
         detail = fine - F.interpolate(low, size=fine.shape[-2:], mode="bilinear", align_corners=False)[0]
         fine = F.interpolate(blended[None], size=fine.shape[-2:], mode="bilinear", align_corners=False)[0] + detail
+    if index in anchors:
+        drawn = torch.from_numpy(anchors[index].label_map[::2, ::2].copy())
+        agreement[anchors[index].known] = np.nan
+        for track in np.nonzero(anchors[index].known)[0]:
+            sure = torch.where(drawn == int(track) + 1, 12.0, -12.0)
+            # The doubtful rim of a box seed keeps the evidence.
+            fine[int(track)] = torch.where(drawn == IGNORE, evidence[int(track)].cpu(), sure).to(fine.device)
     cut = index - 1 in held and tracks > 0 and motion.grid(index, index - 1) is None
     sides = frame.sides.astype(np.float32) if frame.sides is not None else None
     return FramePosterior(index, fine.cpu().numpy(), sides, agreement, distance, frame.pooled, cut)

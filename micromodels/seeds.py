@@ -8,6 +8,7 @@ video's own background (Khoreva et al., *Lucid Data Dreaming*, IJCV 2019), by ``
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.types import AnyLabel, FrameLabel, Label, Ontology, ShapeKind, State, shape_box, shape_kind
+from micromodels.types import AnyLabel, FrameLabel, Label, Mask, Ontology, ShapeKind, State, shape_box, shape_kind
 
 __all__ = ["IGNORE", "MAX_TRACKS", "SeedFrame", "SeedSet", "TrackSpec", "View", "make_views"]
 
@@ -114,8 +115,19 @@ class SeedSet:
             if label.frame >= self.frame_count:
                 raise OutOfRange("seeds.frame", label.frame, f"0 to {self.frame_count - 1}")
             name = label.object_class if isinstance(label, Label) else label.frame_class
+            self._check_shape(label)
             if name not in (object_names if isinstance(label, Label) else frame_names):
                 raise InvalidInput("seeds.class", name, f"one of {sorted(object_names | frame_names)}")
+        keys = Counter((x.frame, x.track if isinstance(x, Label) else None, _class_of(x)) for x in labels)
+        for (frame, track, name), count in keys.items():
+            if count > 1:
+                raise InvalidInput("seeds", f"frame {frame} track {track} class {name} {count} times", "each once")
+
+    def _check_shape(self, label: AnyLabel) -> None:
+        shape = label.shape if isinstance(label, Label) else None
+        size = (self.height_px, self.width_px)
+        if isinstance(shape, Mask) and (shape.height_px, shape.width_px) != size:
+            raise InvalidInput("seeds.mask.size", (shape.height_px, shape.width_px), f"{size}, as the video has")
 
     def require_trainable(self) -> None:
         """Check that a micro-model can be trained from these seeds.
@@ -183,13 +195,18 @@ class SeedSet:
         return radius <= 0.8, inside & (radius > 0.8)
 
 
+def _class_of(label: AnyLabel) -> str:
+    return label.object_class if isinstance(label, Label) else label.frame_class
+
+
 def _track_specs(labels: Iterable[Label]) -> tuple[TrackSpec, ...]:
     specs: dict[str, TrackSpec] = {}
+    classes: dict[str, str] = {}
     for label in labels:
         kind = shape_kind(label.shape) if label.shape is not None else None
-        known = specs.get(label.track)
-        if known is not None and known.object_class != label.object_class:
-            raise InvalidInput("seeds.class", label.object_class, f"{known.object_class}, as track {label.track} has")
+        known = classes.setdefault(label.track, label.object_class)
+        if known != label.object_class:
+            raise InvalidInput("seeds.class", label.object_class, f"{known}, as track {label.track} has")
         if kind is not None:
             specs[label.track] = TrackSpec(label.track, label.object_class, kind)
     return tuple(sorted(specs.values(), key=lambda spec: _natural(spec.track)))

@@ -65,10 +65,8 @@ def trace(mask: Bools) -> Polygon | None:
             break
         tolerance *= 2
     if len(ring) < 3:
-        box = mask_box(mask)
-        if box is None:
-            return None
-        return Polygon(((box.x1, box.y1), (box.x2, box.y1), (box.x2, box.y2), (box.x1, box.y2)))
+        # A line or a dot simplifies to less than a ring: keep every point of its outline.
+        ring = largest[:, 0].astype(float)
     # Doubled pixel centres lie a quarter pixel inside the border on each side.
     return Polygon(tuple((float(x) / 2 + 0.25, float(y) / 2 + 0.25) for x, y in ring))
 

@@ -233,6 +233,11 @@ class Tracker:
                 human
                 or FrameLabel(frame, name, log_odds > 0, float(max(probability, 1 - probability)), self._provenance)
             )
+        frame_labels += [
+            label
+            for label in self._seeds.frame_labels
+            if label.frame == frame and label.frame_class not in self._frame_classes
+        ]
         return FrameResult(frame, tuple(labels), tuple(frame_labels))
 
     def _label(self, frame: int, index: int, row: _Row, box: Floats | None, hidden: bool) -> Label:

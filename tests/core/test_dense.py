@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 import torch
 
 from micromodels.dense import DenseModel, DenseSettings
-from micromodels.encoder import Level
 from micromodels.errors import Cancelled, FailedPrecondition, InvalidInput, MicromodelsError, ModelError
 from micromodels.events import ExperimentFinished, PropagationProgress, StopRequest, TrainingProgress
 from micromodels.labeling import TrainSettings, label_video, load_model, train
@@ -34,7 +32,7 @@ from micromodels.types import (
     ShapeKind,
     State,
 )
-from tests.core.doubles import BLUE, MemoryVideo, Recorder, Rgb, box_mask, iou, scene, seed, square
+from tests.core.doubles import MemoryVideo, Recorder, Rgb, box_mask, iou, scene, seed, square
 
 FRAMES = 14
 QUICK = TrainSettings(effort=0.02)

@@ -78,10 +78,10 @@ def test_the_cache_is_bounded_on_disk(cache: Path) -> None:
     """With room for five frames there are never more than five files, and those used longest ago go first."""
     bound = 5 * frame_bytes()
     with EncodedVideo(MemoryVideo(scene(20)), ColourEncoder(), Run(cache_dir=cache), bound) as video:
-        for index, _ in video.stream(range(20)):
+        for _ in video.stream(range(20)):
             assert len(files(cache)) <= 5
             assert sum(path.stat().st_size for path in files(cache)) <= 1.5 * bound
-        assert {int(path.stem) for path in files(cache)} == {15, 16, 17, 18, 19}, index
+        assert {int(path.stem) for path in files(cache)} == {15, 16, 17, 18, 19}
 
 
 def test_evicted_frames_come_back_identical(cache: Path) -> None:
@@ -146,10 +146,15 @@ def test_a_full_disk_costs_time_only(cache: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_temporary_cache_goes_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a cache folder the files lie in a temporary one that is removed, also after an error."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(KeyError), EncodedVideo(MemoryVideo(scene(2)), ColourEncoder(), Run()) as video:
-        video[0]
-        assert files(tmp_path)
-        raise KeyError
+
+    def fail_with_a_frame_encoded() -> None:
+        with EncodedVideo(MemoryVideo(scene(2)), ColourEncoder(), Run()) as video:
+            video[0]
+            assert files(tmp_path)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_with_a_frame_encoded()
     assert list(tmp_path.iterdir()) == []
 
 

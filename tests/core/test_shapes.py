@@ -39,15 +39,17 @@ def filled(mask: Bools) -> Bools:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
 def test_traced_outlines_stay_within_the_tolerance(seed: int) -> None:
-    """No border pixel of the mask is further from the ring than the tolerance and half a pixel."""
+    """No border pixel is further from the ring than the tolerance and the way from its centre to its border."""
     mask = filled(blob(seed))
     ring = trace(mask)
     assert ring is not None
     points = np.array(ring.points, np.float32)[:, None]
-    border = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3)), borderValue=0).astype(bool)
+    # Pixels with a side at the background; the ring's own points lie a quarter pixel inside their borders.
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    border = mask & ~cv2.erode(mask.astype(np.uint8), cross, borderValue=0).astype(bool)
     for y, x in np.argwhere(border):
         distance = abs(cv2.pointPolygonTest(points, (float(x) + 0.5, float(y) + 0.5), True))
-        assert distance <= POLYGON_TOLERANCE_PX + 0.75
+        assert distance <= POLYGON_TOLERANCE_PX + 0.5
 
 
 @settings(max_examples=40, deadline=None)

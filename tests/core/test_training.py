@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 
 def test_finishing_early_keeps_the_weights_of_the_last_step() -> None:
-    """"Good enough" ends training at that step with a head that is ready to predict."""
+    """ "Good enough" ends training at that step with a head that is ready to predict."""
     recorder = Recorder(StopRequest.FINISH_EARLY, at=4)
     stopped = fit(new_head(), recorder.run)
     assert sum(isinstance(event, TrainingProgress) for event in recorder.events) == 5
