@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,9 @@ Features = list[npt.NDArray[np.float16]]
 SHORT_SIDE_PX, LONG_SIDE_PX = 480, 864
 MAX_ENLARGEMENT = 2.5
 """Enlarging helps small objects (boxes of 20 pixels in 320 x 240); beyond this it only costs time."""
+
+PART_SEPARATOR = re.compile(r"\+(?=lite0|dinov2s|torchvision:|timm:)")
+"""A ``+`` in front of a part's name; one inside a weights path separates nothing."""
 
 GRID_PX = 32
 """Work images have sides that are multiples of this, so that all levels align."""
@@ -165,13 +169,15 @@ def load_encoder(name: str, device: torch.device) -> Encoder:
     Raises:
         InvalidInput: an unknown part, or weights that are not there.
     """
-    return _load_encoder(name, str(device))
+    # Weights from a path may be replaced while this process runs: those are loaded anew.
+    load = _load_encoder.__wrapped__ if "@" in name else _load_encoder
+    return load(name, str(device))
 
 
 @lru_cache(maxsize=4)
 def _load_encoder(name: str, device_name: str) -> Encoder:
     device = torch.device(device_name)
-    parts = tuple(_load_part(part, device) for part in name.split("+"))
+    parts = tuple(_load_part(part, device) for part in PART_SEPARATOR.split(name))
     return parts[0] if len(parts) == 1 else ComposedEncoder(parts)
 
 

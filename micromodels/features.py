@@ -169,7 +169,8 @@ class EncodedVideo:
         if index not in self._on_disk:
             return None
         try:
-            with np.load(self._folder / f"{index}.npz", allow_pickle=False) as arrays:
+            path = self._folder / f"{index}.npz"
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 levels = [arrays[f"level{i}"] for i in range(len(self.encoder.levels))]
                 encoded = EncodedFrame(levels, arrays["grey"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):

@@ -287,6 +287,16 @@ def combine(evidence: torch.Tensor, prior: torch.Tensor, settings: PropagationSe
     return combined
 
 
+def _forward_share(index: int, track: int, anchors: Mapping[int, SeedFrame], held: Mapping[int, _Frame]) -> float:
+    """Weight of the forward sweep on a frame: by the distance to the track's own anchors on each side."""
+    named = [frame for frame, anchor in anchors.items() if anchor.known[track]]
+    before = max((frame for frame in named if frame < index), default=None)
+    after = min((frame for frame in named if frame > index and frame in held), default=None)
+    if after is None:
+        return 1.0
+    return 0.0 if before is None else (after - index) / (after - before)
+
+
 def _posterior(
     index: int,
     held: Mapping[int, _Frame],
@@ -304,13 +314,13 @@ def _posterior(
     one, other = forward.get(index), backward.get(index)
     if one is not None or other is not None:
         if one is not None and other is not None:
-            before = max((i for i in anchors if i < index), default=index - LOOK_AHEAD_FRAMES)
-            after = min((i for i in anchors if i > index), default=index + LOOK_AHEAD_FRAMES)
-            share = (after - index) / (after - before)
+            shares = [_forward_share(index, track, anchors, held) for track in range(tracks)]
+            share = torch.tensor(shares, device=fine.device)[:, None, None]
             blended = share * one + (1 - share) * other
             overlap = ((one > 0) & (other > 0)).flatten(1).sum(1).float()
             union = ((one > 0) | (other > 0)).flatten(1).sum(1).float()
             agreement = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).cpu().numpy()
+            agreement[[share in (0.0, 1.0) for share in shares]] = np.nan
         else:
             blended = one if one is not None else other  # type: ignore[assignment]
         assert blended is not None
