@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 import warnings
@@ -33,7 +31,7 @@ from micromodels.events import (
 )
 from micromodels.features import EncodedVideo, FrameSource, level_statistics
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, pooled
-from micromodels.manifest import Manifest
+from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.prefetch import prefetched
 from micromodels.propagation import FramePosterior, PropagationSettings, propagate_windows
 from micromodels.seeds import IGNORE, SeedSet, make_views
@@ -212,7 +210,7 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
         raise ModelError(f"{WEIGHTS_FILE} is not a safetensors file: {error}") from error
     if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors.values()):
         raise ModelError(f"{WEIGHTS_FILE} holds tensors that are neither float32 nor int64")
-    if _digest(tensors)[:12] != manifest.version:
+    if weights_digest(tensors)[:12] != manifest.version:
         raise ModelError(f"{WEIGHTS_FILE} does not hold the weights of version {manifest.version}")
     try:
         encoder = load_encoder(manifest.encoder, torch.device("cpu"))
@@ -492,7 +490,7 @@ class _Training:
             areas.append(float(np.median([share for share in shares if share > 0] or [0.01])))
         name = default_encoder_name() if self._settings.encoder == "auto" else self._settings.encoder
         return Manifest(
-            version=_digest(_tensors(head, classifier))[:12],
+            version=weights_digest(_tensors(head, classifier))[:12],
             recipe="head",
             encoder=name,
             encoder_weights=self._video.encoder.name,
@@ -500,7 +498,7 @@ class _Training:
             frame_classes=self._seeds.frame_classes,
             typical_areas=tuple(areas),
             settings=asdict(chosen),
-            seeds_digest=_seeds_digest(self._seeds),
+            seeds_digest=seeds_digest(self._seeds),
             seed_frames=tuple(sorted(self._vectors)),
             video=self._video.video.table.content_hash,
             metrics=metrics,
@@ -527,17 +525,3 @@ def _pseudo_labels(posterior: FramePosterior) -> tuple[npt.NDArray[np.uint8], fl
     label_map[sure] = best[sure] + 1
     inside = top > 0.5
     return label_map, float(top[inside].mean()) if sure.any() else 0.0
-
-
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _seeds_digest(seeds: SeedSet) -> str:
-    rows = sorted(json.dumps(asdict(label), default=str, sort_keys=True) for label in seeds.object_labels)
-    rows += sorted(json.dumps(asdict(label), default=str, sort_keys=True) for label in seeds.frame_labels)
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -9,11 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from micromodels.errors import ModelError
-from micromodels.seeds import TrackSpec
+from micromodels.seeds import SeedSet, TrackSpec
 from micromodels.types import ShapeKind
 
-__all__ = ["FORMAT", "MANIFEST_FILE", "Manifest"]
+__all__ = ["FORMAT", "MANIFEST_FILE", "Manifest", "seeds_digest", "weights_digest"]
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -132,3 +135,19 @@ def _check_types(raw: Mapping[str, Any]) -> None:
         raise ModelError(f"{MANIFEST_FILE}: typical_areas must have one number per track")
     if not all(isinstance(track, dict) and track.get("track") for track in raw["tracks"]):
         raise ModelError(f"{MANIFEST_FILE}: every track must have a name")
+
+
+def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names and values of tensors, hex; its first 12 digits are a version's name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def seeds_digest(seeds: SeedSet) -> str:
+    """SHA-256 over human labels, whatever their order, hex."""
+    rows = sorted(json.dumps(asdict(label), default=str, sort_keys=True) for label in seeds.object_labels)
+    rows += sorted(json.dumps(asdict(label), default=str, sort_keys=True) for label in seeds.frame_labels)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -21,7 +21,19 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.types import AnyLabel, FrameLabel, Label, Mask, Ontology, ShapeKind, State, shape_box, shape_kind
+from micromodels.types import (
+    AnyLabel,
+    Box,
+    FrameLabel,
+    Label,
+    Mask,
+    Ontology,
+    Polygon,
+    ShapeKind,
+    State,
+    shape_box,
+    shape_kind,
+)
 
 __all__ = ["IGNORE", "MAX_TRACKS", "SeedFrame", "SeedSet", "TrackSpec", "View", "make_views"]
 
@@ -179,7 +191,8 @@ class SeedSet:
         shape = label.shape
         assert shape is not None
         if shape_kind(shape) is not ShapeKind.BOX:
-            full = shape.to_array(self.height_px, self.width_px) if hasattr(shape, "points") else shape.to_array()  # type: ignore[union-attr,call-arg]
+            assert not isinstance(shape, Box)
+            full = shape.to_array(self.height_px, self.width_px) if isinstance(shape, Polygon) else shape.to_array()
             share = cv2.resize(full.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
             core = share > 0.5
             return core, np.zeros(size, bool)

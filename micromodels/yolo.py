@@ -28,13 +28,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from micromodels.dense import _digest, _seeds_digest
 from micromodels.encoder import load_encoder, select_device, work_size
 from micromodels.errors import Cancelled, ModelError, OutOfMemory
 from micromodels.events import ExperimentFinished, PropagationProgress, Run, Stage, StageFinished, StopRequest
 from micromodels.features import FrameSource, to_work_image
 from micromodels.heads import FrameClassifier
-from micromodels.manifest import Manifest
+from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.seeds import SeedFrame, SeedSet, View, make_views
 from micromodels.training import Clock
 from micromodels.types import AnyLabel, Box, FrameResult, Ontology
@@ -162,7 +161,7 @@ def load(folder: Path, manifest: Manifest) -> YoloModel:
         raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}") from error
     except (safetensors.SafetensorError, ValueError) as error:
         raise ModelError(f"{WEIGHTS_FILE} is not a safetensors file: {error}") from error
-    if _digest(tensors)[:12] != manifest.version:
+    if weights_digest(tensors)[:12] != manifest.version:
         raise ModelError(f"{WEIGHTS_FILE} does not hold the weights of version {manifest.version}")
     if manifest.frame_classes and manifest.encoder_weights != _encoder_weights():
         raise ModelError(f"made with encoder {manifest.encoder_weights}, but {_encoder_weights()} is installed")
@@ -362,7 +361,7 @@ class _Training:
             areas.append(float(np.median([share for share in shares if share > 0] or [0.01])))
         packages = ("ultralytics", "torch", "onnxruntime-gpu", "opencv-python", "numpy")
         return Manifest(
-            version=_digest(_tensors(state, classifier))[:12],
+            version=weights_digest(_tensors(state, classifier))[:12],
             recipe="yolo",
             encoder=CLASSIFIER_ENCODER if classifier is not None else "",
             encoder_weights=_encoder_weights() if classifier is not None else "",
@@ -370,7 +369,7 @@ class _Training:
             frame_classes=self._seeds.frame_classes,
             typical_areas=tuple(areas),
             settings={**asdict(chosen), "start_score": start_score},
-            seeds_digest=_seeds_digest(self._seeds),
+            seeds_digest=seeds_digest(self._seeds),
             seed_frames=tuple(self._images),
             video=self._video.table.content_hash,
             metrics=metrics,
