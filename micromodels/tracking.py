@@ -165,6 +165,8 @@ class Tracker:
             met: set[int] = set()
             for run in runs:
                 gap = [int(offset) for offset in run]
+                if gap[0] - 1 not in seen[index] or gap[-1] + 1 not in seen[index]:
+                    continue  # it has not come yet, or has gone: nothing says that it is still there
                 covers = [
                     _covered(track[offset], other[offset])
                     for offset in gap
