@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import safetensors
-import safetensors.torch
 import torch
 
-from micromodels.encoder import Encoder, default_encoder_name, load_encoder, select_device
-from micromodels.errors import Cancelled, InvalidInput, ModelError, OutOfMemory, OutOfRange
-from micromodels.events import (
-    ExperimentFinished,
-    FlipBookPicture,
-    PropagationProgress,
-    Run,
-    Stage,
-    StageFinished,
-    StopRequest,
-)
+from micromodels.dense_model import DenseModel, head_tensors, load
+from micromodels.encoder import default_encoder_name, load_encoder, select_device
+from micromodels.errors import Cancelled, OutOfMemory
+from micromodels.events import ExperimentFinished, FlipBookPicture, Run, Stage, StageFinished, StopRequest
 from micromodels.features import EncodedVideo, FrameSource, level_statistics
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, pooled
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
-from micromodels.prefetch import prefetched
+from micromodels.parallel import WorkLine, narrow_operations, worker_count
 from micromodels.propagation import FramePosterior, PropagationSettings, propagate_windows
-from micromodels.seeds import IGNORE, SeedSet, make_views
-from micromodels.tracking import Tracker
+from micromodels.seeds import IGNORE, SeedSet, ViewMaker
 from micromodels.training import Clock, HeadTrainer, Sample
-from micromodels.types import AnyLabel, FrameResult, Ontology, ShapeKind
+from micromodels.types import AnyLabel, Ontology, ShapeKind
 
 if TYPE_CHECKING:
     from micromodels.labeling import TrainSettings
 
 __all__ = ["DenseModel", "DenseSettings", "load", "train"]
 
-WEIGHTS_FILE, GRAPH_FILE = "head.safetensors", "head.onnx"
-MAX_WEIGHTS_BYTES = 256 << 20
-MAX_WIDTH = 1024
 SELF_TRAINING_FRAMES = 160
 SELF_TRAINING_CERTAINTY = 0.85
+EARLY_VIEWS = 0.5
+"""Training begins when this share of the views is there; the others come in over as large a share of its steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,156 +79,6 @@ VARIANTS: tuple[Mapping[str, Any], ...] = (
 """Settings of experiment 0, 1, ... relative to the default; further experiments repeat them with other random views."""
 
 
-class DenseModel:
-    """A trained micro-model of the recipe ``head``."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        encoder: Encoder,
-        head: DenseHead | None,
-        classifier: FrameClassifier | None,
-    ) -> None:
-        self.manifest = manifest
-        self._encoder = encoder
-        self._head = head
-        self._classifier = classifier
-
-    def propagate(
-        self, video: FrameSource, anchors: Sequence[AnyLabel], *, frames: range | None = None, run: Run = Run()
-    ) -> Iterator[FrameResult]:
-        """See ``micromodels.labeling.MicroModel.propagate``."""
-        table = video.table
-        seeds = SeedSet(anchors, table.frame_count, table.height_px, table.width_px, tracks=self.manifest.tracks)
-        wanted = range(table.frame_count) if frames is None else frames
-        if wanted.step != 1 or not 0 <= wanted.start <= wanted.stop <= table.frame_count:
-            raise OutOfRange("frames", wanted, f"a range with step 1 within 0 to {table.frame_count}")
-        device = select_device(run.device)
-        if self._head is not None:
-            self._head.to(device)
-        started = time.perf_counter()
-        # Reading a model for another device than it was trained on re-opens the encoder there.
-        encoder = load_encoder(self.manifest.encoder, device) if device.type == "cuda" else self._encoder
-        with EncodedVideo(video, encoder, run) as encoded:
-            anchored = seeds.frames if self.manifest.tracks else []
-            targets = {frame: seeds.seed_frame(frame, encoded.size) for frame in anchored}
-            tracker = Tracker(
-                self.manifest.tracks,
-                seeds,
-                targets,
-                encoded.size,
-                self.manifest.version,
-                self._classifier.cpu() if self._classifier is not None else None,
-                self.manifest.frame_classes,
-                self.manifest.typical_areas,
-            )
-            posteriors = propagate_windows(encoded, self._head, targets, wanted, run, PropagationSettings())
-            for done, result in enumerate(tracker.results(posteriors), start=1):
-                yield result
-                pace = (time.perf_counter() - started) / done
-                run.on_event(PropagationProgress(done, len(wanted), pace * (len(wanted) - done)))
-
-    def save(self, folder: Path) -> None:
-        """See ``micromodels.labeling.MicroModel.save``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(_tensors(self._head, self._classifier), str(folder / WEIGHTS_FILE))
-        if self._head is not None:
-            _export(self._head, folder / GRAPH_FILE)
-        self.manifest.save(folder)
-
-
-def _tensors(head: DenseHead | None, classifier: FrameClassifier | None) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for prefix, module in (("head", head), ("classifier", classifier)):
-        if module is not None:
-            state = module.state_dict()
-            tensors.update({f"{prefix}.{key}": value.detach().cpu().contiguous() for key, value in state.items()})
-    return tensors
-
-
-class _Graph(torch.nn.Module):
-    """The head as a graph with plain tensors in and out."""
-
-    def __init__(self, head: DenseHead) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output = self.head(features)
-        return (output.logits,) if output.sides is None else (output.logits, output.sides)
-
-
-def _export(head: DenseHead, path: Path) -> None:
-    """Write the head as ONNX: one input per level, outputs ``logits`` and, for boxes, ``sides``."""
-    device = next(head.parameters()).device
-    levels = head.settings.levels
-    names = [f"level{i}" for i in range(len(levels))]
-    inputs = tuple(torch.zeros(1, level.channels, 128 // level.stride, 192 // level.stride) for level in levels)
-    outputs = ["logits", "sides"] if head.settings.boxes else ["logits"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Graph(head.cpu()).eval(),
-            inputs,
-            str(path),
-            input_names=names,
-            output_names=outputs,
-            dynamic_axes={name: {0: "n", 2: f"{name}_h", 3: f"{name}_w"} for name in names},
-            opset_version=17,
-            dynamo=False,
-        )
-    head.to(device)
-
-
-def load(folder: Path, manifest: Manifest) -> DenseModel:
-    """Load a saved model of this recipe.
-
-    Raises:
-        ModelError: weights missing, damaged, too large, or not those of the manifest.
-    """
-    path = folder / WEIGHTS_FILE
-    try:
-        if path.stat().st_size > MAX_WEIGHTS_BYTES:
-            raise ModelError(f"{path.name} is larger than {MAX_WEIGHTS_BYTES} bytes")
-        tensors = safetensors.torch.load_file(str(path))
-    except OSError as error:
-        raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}") from error
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ModelError(f"{WEIGHTS_FILE} is not a safetensors file: {error}") from error
-    if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors.values()):
-        raise ModelError(f"{WEIGHTS_FILE} holds tensors that are neither float32 nor int64")
-    if weights_digest(tensors)[:12] != manifest.version:
-        raise ModelError(f"{WEIGHTS_FILE} does not hold the weights of version {manifest.version}")
-    try:
-        encoder = load_encoder(manifest.encoder, torch.device("cpu"))
-    except InvalidInput as error:
-        raise ModelError(f"the encoder of this model is not here: {error}") from error
-    if encoder.name != manifest.encoder_weights:
-        raise ModelError(f"made with encoder {manifest.encoder_weights}, but {encoder.name} is installed")
-    parts = {
-        prefix: {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-        for prefix in ("head", "classifier")
-    }
-    try:
-        head = None
-        if manifest.tracks:
-            boxes = any(spec.shape is ShapeKind.BOX for spec in manifest.tracks)
-            width = int(manifest.settings["width"])
-            if not 1 <= width <= MAX_WIDTH:
-                raise ModelError(f"{width} channels; at most {MAX_WIDTH}")
-            head = DenseHead(HeadSettings(encoder.levels, len(manifest.tracks), boxes, width)).eval()
-            head.load_state_dict(parts["head"])
-            head.to(memory_format=torch.channels_last)
-        classifier = None
-        if manifest.frame_classes:
-            inputs = 2 * sum(level.channels for level in encoder.levels)
-            classifier = FrameClassifier(inputs, len(manifest.frame_classes)).eval()
-            classifier.load_state_dict(parts["classifier"])
-    except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
-        raise ModelError(f"{WEIGHTS_FILE} does not fit the manifest: {error}") from error
-    return DenseModel(manifest, encoder, head, classifier)
-
-
 def train(
     video: FrameSource, seeds: Sequence[AnyLabel], settings: TrainSettings, ontology: Ontology | None, run: Run
 ) -> DenseModel:
@@ -252,14 +89,17 @@ def train(
     device = select_device(run.device)
     encoder = load_encoder(default_encoder_name() if settings.encoder == "auto" else settings.encoder, device)
     try:
-        with EncodedVideo(video, encoder, run) as encoded:
+        with EncodedVideo(video, encoder, run) as encoded, narrow_operations():
             return _Training(encoded, seed_set, settings, device, run).finish()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"out of memory on {device}: {error}") from error
 
 
 class _Training:
-    """One run of ``train``: views, experiments, self-training, classifier."""
+    """One run of ``train``: views, experiments, self-training, classifier.
+
+    Views of the seeds and then the video's own frames are encoded in the background while a head trains.
+    """
 
     def __init__(
         self, video: EncodedVideo, seeds: SeedSet, settings: TrainSettings, device: torch.device, run: Run
@@ -268,21 +108,28 @@ class _Training:
         self._base = DenseSettings().scaled(settings.effort)
         self._targets = {frame: seeds.seed_frame(frame, video.size) for frame in seeds.frames}
         self._boxes = any(spec.shape is ShapeKind.BOX for spec in seeds.tracks)
-        self._samples: dict[int, list[Sample]] = {}
-        self._vectors: dict[int, list[npt.NDArray[np.float32]]] = {}
-        count = video.frame_count
-        spread = [round(share * (count - 1)) for share in (0.1, 0.4, 0.65, 0.95)]
+        self._seed_frames = sorted(set(seeds.frames) | {label.frame for label in seeds.frame_labels})
+        per_frame = max(4, -(-self._base.views // len(self._seed_frames)))
+        # View number n of every seed frame comes before view n + 1 of any.
+        self._order = [(frame, number) for number in range(per_frame) for frame in self._seed_frames]
+        self._views: list[Sample | None] = [None] * len(self._order)
+        self._vectors: list[npt.NDArray[np.float32] | None] = [None] * len(self._order)
+        spread = [round(share * (video.frame_count - 1)) for share in (0.1, 0.4, 0.65, 0.95)]
         self._flip_frames = sorted(set(spread))
+        self._images = {frame: video.image(frame) for frame in {*self._seed_frames, *self._flip_frames}}
         self._stopped_early = False
+        self._line: WorkLine
 
     def finish(self) -> DenseModel:
         """Train everything; returns the model."""
-        self._make_views()
-        head, chosen = None, self._base
-        metrics: dict[str, float] = {}
-        if self._seeds.tracks:
-            head, chosen, metrics = self._experiments()
-        classifier = self._fit_classifier() if self._seeds.frame_classes else None
+        with WorkLine(self._tasks(), worker_count() - 1) as self._line:
+            self._await_views(1.0 if self._seeds.frame_classes or self._settings.experiments > 1 else EARLY_VIEWS)
+            head, chosen = None, self._base
+            metrics: dict[str, float] = {}
+            if self._seeds.tracks:
+                head, chosen, metrics = self._experiments()
+            classifier = self._fit_classifier() if self._seeds.frame_classes else None
+        self._video.tell_times()
         manifest = self._manifest(head, classifier, chosen, metrics)
         return DenseModel(manifest, self._video.encoder, head, classifier)
 
@@ -292,38 +139,57 @@ class _Training:
             raise Cancelled("training was cancelled")
         self._stopped_early = self._stopped_early or request is StopRequest.FINISH_EARLY
 
-    def _make_views(self) -> None:
-        """Encode augmented views of every seed frame."""
-        frames = sorted(set(self._seeds.frames) | {label.frame for label in self._seeds.frame_labels})
-        per_frame = max(4, math.ceil(self._base.views / len(frames)))
+    def _tasks(self) -> Iterator[Callable[[], None]]:
+        """What is encoded, in this order: views of the seeds, frames for self-training, the others."""
         flip = all(c.flip for c in self._seeds.ontology.object_classes)
-        empty = self._seeds.seed_frame
-        for frame in frames:
-            rng = np.random.default_rng((self._settings.seed, frame))
-            target = self._targets.get(frame) or empty(frame, self._video.size)
-            image = self._video.image(frame)
-            samples, vectors = [], []
-            started = time.perf_counter()
-            for view in prefetched(make_views(image, target, per_frame, rng, flip)):
-                features = self._video.encoder.encode(view.image)
-                # Targets at stride 2; nearest keeps them labels.
-                small = np.ascontiguousarray(view.label_map[::2, ::2])
-                samples.append(Sample(features, small, view.boxes, target.known))
-                vectors.append(pooled(features))
-                now = time.perf_counter()
-                self._run.on_event(StageFinished(Stage.VIEWS, now - started))
-                started = now
-                self._check_stop()
-            if frame in self._targets:
-                self._samples[frame] = samples
-            self._vectors[frame] = vectors
+        makers: dict[int, ViewMaker] = {}
+        for place, (frame, number) in enumerate(self._order):
+            if frame not in makers:
+                target = self._targets.get(frame) or self._seeds.seed_frame(frame, self._video.size)
+                makers[frame] = ViewMaker(self._images[frame], target, (self._settings.seed, frame), flip)
+            yield partial(self._encode_view, place, makers[frame], number)
+        if self._seeds.tracks:
+            near = self._near_seeds()
+            others = (frame for frame in range(self._video.frame_count) if frame not in near)
+            yield from self._video.encoding_tasks([*near, *others][: self._video.capacity_frames * 3 // 4])
+
+    def _encode_view(self, place: int, maker: ViewMaker, number: int) -> None:
+        started = time.perf_counter()
+        frame = self._order[place][0]
+        view = maker.view(number)
+        features = self._video.encoder.encode(view.image)
+        # Targets at stride 2; nearest keeps them labels.
+        small = np.ascontiguousarray(view.label_map[::2, ::2])
+        known = self._targets[frame].known if frame in self._targets else np.zeros(len(self._seeds.tracks), bool)
+        self._views[place] = Sample(features, small, view.boxes, known)
+        self._vectors[place] = pooled(features) if self._seeds.frame_classes else None
+        self._video.spent(Stage.VIEWS, started)
+
+    def _await_views(self, share: float) -> None:
+        """Wait, and help, until this share of the views is encoded."""
+        wanted = self._available(share)
+        for count in range(1, wanted + 1):
+            self._line.require(count)
+            self._video.tell_times()
+            self._check_stop()
+
+    def _available(self, share: float) -> int:
+        return max(len(self._seed_frames), round(min(share, 1.0) * len(self._order)))
+
+    def _of_frames(self, wanted: Callable[[int], bool], count: int | None = None) -> list[Sample]:
+        """Encoded views of the seed frames that are wanted, among the first ``count``."""
+        chosen = [
+            view for (frame, _), view in zip(self._order[:count], self._views[:count], strict=True) if wanted(frame)
+        ]
+        return [view for view in chosen if view is not None]
 
     def _new_head(self, settings: DenseSettings, salt: int) -> DenseHead:
         torch.manual_seed(self._settings.seed * 1000 + salt)
         levels = self._video.encoder.levels
         head = DenseHead(HeadSettings(levels, len(self._seeds.tracks), self._boxes, settings.width))
-        plain = [samples[0].features for samples in self._samples.values()]
-        head.set_statistics(level_statistics(plain))
+        # The first views are the seed frames themselves.
+        plain = [view for view in self._views[: len(self._seed_frames)] if view is not None]
+        head.set_statistics(level_statistics([view.features for view in plain]))
         if self._boxes:
             boxes = np.concatenate([target.boxes for target in self._targets.values()])
             boxes = boxes[~np.isnan(boxes[:, 0])]
@@ -336,9 +202,8 @@ class _Training:
     def _experiments(self) -> tuple[DenseHead, DenseSettings, dict[str, float]]:
         """Try variants on all seeds but one, train the best on all of them."""
         count = self._settings.experiments
-        frames = sorted(self._samples)
         variants = [replace(self._base, **_scaled_variant(i, self._settings.effort)) for i in range(count)]
-        trial_steps = [max(4, v.steps // 2) for v in variants] if count > 1 and len(frames) > 1 else [0] * count
+        trial_steps = [max(4, v.steps // 2) for v in variants] if count > 1 and len(self._targets) > 1 else [0] * count
         final = self._base.steps + self._base.self_steps
         clock = Clock(0, count, sum(trial_steps) + final)
         results: list[tuple[float | None, float]] = []
@@ -361,16 +226,15 @@ class _Training:
 
     def _trial(self, variant: DenseSettings, number: int, steps: int, clock: Clock) -> float:
         """Leave-one-seed-out score of a variant: mean IoU over the tracks of the held-out seed frame."""
-        frames = sorted(self._samples)
         # The middle seed is held out: it is the one that the others surround, as they surround unlabelled frames.
-        held_out = frames[len(frames) // 2]
-        views = [sample for frame in frames if frame != held_out for sample in self._samples[frame]]
+        held_out = sorted(self._targets)[len(self._targets) // 2]
+        views = self._of_frames(lambda frame: frame in self._targets and frame != held_out)
         head = self._new_head(variant, number)
         self._fit(
             HeadTrainer(head, self._settings.seed + number, learning_rate=variant.learning_rate), views, steps, clock
         )
         with torch.inference_mode():
-            scores = self._iou(head, self._samples[held_out][0])
+            scores = self._iou(head, self._of_frames(lambda frame: frame == held_out)[0])
         return float(np.mean(scores)) if scores else 0.0
 
     def _iou(self, head: DenseHead, sample: Sample) -> list[float]:
@@ -394,29 +258,41 @@ class _Training:
         pseudo: Sequence[Sample] = (),
         rate_scale: float = 1.0,
         on_step: Callable[[int], None] | None = None,
+        available: Callable[[int], int] | None = None,
     ) -> None:
         self._check_stop()
         if self._stopped_early or steps == 0:
             trainer.head.eval()
             return
         started = time.perf_counter()
-        trainer.fit(views, steps, clock, self._run, pseudo, rate_scale, on_step)
+        trainer.fit(views, steps, clock, self._run, pseudo, rate_scale, on_step, available)
         self._run.on_event(StageFinished(Stage.TRAIN, time.perf_counter() - started))
         self._check_stop()
 
     def _train_fully(self, variant: DenseSettings, number: int, clock: Clock) -> DenseHead:
-        views = [sample for samples in self._samples.values() for sample in samples]
         head = self._new_head(variant, number)
         trainer = HeadTrainer(head, self._settings.seed + number, learning_rate=variant.learning_rate)
         first = clock.steps_done
         marks = {first + max(1, round(variant.steps * share)) for share in (0.05, 0.2, 0.5, 1.0)}
 
         def show(step: int) -> None:
+            self._video.tell_times()
             if step in marks:
                 self._show(head, number, step)
 
-        self._fit(trainer, views, variant.steps, clock, on_step=show)
+        # By the number of the step, not by what happens to be ready: a run is the same on any machine.
+        views: list[Sample] = []
+
+        def available(step: int) -> int:
+            count = self._available(EARLY_VIEWS + step / variant.steps)
+            self._line.require(count)
+            views[:] = self._of_frames(lambda frame: frame in self._targets, count)
+            return len(views)
+
+        self._fit(trainer, views, variant.steps, clock, on_step=show, available=available)
         if variant.self_steps and not self._stopped_early:
+            self._await_views(1.0)
+            views[:] = self._of_frames(lambda frame: frame in self._targets)
             pseudo = self._confident_frames(head)
             if pseudo:
                 self._fit(trainer, views, variant.self_steps, clock, pseudo, rate_scale=0.5)
@@ -427,6 +303,8 @@ class _Training:
         """The video's own frames as training samples, where the first labelling of them is sure."""
         head.eval()
         frames = self._near_seeds()
+        self._line.require(len(self._order) + len(frames))
+        self._video.tell_times()
         found: list[tuple[float, Sample]] = []
         for posterior in propagate_windows(self._video, head, self._targets, frames, self._run, PropagationSettings()):
             if posterior.frame in self._targets:
@@ -456,8 +334,10 @@ class _Training:
         head.eval()
         for frame in self._flip_frames:
             inputs = [torch.from_numpy(level)[None].to(self._device).float() for level in self._video[frame].features]
-            probability = head(inputs).logits[0].softmax(0)[1:].amax(0).cpu().numpy()
-            image = self._video.image(frame)
+            with torch.autocast(self._device.type, torch.bfloat16):
+                logits = head(inputs).logits[0].float()
+            probability = logits.softmax(0)[1:].amax(0).cpu().numpy()
+            image = self._images[frame]
             size = (320, max(1, round(320 * image.shape[0] / image.shape[1])))
             small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             heat = cv2.resize(probability, size, interpolation=cv2.INTER_LINEAR)[..., None]
@@ -471,8 +351,11 @@ class _Training:
         for label in self._seeds.frame_labels:
             row = said.setdefault(label.frame, np.full(len(names), np.nan, np.float32))
             row[names.index(label.frame_class)] = float(label.present)
-        vectors = np.stack([vector for frame in said for vector in self._vectors[frame]])
-        targets = np.stack([row for frame, row in said.items() for _ in self._vectors[frame]])
+        self._await_views(1.0)
+        pairs = [
+            (v, said[f]) for (f, _), v in zip(self._order, self._vectors, strict=True) if f in said and v is not None
+        ]
+        vectors, targets = (np.stack(column) for column in zip(*pairs, strict=True))
         classifier = FrameClassifier(vectors.shape[1], len(names))
         classifier.fit(torch.from_numpy(vectors), torch.from_numpy(targets))
         return classifier.eval()
@@ -490,7 +373,7 @@ class _Training:
             areas.append(float(np.median([share for share in shares if share > 0] or [0.01])))
         name = default_encoder_name() if self._settings.encoder == "auto" else self._settings.encoder
         return Manifest(
-            version=weights_digest(_tensors(head, classifier))[:12],
+            version=weights_digest(head_tensors(head, classifier))[:12],
             recipe="head",
             encoder=name,
             encoder_weights=self._video.encoder.name,
@@ -499,7 +382,7 @@ class _Training:
             typical_areas=tuple(areas),
             settings=asdict(chosen),
             seeds_digest=seeds_digest(self._seeds),
-            seed_frames=tuple(sorted(self._vectors)),
+            seed_frames=tuple(self._seed_frames),
             video=self._video.video.table.content_hash,
             metrics=metrics,
             libraries={module.__name__: str(module.__version__) for module in (torch, onnxruntime, cv2, np)},

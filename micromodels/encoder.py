@@ -26,6 +26,7 @@ from torch import nn
 
 from micromodels import backbones
 from micromodels.errors import InvalidInput
+from micromodels.parallel import operation_threads
 
 __all__ = ["Encoder", "Features", "Level", "default_encoder_name", "load_encoder", "select_device", "work_size"]
 
@@ -109,7 +110,7 @@ class Lite0Encoder:
         weights = backbones.lite0_weights_path()
         self.name = f"lite0-{_digest(weights)}"
         options = ort.SessionOptions()
-        options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
+        options.intra_op_num_threads = operation_threads()  # frames are encoded side by side
         # Spinning threads starve whatever else runs on the same cores (docs/architecture.md, "Threads").
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []

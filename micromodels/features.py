@@ -2,7 +2,7 @@
 
 A frame is encoded once; its features, its work image and its grey thumbnail for optical flow are kept in one file per
 frame, keyed by the video's content, the encoder and the work size. When the cache passes its bound the frames used
-longest ago go, and come back by encoding again.
+longest ago go, and come back by encoding again. Several threads may read and encode at once.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -28,11 +30,13 @@ import numpy.typing as npt
 
 from micromodels.encoder import Encoder, Features, work_size
 from micromodels.events import Event, Run, Stage, StageFinished
+from micromodels.parallel import mapped
 from micromodels.video import FrameTable
 
 __all__ = ["DEFAULT_CACHE_BYTES", "EncodedFrame", "EncodedVideo", "FrameSource", "level_statistics", "to_work_image"]
 
 Image = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 DEFAULT_CACHE_BYTES = 4 << 30
 MEMORY_FRAMES = 8
@@ -94,6 +98,8 @@ class EncodedVideo:
         self.size = work_size(video.table.height_px, video.table.width_px)
         self.frame_count = video.table.frame_count
         self._emit = run.on_event
+        self._times: deque[Event] = deque()
+        self._lock = threading.Lock()
         self._temporary = run.cache_dir is None
         base = Path(tempfile.mkdtemp(prefix="micromodels-")) if run.cache_dir is None else run.cache_dir
         key = f"{video.table.content_hash}|{encoder.name}|{self.size}"
@@ -102,6 +108,7 @@ class EncodedVideo:
         self._base = base
         self._memory: OrderedDict[int, EncodedFrame] = OrderedDict()
         self._max_bytes = max_bytes
+        self._writing = 0  # files on their way to the disk, by any thread
         kept = [entry for entry in os.scandir(self._folder) if entry.name.removesuffix(".npz").isdecimal()]
         self._on_disk: OrderedDict[int, None] = OrderedDict(
             (int(entry.name.removesuffix(".npz")), None) for entry in sorted(kept, key=_modified)
@@ -121,36 +128,86 @@ class EncodedVideo:
         if self._temporary:
             shutil.rmtree(self._base, ignore_errors=True)
 
+    @property
+    def capacity_frames(self) -> int:
+        """How many encoded frames the cache holds before it forgets the first."""
+        pixels = self.size[0] * self.size[1]
+        per_frame = pixels // 4 + sum(2 * level.channels * pixels // level.stride**2 for level in self.encoder.levels)
+        return max(1, self._max_bytes // per_frame)
+
     def image(self, index: int) -> Image:
         """The work image of a frame, decoded anew."""
-        return to_work_image(self._timed_frame(index), self.size)
+        image = to_work_image(self._timed_frame(index), self.size)
+        self.tell_times()
+        return image
 
     def __getitem__(self, index: int) -> EncodedFrame:
         """The encoded frame ``index``."""
         found = self._look_up(index)
-        return found if found is not None else self._encode(index, self._timed_frame(index))
+        if found is None:
+            found = self._encode(index, self._timed_frame(index))
+        self.tell_times()
+        return found
 
-    def stream(self, indices: range) -> Iterator[tuple[int, EncodedFrame]]:
-        """Encoded frames of a range in order; missing ones are decoded sequentially."""
+    def stream(self, indices: range, work: Callable[[int, EncodedFrame], T]) -> Iterator[T]:
+        """``work(index, encoded frame)`` of a range in order, several frames at once, each in some thread.
+
+        Missing frames are decoded sequentially and encoded.
+        """
+
+        def do(item: tuple[int, Image | None]) -> T:
+            index, image = item
+            encoded = self._look_up(index) if image is None else None
+            if encoded is None:
+                encoded = self._encode(index, self._timed_frame(index) if image is None else image)
+            return work(index, encoded)
+
+        for result in mapped(do, self._decoded(indices)):
+            self.tell_times()
+            yield result
+        self.tell_times()
+
+    def encoding_tasks(self, indices: Sequence[int]) -> Iterator[Callable[[], None]]:
+        """One task for each frame that is not in the cache yet; frames are decoded as the tasks are taken."""
+        for index, image in self._decoded(indices):
+            if image is not None:
+                yield partial(self._encode_missing, index, image)
+
+    def tell_times(self) -> None:
+        """Report the times spent by any thread so far; events go out only in the thread that calls this."""
+        while self._times:
+            with suppress(IndexError):
+                self._emit(self._times.popleft())
+
+    def _decoded(self, indices: Sequence[int]) -> Iterator[tuple[int, Image | None]]:
+        """Each index with its picture, or with None where the cache has the frame."""
         frames: Iterator[tuple[int, Image]] | None = None
         position = -1
-        for index in indices:
-            found = self._look_up(index)
-            if found is None:
-                if frames is None or position != index:
-                    frames = self.video.frames(index, indices.stop)
-                started = time.perf_counter()
-                _, image = next(frames)
-                self._spent(Stage.DECODE, started)
-                position = index + 1
-                found = self._encode(index, image)
-            yield index, found
+        for place, index in enumerate(indices):
+            if self._is_cached(index):
+                yield index, None
+                continue
+            if frames is None or position != index:
+                frames = self.video.frames(index, _run_end(indices, place))
+            started = time.perf_counter()
+            _, image = next(frames)
+            self.spent(Stage.DECODE, started)
+            position = index + 1
+            yield index, image
+
+    def _is_cached(self, index: int) -> bool:
+        with self._lock:
+            return index in self._memory or index in self._on_disk
 
     def _timed_frame(self, index: int) -> Image:
         started = time.perf_counter()
         image = self.video.frame(index)
-        self._spent(Stage.DECODE, started)
+        self.spent(Stage.DECODE, started)
         return image
+
+    def _encode_missing(self, index: int, image: Image) -> None:
+        if not self._is_cached(index):
+            self._encode(index, image)
 
     def _encode(self, index: int, image: Image) -> EncodedFrame:
         started = time.perf_counter()
@@ -159,15 +216,16 @@ class EncodedVideo:
         grey = np.asarray(cv2.cvtColor(half, cv2.COLOR_RGB2GRAY), np.uint8)
         encoded = EncodedFrame(self.encoder.encode(work), grey)
         self._store(index, encoded)
-        self._spent(Stage.ENCODE, started)
+        self.spent(Stage.ENCODE, started)
         return encoded
 
     def _look_up(self, index: int) -> EncodedFrame | None:
-        if index in self._memory:
-            self._memory.move_to_end(index)
-            return self._memory[index]
-        if index not in self._on_disk:
-            return None
+        with self._lock:
+            if index in self._memory:
+                self._memory.move_to_end(index)
+                return self._memory[index]
+            if index not in self._on_disk:
+                return None
         try:
             path = self._folder / f"{index}.npz"
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -175,10 +233,13 @@ class EncodedVideo:
                 encoded = EncodedFrame(levels, arrays["grey"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             # A cache file that another run evicted or a crash left short is not an error: encode again.
-            self._on_disk.pop(index, None)
+            with self._lock:
+                self._on_disk.pop(index, None)
             return None
-        self._on_disk.move_to_end(index)
-        self._remember(index, encoded)
+        with self._lock:
+            if index in self._on_disk:
+                self._on_disk.move_to_end(index)
+            self._remember(index, encoded)
         return encoded
 
     def _remember(self, index: int, encoded: EncodedFrame) -> None:
@@ -187,10 +248,14 @@ class EncodedVideo:
             self._memory.popitem(last=False)
 
     def _store(self, index: int, encoded: EncodedFrame) -> None:
-        self._remember(index, encoded)
         size = sum(level.nbytes for level in encoded.features) + encoded.grey.nbytes
-        while self._on_disk and (len(self._on_disk) + 1) * size > self._max_bytes:
-            oldest, _ = self._on_disk.popitem(last=False)
+        evicted = []
+        with self._lock:
+            self._remember(index, encoded)
+            self._writing += 1
+            while self._on_disk and (len(self._on_disk) + self._writing) * size > self._max_bytes:
+                evicted.append(self._on_disk.popitem(last=False)[0])
+        for oldest in evicted:
             with suppress(OSError):
                 (self._folder / f"{oldest}.npz").unlink()
         arrays = {f"level{i}": level for i, level in enumerate(encoded.features)}
@@ -199,15 +264,29 @@ class EncodedVideo:
             with os.fdopen(descriptor, "wb") as file:
                 np.savez(file, grey=encoded.grey, allow_pickle=False, **arrays)
             os.replace(temporary, self._folder / f"{index}.npz")
-            self._on_disk[index] = None
+            with self._lock:
+                self._on_disk[index] = None
         except OSError:
             # A full disk costs time, not the job: the frame is encoded again when needed.
             with suppress(OSError):
                 os.unlink(temporary)
+        finally:
+            with self._lock:
+                self._writing -= 1
 
-    def _spent(self, stage: Stage, started: float) -> None:
-        event: Event = StageFinished(stage, time.perf_counter() - started)
-        self._emit(event)
+    def spent(self, stage: Stage, started: float) -> None:
+        """Note a time for ``tell_times``; ``started`` is of ``time.perf_counter``. Any thread may."""
+        self._times.append(StageFinished(stage, time.perf_counter() - started))
+
+
+def _run_end(indices: Sequence[int], place: int) -> int:
+    """One past the last of the neighbouring indices that begin at ``place``."""
+    end = indices[place] + 1
+    for index in indices[place + 1 :]:
+        if index != end:
+            break
+        end += 1
+    return end
 
 
 def _modified(entry: os.DirEntry[str]) -> float:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -22,8 +24,9 @@ from torch.nn import functional as F
 
 from micromodels.errors import Cancelled
 from micromodels.events import Run, Stage, StageFinished, StopRequest
-from micromodels.features import EncodedVideo
+from micromodels.features import EncodedFrame, EncodedVideo
 from micromodels.heads import DenseHead, pooled
+from micromodels.parallel import mapped, narrow_operations
 from micromodels.seeds import IGNORE, SeedFrame
 
 __all__ = ["FramePosterior", "PropagationSettings", "propagate_windows"]
@@ -35,6 +38,7 @@ CUT_CORRELATION = 0.25
 """Neighbouring frames whose grey thumbnails correlate less are a scene cut."""
 
 Floats = npt.NDArray[np.float32]
+_Maps = Mapping[int, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,6 @@ class _Motion:
     def __init__(self, frames: Mapping[int, _Frame], size: tuple[int, int], device: torch.device) -> None:
         self._frames, self._device = frames, device
         self._height, self._width = size[0] // 4, size[1] // 4
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._grids: dict[tuple[int, int], torch.Tensor | None] = {}
 
     def grid(self, to: int, origin: int) -> torch.Tensor | None:
@@ -103,7 +106,8 @@ class _Motion:
                 self._grids[key] = None
             else:
                 empty = np.zeros((*here.shape, 2), np.float32)
-                flow = self._dis.calc(here, there, empty)
+                # One for each call: sweeps run in several threads, and the object keeps buffers.
+                flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, empty)
                 scale = np.array([self._width / flow.shape[1], self._height / flow.shape[0]], np.float32)
                 flow = cv2.resize(flow, (self._width, self._height), interpolation=cv2.INTER_AREA) * scale
                 columns, rows = np.meshgrid(np.arange(self._width), np.arange(self._height))
@@ -160,17 +164,23 @@ def propagate_windows(
     while start < frames.stop:
         stop = _window_end(start, min(frames.stop, start + length), anchors)
         ahead = _look_ahead(stop, frames.stop, anchors)
-        for index, encoded in video.stream(range(max([start, *[i + 1 for i in held]]), ahead)):
-            held[index] = _evidence(video, head, encoded.features, encoded.grey, device, settings, run)
-            if run.should_stop() is StopRequest.CANCEL:
-                raise Cancelled("propagation was cancelled")
-        began = time.perf_counter()
-        motion = _Motion(held, video.size, device)
-        priors = {index: _drawn(anchors[index], device) for index in anchors if index in held}
-        forward = _sweep(range(start, stop), held, priors, motion, settings, carried, start - 1)
-        backward = _sweep(range(ahead - 1, start - 1, -1), held, priors, motion, settings, None, ahead)
-        results = [_posterior(index, held, anchors, forward, backward, motion) for index in range(start, stop)]
-        run.on_event(StageFinished(Stage.TEMPORAL, time.perf_counter() - began))
+        with narrow_operations():
+            for index, frame in _read(video, head, range(max([start, *[i + 1 for i in held]]), ahead), settings, run):
+                held[index] = frame
+            began = time.perf_counter()
+            motion = _Motion(held, video.size, device)
+            priors = {index: _drawn(anchors[index], device) for index in anchors if index in held}
+            with ThreadPoolExecutor(1) as other:
+                back = range(ahead - 1, start - 1, -1)
+                promised = other.submit(_sweep, back, held, priors, motion, settings, None, ahead)
+                forward = _sweep(range(start, stop), held, priors, motion, settings, carried, start - 1)
+                backward = promised.result()
+
+            believed = partial(
+                _posterior, held=held, anchors=anchors, forward=forward, backward=backward, motion=motion
+            )
+            results = list(mapped(believed, iter(range(start, stop))))
+            run.on_event(StageFinished(Stage.TEMPORAL, time.perf_counter() - began))
         last = forward.get(stop - 1)
         carried = torch.sigmoid(last) if last is not None else None
         yield from results
@@ -191,21 +201,37 @@ def _look_ahead(stop: int, end: int, anchors: Mapping[int, SeedFrame]) -> int:
     return max(stop, min(following) + 1) if following else stop
 
 
+def _read(
+    video: EncodedVideo, head: DenseHead | None, indices: range, settings: PropagationSettings, run: Run
+) -> Iterator[tuple[int, _Frame]]:
+    """The evidence on each frame of a range, several frames at once."""
+
+    def predict(index: int, encoded: EncodedFrame) -> tuple[int, _Frame, float]:
+        began = time.perf_counter()
+        frame = _evidence(video.size, head, encoded.features, encoded.grey, settings)
+        return index, frame, time.perf_counter() - began
+
+    for index, frame, seconds in video.stream(indices, predict):
+        if head is not None:
+            run.on_event(StageFinished(Stage.PREDICT, seconds))
+        yield index, frame
+        if run.should_stop() is StopRequest.CANCEL:
+            raise Cancelled("propagation was cancelled")
+
+
 @torch.inference_mode()
 def _evidence(
-    video: EncodedVideo,
+    size: tuple[int, int],
     head: DenseHead | None,
     features: list[npt.NDArray[np.float16]],
     grey: npt.NDArray[np.uint8],
-    device: torch.device,
     settings: PropagationSettings,
-    run: Run,
 ) -> _Frame:
-    began = time.perf_counter()
     vector = pooled(features)
     if head is None:
-        empty = torch.zeros((0, video.size[0] // 2, video.size[1] // 2), dtype=torch.float16)
+        empty = torch.zeros((0, size[0] // 2, size[1] // 2), dtype=torch.float16)
         return _Frame(empty, None, grey, vector)
+    device = next(head.parameters()).device
     inputs = [
         torch.from_numpy(level)[None].to(device).float().contiguous(memory_format=torch.channels_last)
         for level in features
@@ -214,7 +240,6 @@ def _evidence(
         output = head(inputs)
     log_odds = one_against_rest(output.logits[0].float()) / settings.temperature
     sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
-    run.on_event(StageFinished(Stage.PREDICT, time.perf_counter() - began))
     return _Frame(log_odds.to(torch.float16), sides, grey, vector)
 
 

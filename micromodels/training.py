@@ -22,7 +22,7 @@ from micromodels.encoder import Features
 from micromodels.errors import Cancelled, Diverged
 from micromodels.events import Run, StopRequest, TrainingProgress
 from micromodels.heads import DenseHead
-from micromodels.prefetch import prefetched
+from micromodels.parallel import prefetched
 from micromodels.seeds import IGNORE
 
 __all__ = ["Clock", "HeadTrainer", "Sample"]
@@ -103,17 +103,19 @@ class HeadTrainer:
         pseudo: Sequence[Sample] = (),
         rate_scale: float = 1.0,
         on_step: Callable[[int], None] | None = None,
+        available: Callable[[int], int] | None = None,
     ) -> None:
         """Train for ``steps`` steps, or until the user says that it is good enough.
 
         Args:
-            views: samples from seeds.
+            views: samples from seeds; the list may still grow.
             steps: optimiser steps.
             clock: counts the steps for progress events.
             run: events and stopping.
             pseudo: samples from the video's own confident frames: half of each batch, where there are any.
             rate_scale: factor on the learning rate.
             on_step: called after each step.
+            available: how many of ``views`` a step may draw from; called in another thread; None for all.
 
         Raises:
             Diverged: the loss became NaN or infinite.
@@ -123,7 +125,9 @@ class HeadTrainer:
         rate = self._rate * rate_scale
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
-        batches = prefetched(self._draw(views, pseudo) for _ in range(steps))
+        batches = prefetched(
+            self._draw(views, pseudo, len(views) if available is None else available(step)) for step in range(steps)
+        )
         started = time.perf_counter()
         for step, batch in enumerate(batches):
             loss = self._loss(batch)
@@ -153,10 +157,10 @@ class HeadTrainer:
         batches.close()
         head.eval()
 
-    def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample]) -> _Batch:
+    def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample], count: int) -> _Batch:
         from_video = self._batch // 2 if pseudo else 0
         samples = [pseudo[int(self._rng.integers(len(pseudo)))] for _ in range(from_video)]
-        samples += [views[int(self._rng.integers(len(views)))] for _ in range(self._batch - from_video)]
+        samples += [views[int(self._rng.integers(count))] for _ in range(self._batch - from_video)]
         windows = [self._window(sample) for sample in samples]
         levels = self.head.settings.levels
         features = []

@@ -34,7 +34,7 @@ from micromodels.events import ExperimentFinished, PropagationProgress, Run, Sta
 from micromodels.features import FrameSource, to_work_image
 from micromodels.heads import FrameClassifier
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
-from micromodels.seeds import SeedFrame, SeedSet, View, make_views
+from micromodels.seeds import SeedFrame, SeedSet, View, ViewMaker
 from micromodels.training import Clock
 from micromodels.types import AnyLabel, Box, FrameResult, Ontology
 from micromodels.yolo_data import Detector, ViewDataset, class_names, uses_masks, yolo_size
@@ -288,12 +288,10 @@ class _Training:
         """Views of one seed frame."""
         image, target = to_work_image(self._images[frame], size), self._seeds.seed_frame(frame, size)
         flip = all(c.flip for c in self._seeds.ontology.object_classes)
-        views = make_views(image, target, count, np.random.default_rng((self._settings.seed, salt, frame)), flip)
-        while True:
+        maker = ViewMaker(image, target, (self._settings.seed, salt, frame), flip)
+        for number in range(count):
             started = time.perf_counter()
-            view = next(views, None)
-            if view is None:
-                break
+            view = maker.view(number)
             self._run.on_event(StageFinished(Stage.VIEWS, time.perf_counter() - started))
             if self._run.should_stop() is StopRequest.CANCEL:
                 raise Cancelled("training was cancelled")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from micromodels import dense, features
+from micromodels import dense, dense_model, features
 from micromodels.encoder import Encoder
 from tests.core.doubles import ColourEncoder
 
@@ -30,7 +30,8 @@ def own_size(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, own_size: None) -> None:
     """The whole line runs at the video's own size with the colour encoder."""
-    monkeypatch.setattr(dense, "load_encoder", _colour_encoder)
+    for module in (dense, dense_model):
+        monkeypatch.setattr(module, "load_encoder", _colour_encoder)
     monkeypatch.setattr(dense, "default_encoder_name", lambda: "colour")
 
 
@@ -39,7 +40,8 @@ def tiny_module() -> object:
     """``tiny`` for fixtures that train once for a module."""
     patch = pytest.MonkeyPatch()
     patch.setattr(features, "work_size", _own_size)
-    patch.setattr(dense, "load_encoder", _colour_encoder)
+    for module in (dense, dense_model):
+        patch.setattr(module, "load_encoder", _colour_encoder)
     patch.setattr(dense, "default_encoder_name", lambda: "colour")
     yield patch
     patch.undo()

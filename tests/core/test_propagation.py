@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ from micromodels.types import Box
 from tests.core.doubles import BLUE, HEIGHT, RED, WIDTH, ColourEncoder, Recorder, Rgb, box_mask, iou, scene, square
 
 SIZE = (HEIGHT, WIDTH)
+T = TypeVar("T")
 
 
 class ColourHead(nn.Module):
@@ -55,12 +57,12 @@ class Frames:
         self.size = (pictures[0].shape[0], pictures[0].shape[1])
         self.asked: list[int] = []
 
-    def stream(self, indices: range) -> Iterator[tuple[int, EncodedFrame]]:
+    def stream(self, indices: range, work: Callable[[int, EncodedFrame], T]) -> Iterator[T]:
         encoder = ColourEncoder()
         for index in indices:
             self.asked.append(index)
-            half = self.pictures[index][::2, ::2]
-            yield index, EncodedFrame(encoder.encode(self.pictures[index]), cv2.cvtColor(half, cv2.COLOR_RGB2GRAY))
+            grey = cv2.cvtColor(self.pictures[index][::2, ::2], cv2.COLOR_RGB2GRAY)
+            yield work(index, EncodedFrame(encoder.encode(self.pictures[index]), grey))
 
 
 def anchor(frame: int, *masks: np.ndarray | None) -> SeedFrame:

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from micromodels import dense, features
+from micromodels import dense_model, features
 from micromodels.encoder import Level, load_encoder, work_size
 from micromodels.errors import InvalidInput, ModelError, OutOfRange
 from micromodels.events import Run
@@ -202,7 +202,7 @@ def test_manifests_of_wrong_types_are_refused(
 ) -> None:
     """Valid JSON whose values are of another type or out of all bounds is a model error, nothing else."""
     if "encoder" in changes:
-        monkeypatch.setattr(dense, "load_encoder", load_encoder)
+        monkeypatch.setattr(dense_model, "load_encoder", load_encoder)
     edit(copy, **changes)
     with pytest.raises(ModelError):
         load_model(copy)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError, OutOfRange
-from micromodels.seeds import IGNORE, MAX_TRACKS, SeedSet, TrackSpec, _Motion, make_views
+from micromodels.seeds import IGNORE, MAX_TRACKS, SeedSet, TrackSpec, ViewMaker, _Motion
 from micromodels.types import (
     AnyLabel,
     Box,
@@ -199,7 +199,7 @@ def test_views_keep_objects_and_their_boxes_together(kind: ShapeKind) -> None:
     seeds = seed_set(seed(0, kind))
     target = seeds.seed_frame(0, SIZE)
     image = scene(1)[0]
-    views = list(make_views(image, target, 24, np.random.default_rng(0)))
+    views = [ViewMaker(image, target, (0,)).view(number) for number in range(24)]
     assert len(views) == 24
     assert np.array_equal(views[0].image, image)
     assert np.array_equal(views[0].label_map, target.label_map)
@@ -223,10 +223,13 @@ def test_views_keep_objects_and_their_boxes_together(kind: ShapeKind) -> None:
 
 
 def test_views_are_the_same_for_the_same_seed() -> None:
-    """All randomness comes from the generator that is given."""
+    """All randomness comes from the entropy that is given and the number, whatever was made before."""
     target = seed_set(seed(0)).seed_frame(0, SIZE)
-    runs = [list(make_views(scene(1)[0], target, 6, np.random.default_rng(4))) for _ in range(2)]
-    for one, other in zip(*runs, strict=True):
+    makers = [ViewMaker(scene(1)[0], target, (4, 0)) for _ in range(2)]
+    forth = [makers[0].view(number) for number in range(6)]
+    back = [makers[1].view(number) for number in reversed(range(6))]
+    assert not np.array_equal(forth[1].image, ViewMaker(scene(1)[0], target, (5, 0)).view(1).image)
+    for one, other in zip(forth, reversed(back), strict=True):
         assert np.array_equal(one.image, other.image)
         assert np.array_equal(one.label_map, other.label_map)
         np.testing.assert_array_equal(one.boxes, other.boxes)
@@ -240,7 +243,8 @@ def test_objects_that_must_not_be_mirrored_are_not() -> None:
     target = seed_set(seed(0)).seed_frame(0, SIZE)
     mirrored = {True: 0, False: 0}
     for flip in mirrored:
-        for view in make_views(image, target, 16, np.random.default_rng(0), flip):
+        maker = ViewMaker(image, target, (0,), flip)
+        for view in map(maker.view, range(16)):
             rows, columns = np.nonzero(view.label_map == 1)
             if len(rows) < 200 or view.label_map[:, :2].any() or view.label_map[:, -2:].any():
                 continue
@@ -256,6 +260,7 @@ def test_objects_that_must_not_be_mirrored_are_not() -> None:
 def test_an_empty_seed_frame_has_views_too() -> None:
     """A frame where the object is absent teaches the background."""
     seeds = seed_set(seed(0), Label(1, "1", "square", State.ABSENT))
-    views = list(make_views(scene(1)[0], seeds.seed_frame(1, SIZE), 4, np.random.default_rng(0)))
+    maker = ViewMaker(scene(1)[0], seeds.seed_frame(1, SIZE), (0,))
+    views = [maker.view(number) for number in range(4)]
     assert len(views) == 4
     assert all(not (view.label_map == 1).any() for view in views)

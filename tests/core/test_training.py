@@ -120,7 +120,7 @@ def test_crops_of_all_levels_are_of_one_place() -> None:
     boxes = np.array([[300, 200, 380, 260]], np.float32)
     sample = Sample(encoder.encode(image), label_map, boxes, np.ones(1, bool))
     trainer = HeadTrainer(new_head(), seed=3, batch=16)
-    batch = trainer._draw([sample], ())
+    batch = trainer._draw([sample], (), 1)
     assert batch.labels.shape[1:] == batch.features[0].shape[-2:]
     bright = batch.features[0][:, 0] > 0
     assert torch.equal(bright, batch.labels == 1)
