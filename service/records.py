@@ -370,6 +370,8 @@ class Orders:
     finish_early: bool = False
     model: Mapping[str, Any] = field(default_factory=dict)
     """``model_id`` and ``version`` of the model that this commit recorded."""
+    beat: int = 0
+    """Number of this commit; see ``Jobs.commit``."""
 
 
 @dataclass(frozen=True, slots=True)

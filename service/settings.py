@@ -29,7 +29,13 @@ class Settings:
     """Folder of the database, blobs, uploads, caches and scratch files. Made if it is not there."""
 
     database_url: str = ""
-    """SQLAlchemy URL of the database; empty for ``database.sqlite`` in the data folder."""
+    """URL of the database, ``postgresql://USER:PASSWORD@HOST:PORT/NAME``; empty for ``database.sqlite`` in the data
+    folder."""
+
+    object_store_url: str = ""
+    """Where videos, models, exports and pictures are kept: ``s3://BUCKET/FOLDER``, ``gs://BUCKET/FOLDER``, another URL
+    that fsspec knows, or ``file:///FOLDER``; empty for ``blobs`` in the data folder. Credentials and endpoint come from
+    the variables of the protocol's own tools, e.g. ``AWS_ACCESS_KEY_ID`` and ``AWS_ENDPOINT_URL``."""
 
     allowed_roots: tuple[Path, ...] = ()
     """Folders whose files may be registered by path, separated by ``:`` in the environment; none by default."""
@@ -58,6 +64,9 @@ class Settings:
     lease_seconds: float = 30.0
     """A job whose worker shows no sign of life for this long is given to another one."""
 
+    outage_seconds: float = 300.0
+    """How long a running job waits for a database or an object store that is away before it is given back."""
+
     silence_seconds: float = 900.0
     """A job child that reports nothing for this long is taken as hung and killed."""
 
@@ -79,6 +88,7 @@ class Settings:
             "heavy_jobs": (0, 64),
             "light_jobs": (0, 64),
             "lease_seconds": (0.2, 3600),
+            "outage_seconds": (0, 86400),
             "silence_seconds": (0.2, 86400),
             "cancel_grace_seconds": (0, 3600),
             "job_niceness": (0, 19),

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.databases import Postgres, running_postgres, running_s3
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -37,6 +39,20 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"MICROMODELS_REAL_DATA={named} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster of this session."""
+    with running_postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 API of this session."""
+    with running_s3() as address:
+        yield address
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

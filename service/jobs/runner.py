@@ -28,8 +28,8 @@ class JobRunner:
     """Runs the jobs of a store until it is stopped.
 
     At most ``settings.heavy_jobs`` jobs that train or propagate and ``settings.light_jobs`` others run at once;
-    projects take turns. A server that has the store to itself takes over at its start what an earlier one left
-    unfinished; others wait until a lease has run out.
+    projects take turns. A server that has its folder to itself takes over at its start what an earlier one on it left
+    unfinished; jobs of servers elsewhere, which may use the same database, wait until a lease has run out.
 
     Args:
         store: open; stays open after the runner has stopped.
@@ -41,7 +41,8 @@ class JobRunner:
         self._store = store
         self._settings = settings
         self._preload = preload
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._place = f"{socket.gethostname()}:{settings.data_dir.resolve()}:"
+        self._worker = f"{self._place}{os.getpid()}"
         self._watch = Watch(settings.lease_seconds)
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -54,7 +55,7 @@ class JobRunner:
         """Begin to take jobs."""
         if self._store.is_exclusive:
             shutil.rmtree(self._settings.data_dir / "scratch", ignore_errors=True)
-            for beat in self._store.jobs.held():
+            for beat in self._store.jobs.held("" if self._store.has_own_database else self._place):
                 self._store.jobs.take_back(beat, JobError("WORKER_CRASHED", "the server stopped without warning"))
         self._thread.start()
 
@@ -116,6 +117,8 @@ class JobRunner:
         if self._job_ended and not self._count(_HEAVY):  # nobody reads the caches
             self._job_ended = False
             prune_cache(self._settings.data_dir / "cache", self._settings.cache_bytes)
+            if not self._count(_LIGHT):
+                self._store.blobs.prune(self._settings.cache_bytes)
         if time.monotonic() - self._tidied >= _TIDY_SECONDS:
             self._tidied = time.monotonic()
             self._store.tidy()

@@ -14,15 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError
 from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
-from service.errors import NotFound, StaleLease
+from service.errors import NotFound, StaleLease, Unavailable
 from service.jobs.protocol import MAX_LINE_BYTES, Order, Say, Task, label_from_json, write_labels
 from service.jobs.specs import PropagateSpec, TrainSpec, spec_from_dict
 from service.records import provenance_version
@@ -31,7 +31,10 @@ from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, L
 
 __all__ = ["Supervisor"]
 
+T = TypeVar("T")
+
 _LOG = logging.getLogger(__name__)
+_PAUSE_SECONDS = 1.0
 _COMMIT_SECONDS = 0.25
 _COMMIT_LABELS = 500
 _BEAT_SECONDS = 1.0  # also how soon a cancel is noticed
@@ -120,19 +123,24 @@ class Supervisor:
             except (NotFound, FailedPrecondition, InvalidInput) as error:  # would be the same the next time
                 reason = JobError("FAILED_PRECONDITION", str(error), type(error).__name__)
                 self._store.jobs.commit(self._lease, Effects(state=JobState.FAILED, error=reason))
+            except Unavailable as error:  # not the job's fault, and so no try
+                _LOG.warning("job %s is given back: %s", self._job.job_id, error)
+                self._store.jobs.requeue(self._lease, None)
             except MicromodelsError as error:
-                self._store.jobs.requeue(self._lease, JobError("STORAGE_FAILURE", str(error), type(error).__name__))
+                self._give_back(JobError("STORAGE_FAILURE", str(error), type(error).__name__))
             except Exception as error:
                 _LOG.exception("job %s", self._job.job_id)
-                self._store.jobs.requeue(self._lease, JobError("INTERNAL", f"{type(error).__name__}: {error}"))
+                self._give_back(JobError("INTERNAL", f"{type(error).__name__}: {error}"))
         except MicromodelsError as error:  # not even the failure can be stored: the lease runs out
             _LOG.error("job %s cannot be ended: %s", self._job.job_id, error)
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _do(self) -> None:
-        task = self._prepare()
-        self._orders = self._store.jobs.commit(self._lease, Effects(state=JobState.RUNNING))
+        self._orders = self._patiently(lambda: self._store.jobs.beat(self._lease))
+        with self._alive():
+            task = self._patiently(self._prepare)
+        self._apply(Effects(state=JobState.RUNNING))
         oom_kills = _oom_kills()
         process = self._start(task)
         try:
@@ -270,10 +278,13 @@ class Supervisor:
         elif say is Say.FRAME_TABLE:
             self._frame_table = message["table"]
         elif say is Say.MODEL:
-            self._commit(self._model(Path(message["folder"]), message["manifest"]))
+            with self._alive():
+                model = self._patiently(lambda: self._model(Path(message["folder"]), message["manifest"]))
+            self._commit(model)
             self._model_name = provenance_version(**self._orders.model)
         elif say is Say.FILE:
-            self._files.append(self._store.blobs.add_file(Path(message["path"])))
+            with self._alive():
+                self._files.append(self._patiently(lambda: self._store.blobs.add_file(Path(message["path"]))))
         else:
             self._end = message
 
@@ -285,7 +296,10 @@ class Supervisor:
 
     def _take_event(self, message: Mapping[str, Any]) -> None:
         kind, payload = message["kind"], message["payload"]
-        picture = self._store.blobs.add_bytes(base64.b64decode(message["picture"])) if message["picture"] else ""
+        picture = ""
+        if message["picture"]:
+            data = base64.b64decode(message["picture"])
+            picture = self._patiently(lambda: self._store.blobs.add_bytes(data))
         if kind in _SNAPSHOTS:
             self._progress[_SNAPSHOTS[kind]] = payload
         elif kind == "experiment_finished":
@@ -354,9 +368,43 @@ class Supervisor:
                 state=state,
                 **end,
             )
-        self._orders = self._store.jobs.commit(self._lease, effects)
+        self._apply(effects)
         self._labels, self._events, self._news = [], [], False
         self._committed = time.monotonic()
+
+    def _apply(self, effects: Effects) -> None:
+        beat = self._orders.beat
+        self._orders = self._patiently(lambda: self._store.jobs.commit(self._lease, effects, after_beat=beat))
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Repeat what database or object store cannot do at the moment, for as long as it may last."""
+        limit = time.monotonic() + self._settings.outage_seconds
+        while True:
+            try:
+                return act()
+            except Unavailable as error:
+                if self._stopping.is_set() or time.monotonic() > limit:
+                    raise
+                _LOG.warning("job %s waits: %s", self._job.job_id, error)
+                self._stopping.wait(min(error.retry_after_seconds, _PAUSE_SECONDS))
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Show signs of life while the block is busy with bytes, which may be many."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(min(_BEAT_SECONDS, self._settings.lease_seconds / 3)):
+                with contextlib.suppress(MicromodelsError):  # the next commit meets it too, and deals with it
+                    self._orders = self._store.jobs.commit(self._lease, Effects(), after_beat=self._orders.beat)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     # 4. How it ended.
 
@@ -376,15 +424,18 @@ class Supervisor:
             error = JobError(self._end["reason"], self._end["message"], self._end["error_class"])
             if error.reason == "OOM":
                 self._commit()
-                self._store.jobs.requeue(self._lease, error)
+                self._give_back(error)
             else:
                 self._commit(state=JobState.FAILED, result=result, error=error)
         elif self._stopping.is_set():
             self._commit()
-            self._store.jobs.requeue(self._lease, None)
+            self._give_back(None)
         else:
             self._commit()
-            self._store.jobs.requeue(self._lease, self._crash(code, out_of_memory))
+            self._give_back(self._crash(code, out_of_memory))
+
+    def _give_back(self, reason: JobError | None) -> None:
+        self._patiently(lambda: self._store.jobs.requeue(self._lease, reason))
 
     def _crash(self, code: int, out_of_memory: bool) -> JobError:
         how = (

@@ -1,4 +1,4 @@
-"""Everything that is kept: projects, videos, labels, jobs and models, in one database and one folder of blobs."""
+"""Everything that is kept: projects, videos, labels, jobs and models, in one database and one place for blobs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ from service.store.database import Database, now
 from service.store.labels import Labels
 from service.store.ledger import Jobs, Watch
 from service.store.models import Models
+from service.store.objects import ObjectStore
 from service.store.projects import Projects
 from service.store.videos import Uploads, Videos
 
@@ -90,9 +91,9 @@ class Store:
         blobs: see ``Blobs``.
     """
 
-    def __init__(self, settings: Settings, database: Database, lock: int | None) -> None:
+    def __init__(self, settings: Settings, database: Database, blobs: Blobs, lock: int | None) -> None:
         self.settings = settings
-        self.blobs = Blobs(settings.data_dir / "blobs")
+        self.blobs = blobs
         self.projects = Projects(database)
         self.videos = Videos(database, self.blobs, settings)
         self.uploads = Uploads(database, self.blobs, settings)
@@ -112,14 +113,17 @@ class Store:
 
         Raises:
             FailedPrecondition: another server has the folder, or a newer version wrote the database.
-            StorageFailure: folder or database cannot be opened.
+            InvalidInput: a URL of the settings is of a kind that is not known, or its package is not installed.
+            StorageFailure: folder, database or object store cannot be opened.
+            Unavailable: database or object store cannot be reached.
         """
         with disk_errors():
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         lock = _lock(settings.data_dir / "lock") if exclusive else None
         try:
+            blobs = _blobs(settings)
             url = settings.database_url or f"sqlite:///{settings.data_dir.resolve() / 'database.sqlite'}"
-            return cls(settings, Database(url), lock)
+            return cls(settings, Database(url), blobs, lock)
         except BaseException:
             if lock is not None:
                 os.close(lock)
@@ -155,6 +159,11 @@ class Store:
         """Whether this is the only server on the folder."""
         return self._lock is not None
 
+    @property
+    def has_own_database(self) -> bool:
+        """Whether nobody but the servers on this folder can reach the database."""
+        return self._database.is_sqlite
+
     def close(self) -> None:
         """Close the database and give the folder free."""
         self._database.close()
@@ -169,6 +178,14 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _blobs(settings: Settings) -> Blobs:
+    """The blobs where the settings have them."""
+    folder, url = settings.data_dir / "blobs", settings.object_store_url
+    if url.startswith("file://"):
+        return Blobs(Path(url.removeprefix("file://")))
+    return Blobs(folder, ObjectStore(url) if url else None)
 
 
 def _lock(path: Path) -> int:

@@ -1,7 +1,7 @@
-"""Immutable bytes, named by their SHA-256, in a folder.
+"""Immutable bytes, named by their SHA-256, in a folder; or in an object store, of which the folder is a cache then.
 
 A blob appears whole or not at all, and is on the disk before its name is given out: temporary file, fsync, rename,
-fsync of the folder. The same bytes are kept once.
+fsync of the folder. The same bytes are kept once. With an object store, a blob is there before it is in the folder.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import BinaryIO
 from micromodels.errors import InvalidInput
 from service.errors import NotFound, ResourceExhausted, StorageFailure
 from service.records import BlobFile
+from service.store.objects import ObjectStore
 
 __all__ = ["Blobs", "disk_errors", "sync_folder"]
 
@@ -56,12 +57,19 @@ def sync_folder(folder: Path) -> None:
 class Blobs:
     """The blobs below one folder. Methods may be called from any thread.
 
+    With an object store each method may also raise ``StorageFailure`` (it refuses) and ``Unavailable`` (it cannot be
+    reached).
+
     Args:
         folder: made if it is not there.
+        objects: where the blobs really are; None where the folder is that.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, objects: ObjectStore | None = None) -> None:
         self._folder = folder
+        self._objects = objects
+        self._added: dict[str, float] = {}
+        """When this process added what, by its monotonic clock: files' times go wrong with the clock on the wall."""
         self._temporary = folder / "tmp"
         with disk_errors():
             self._temporary.mkdir(parents=True, exist_ok=True)
@@ -74,7 +82,7 @@ class Blobs:
             StorageFailure: the disk failed.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._touch(sha256):
+        if self._objects is None and self._touch(sha256):
             return sha256
         with disk_errors():
             descriptor, name = tempfile.mkstemp(dir=self._temporary)
@@ -127,13 +135,29 @@ class Blobs:
         """The file of a blob; do not write to it.
 
         Raises:
+            DataLoss: the object store has other bytes under this name.
             InvalidInput: not a SHA-256 in hex.
             NotFound: there is no such blob.
+            ResourceExhausted: the disk has no room for a copy.
         """
         path = self._place(sha256)
         if not path.is_file():
-            raise NotFound("blob", sha256)
+            if self._objects is None:
+                raise NotFound("blob", sha256)
+            self._fetch(self._objects, sha256)
         return path
+
+    def _fetch(self, objects: ObjectStore, sha256: str) -> None:
+        """Copy a blob from the object store into the folder."""
+        with disk_errors():
+            descriptor, name = tempfile.mkstemp(dir=self._temporary)
+            os.close(descriptor)
+        try:
+            objects.fetch(sha256, Path(name))
+            with disk_errors():
+                self._publish(Path(name), sha256, fetched=True)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
     def open(self, sha256: str) -> BinaryIO:
         """Open a blob for reading.
@@ -149,6 +173,9 @@ class Blobs:
         Raises:
             NotFound: there is no such blob.
         """
+        path = self._place(sha256)
+        if self._objects is not None and not path.is_file():
+            return self._objects.size_bytes(sha256)
         return self.path(sha256).stat().st_size
 
     def sweep(self, referenced: frozenset[str], unused_seconds: float) -> int:
@@ -158,12 +185,27 @@ class Blobs:
             referenced: names to keep.
             unused_seconds: only what was last added longer ago goes, since a blob is added before its reference.
         """
-        limit, removed = time.time() - unused_seconds, 0
+        moment, limit, removed = time.monotonic(), time.time() - unused_seconds, 0
+        for name in [name for name, added in self._added.items() if moment - added > unused_seconds]:
+            del self._added[name]
+        keep = referenced | self._added.keys()
         for path in self._folder.glob("*/*"):
-            if path.name not in referenced and path.stat().st_mtime < limit:
+            if path.name not in keep and path.stat().st_mtime < limit:
                 path.unlink(missing_ok=True)
                 removed += 1
-        return removed
+        return removed if self._objects is None else self._objects.sweep(keep, unused_seconds)
+
+    def prune(self, limit_bytes: int) -> None:
+        """With an object store, delete copies in the folder, the longest unused first, until the rest fits."""
+        if self._objects is None:
+            return
+        files = {path: path.stat() for path in self._folder.glob("??/*")}
+        total = sum(stat.st_size for stat in files.values())
+        for path, stat in sorted(files.items(), key=lambda item: max(item[1].st_atime, item[1].st_mtime)):
+            if total <= limit_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
 
     def _place(self, sha256: str) -> Path:
         if not _NAME.fullmatch(sha256):
@@ -176,10 +218,14 @@ class Blobs:
             os.utime(self._place(sha256))
         except FileNotFoundError:
             return False
+        self._added[sha256] = time.monotonic()
         return True
 
-    def _publish(self, temporary: Path, sha256: str) -> None:
+    def _publish(self, temporary: Path, sha256: str, *, fetched: bool = False) -> None:
         place = self._place(sha256)
+        self._added[sha256] = time.monotonic()
+        if self._objects is not None and not fetched:
+            self._objects.put(temporary, sha256)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if not place.parent.is_dir():

@@ -22,6 +22,7 @@ from service.store import schema
 __all__ = ["Database", "check_id", "check_text", "new_id", "now", "once", "page_start"]
 
 _WRITE = "micromodels_write"
+_MIGRATING = 0x6D6D7302  # the key of an advisory lock in PostgreSQL: two servers that start together migrate in turn
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _BUSY_SECONDS = 15.0
 
@@ -29,24 +30,32 @@ _BUSY_SECONDS = 15.0
 class Database:
     """A migrated database. ``begin`` may be called from any thread.
 
+    SQLite has one writer at a time. In PostgreSQL writers run side by side: whoever changes what an earlier statement
+    of its transaction has read must have locked that row (``with_for_update``), and ``once`` serialises the calls with
+    one request id. What is only read is a snapshot in both.
+
     Args:
-        url: SQLAlchemy URL.
+        url: SQLAlchemy URL of a SQLite or PostgreSQL database.
 
     Raises:
         FailedPrecondition: the database was written by a newer version of the service.
+        InvalidInput: the URL names another kind of database, or its driver is not installed.
         StorageFailure: it cannot be opened.
+        Unavailable: it cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(
-            url, pool_size=8, max_overflow=8, pool_timeout=_BUSY_SECONDS, hide_parameters=True
-        )
+        self._engine = _engine(url)
         self._writing = threading.Lock()
         self.is_sqlite = self._engine.dialect.name == "sqlite"
         if self.is_sqlite:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
-        self._migrate()
+        try:
+            self._migrate()
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def begin(self, write: bool = False) -> Iterator[sa.Connection]:
@@ -68,7 +77,10 @@ class Database:
                 finally:
                     self._writing.release()
             else:
-                with self._engine.connect() as connection, connection.begin():
+                # One snapshot for all statements of a reader; a writer must see what it has waited for.
+                level = "READ COMMITTED" if write else "REPEATABLE READ"
+                options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": level}
+                with self._engine.connect().execution_options(**options) as connection, connection.begin():
                     yield connection
 
     def close(self) -> None:
@@ -83,11 +95,42 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.begin(write=True) as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
             config.attributes["connection"] = connection
             try:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise FailedPrecondition(f"the database was written by another version: {error}") from error
+
+
+def _engine(url: str) -> sa.Engine:
+    """The engine for a URL; nothing is connected yet."""
+    allowed = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME"
+    options: dict[str, Any] = {}
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+        if backend == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            milliseconds = f"{_BUSY_SECONDS * 1000:.0f}"
+            # A connection that broke while it was idle (the database was restarted) is replaced when it is next used.
+            options["pool_pre_ping"] = True
+            options["connect_args"] = {
+                "connect_timeout": int(_BUSY_SECONDS),
+                "options": f"-c lock_timeout={milliseconds} -c synchronous_commit=on -c timezone=utc",
+                "prepare_threshold": None,  # works behind a connection pooler too
+            }
+        elif backend != "sqlite":
+            raise InvalidInput("database_url", backend, allowed)
+        return sa.create_engine(
+            parsed, pool_size=8, max_overflow=8, pool_timeout=_BUSY_SECONDS, hide_parameters=True, **options
+        )
+    except sa.exc.ArgumentError:
+        raise InvalidInput("database_url", "what is set", allowed) from None  # it may hold a password
+    except ModuleNotFoundError as error:
+        needs = "a database whose driver is installed: pip install 'micromodels[postgres]'"
+        raise InvalidInput("database_url", backend, needs) from error
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
@@ -116,12 +159,37 @@ def _database_errors() -> Iterator[None]:
     except sa.exc.TimeoutError as error:
         raise Unavailable("the database is busy") from error
     except sa.exc.DBAPIError as error:
-        text = str(error.orig)
-        if "full" in text:
-            raise ResourceExhausted("the disk of the database is full", retry_after_seconds=60.0) from error
-        if "locked" in text or "busy" in text or error.connection_invalidated:
-            raise Unavailable(f"the database is not available: {text}") from error
-        raise StorageFailure(f"the database failed: {text}") from error
+        raise _translated(error) from error
+
+
+# PostgreSQL says what went wrong in a code of five characters; the longest match counts.
+_BY_SQLSTATE: dict[str, str] = {
+    "08": "unavailable",  # the connection broke
+    "25006": "unavailable",  # read-only: a standby that has not been promoted yet
+    "40": "aborted",  # deadlock, serialisation
+    "53": "unavailable",  # too many connections, out of memory
+    "53100": "full",
+    "55P03": "unavailable",  # a lock was held for too long
+    "57": "unavailable",  # the database is shutting down, or starting
+}
+
+
+def _translated(error: sa.exc.DBAPIError) -> Exception:
+    """The service's error for one of the driver."""
+    text = " ".join(str(error.orig).split())
+    state = getattr(error.orig, "sqlstate", None)
+    kind = next((_BY_SQLSTATE[state[:n]] for n in (5, 2) if state and state[:n] in _BY_SQLSTATE), "")
+    if state is None and ("database or disk is full" in text):
+        kind = "full"
+    elif error.connection_invalidated or (state is None and re.search("locked|busy|connection|server closed", text)):
+        kind = "unavailable"
+    if kind == "full":
+        return ResourceExhausted("the disk of the database is full", retry_after_seconds=60.0)
+    if kind == "unavailable":
+        return Unavailable(f"the database is not available: {text}")
+    if kind == "aborted":
+        return Aborted("somebody else wrote the same rows at this moment; try again")
+    return StorageFailure(f"the database failed: {text}")
 
 
 def now() -> datetime:
@@ -187,6 +255,9 @@ def once(
     check_text("request_id", request_id)
     digest = hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
     table = schema.requests
+    if connection.dialect.name != "sqlite":  # two calls with one id at the same moment: the second waits for the first
+        number = int.from_bytes(hashlib.sha256(f"{scope}\0{request_id}".encode()).digest()[:8], signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
     row = connection.execute(
         sa.select(table.c.body_sha256, table.c.answer).where(table.c.scope == scope, table.c.request_id == request_id)
     ).first()

@@ -277,8 +277,14 @@ class Jobs:
         """
         return self.commit(lease, Effects())
 
-    def commit(self, lease: Lease, effects: Effects) -> Orders:
+    def commit(self, lease: Lease, effects: Effects, *, after_beat: int | None = None) -> Orders:
         """Apply everything or nothing; also a sign of life.
+
+        Args:
+            lease: the worker's.
+            effects: what to apply.
+            after_beat: ``Orders.beat`` of this worker's last commit, to try again where the answer to this one got
+                lost: if the store has applied it already, it is not applied twice. None not to check.
 
         Raises:
             StaleLease: the job is no longer this worker's; nothing was applied.
@@ -287,16 +293,21 @@ class Jobs:
             row = _held_row(connection, lease.job_id, lease.fence)
             if row is None:
                 raise StaleLease(f"worker {lease.worker!r} does not hold job {lease.job_id!r} with fence {lease.fence}")
+            if after_beat is not None and row.beat == after_beat + 1:
+                model = {name: row.checkpoint[name] for name in ("model_id", "version") if effects.model}
+                return Orders(row.state == JobState.CANCELLING.value, row.finish_early, model, row.beat)
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(beat=row.beat + 1))
             model = apply_effects(connection, row, effects)
         if effects != Effects():
             self._tell(lease.job_id)
         cancel = row.state == JobState.CANCELLING.value
-        return Orders(cancel, row.finish_early, model)
+        return Orders(cancel, row.finish_early, model, row.beat + 1)
 
-    def held(self) -> Sequence[Beat]:
-        """All jobs that some worker holds, for ``Watch``."""
+    def held(self, worker_prefix: str = "") -> Sequence[Beat]:
+        """All jobs that some worker holds, for ``Watch``; ``worker_prefix`` for those of some workers only."""
         query = sa.select(_JOBS.c.job_id, _JOBS.c.fence, _JOBS.c.beat).where(_JOBS.c.state.in_(_HELD))
+        if worker_prefix:
+            query = query.where(_JOBS.c.worker.startswith(worker_prefix, autoescape=True))
         with self._database.begin() as connection:
             return [Beat(row.job_id, row.fence, row.beat) for row in connection.execute(query)]
 

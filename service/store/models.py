@@ -25,6 +25,8 @@ _MODELS = schema.models
 def insert_model(connection: sa.Connection, job: sa.Row[Any], model: NewModel) -> dict[str, Any]:
     """Record the next version of a model in the caller's transaction; returns ``model_id`` and ``version``."""
     model_id = model.model_id or new_id()
+    projects = schema.projects  # two jobs that train the same model count its versions in turn
+    connection.execute(sa.select(projects.c.key).where(projects.c.key == job.project).with_for_update(key_share=True))
     mine = (_MODELS.c.project == job.project, _MODELS.c.model_id == model_id)
     newest = connection.execute(sa.select(sa.func.max(_MODELS.c.version)).where(*mine)).scalar() or 0
     connection.execute(

@@ -18,14 +18,15 @@ from service.store.queue import FINAL_STATES
 __all__ = ["Projects", "project_row"]
 
 
-def project_row(connection: sa.Connection, project_id: str) -> sa.Row[Any]:
-    """The row of a project.
+def project_row(connection: sa.Connection, project_id: str, lock: bool = False) -> sa.Row[Any]:
+    """The row of a project; ``lock`` keeps other writers, and new rows of it, off until the transaction ends.
 
     Raises:
         NotFound: there is none.
     """
     table = schema.projects
-    row = connection.execute(sa.select(table).where(table.c.project_id == project_id)).first()
+    query = sa.select(table).where(table.c.project_id == project_id)
+    row = connection.execute(query.with_for_update() if lock else query).first()
     if row is None:
         raise NotFound("project", project_id)
     return row
@@ -114,7 +115,7 @@ class Projects:
         """
         table = schema.projects
         with self._database.begin(write=True) as connection:
-            row = project_row(connection, project_id)
+            row = project_row(connection, project_id, lock=True)
             if etag and etag != str(row.edits):
                 raise Aborted(f"project {project_id!r} changed since etag {etag!r}; it is now {str(row.edits)!r}")
             values: dict[str, Any] = {"edits": table.c.edits + 1, "updated_at": now()}
@@ -135,7 +136,7 @@ class Projects:
         """
         jobs = schema.jobs
         with self._database.begin(write=True) as connection:
-            row = project_row(connection, project_id)
+            row = project_row(connection, project_id, lock=True)
             busy = sa.select(jobs.c.job_id).where(jobs.c.project == row.key, jobs.c.state.not_in(FINAL_STATES))
             if (job := connection.execute(busy).first()) is not None:
                 raise FailedPrecondition(

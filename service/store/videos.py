@@ -386,7 +386,9 @@ class Uploads:
             values = {"display_name": upload.display_name, "blob": sha256, "size_bytes": upload.size_bytes}
             video_id = _insert_video(connection, project, author, values)
             ended = {"state": UploadState.FINISHED.value, "video_id": video_id, "updated_at": now()}
-            connection.execute(table.update().where(table.c.upload_id == upload.upload_id).values(ended))
+            mine = (table.c.upload_id == upload.upload_id, table.c.state == UploadState.ACTIVE.value)
+            if connection.execute(table.update().where(*mine).values(ended)).rowcount != 1:
+                raise UploadConflict(f"another server has ended upload {upload.upload_id!r}")
         part.unlink(missing_ok=True)
 
     def _end(self, upload_id: str, state: UploadState) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from service.errors import ResourceExhausted, StorageFailure, Unavailable
 from service.settings import Settings
 from service.store import LabelKey, Store
 from service.store.database import Database
+from service.store.projects import project_row
 from service.store.schema import metadata
-from tests.store.helpers import ONTOLOGY, settings_in
+from tests.store.conftest import Place
+from tests.store.helpers import ONTOLOGY, box, ready_video, settings_in
 
 
 def test_migrations_make_the_tables_of_the_code(store: Store) -> None:
@@ -38,23 +41,25 @@ def test_sqlite_is_set_up_for_safety(tmp_path: Path) -> None:
     database.close()
 
 
-def test_one_server_per_folder(tmp_path: Path) -> None:
+def test_one_server_per_folder(tmp_path: Path, place: Place) -> None:
     """A second server on the same data is refused; after the first has closed, or died, it is welcome."""
-    with Store.open(settings_in(tmp_path)) as first:
+    settings = place(tmp_path)
+    with Store.open(settings) as first:
         project = first.projects.create("p", ONTOLOGY)
         with pytest.raises(FailedPrecondition, match="another server"):
-            Store.open(settings_in(tmp_path))
-    with Store.open(settings_in(tmp_path)) as second:
+            Store.open(settings)
+    with Store.open(settings) as second:
         assert second.is_exclusive
         assert second.projects.get(project.project_id) == project
 
 
-def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path, place: Place) -> None:
     """Rather than guess, the server says that it is too old."""
-    with Store.open(settings_in(tmp_path)) as store, store._database.begin(write=True) as connection:
+    settings = place(tmp_path)
+    with Store.open(settings) as store, store._database.begin(write=True) as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(FailedPrecondition, match="another version"):
-        Store.open(settings_in(tmp_path))
+        Store.open(settings)
 
 
 def test_a_full_database(tmp_path: Path) -> None:
@@ -84,19 +89,23 @@ def test_a_broken_database(tmp_path: Path) -> None:
         Store.open(settings_in(tmp_path))
 
 
-def test_a_locked_database_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_unavailable(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that another process holds for too long is worth a retry."""
     monkeypatch.setattr("service.store.database._BUSY_SECONDS", 0.1)
-    with Store.open(settings_in(tmp_path)) as store, Store.open(settings_in(tmp_path), exclusive=False) as other:
-        with store._database.begin(write=True), pytest.raises(Unavailable) as caught:
-            other.projects.create("p", ONTOLOGY)
+    settings = place(tmp_path, object_store_url="")
+    with Store.open(settings) as store, Store.open(settings, exclusive=False) as other:
+        project = store.projects.create("p", ONTOLOGY)
+        with store._database.begin(write=True) as connection:
+            project_row(connection, project.project_id, lock=True)
+            with pytest.raises(Unavailable) as caught:
+                other.projects.update(project.project_id, display_name="q")
         assert caught.value.retry_after_seconds > 0
-        other.projects.create("p", ONTOLOGY)
+        assert other.projects.update(project.project_id, display_name="q").display_name == "q"
 
 
-def test_request_ids_are_forgotten(tmp_path: Path) -> None:
+def test_request_ids_are_forgotten(tmp_path: Path, place: Place) -> None:
     """After their time they may be used anew."""
-    with Store.open(settings_in(tmp_path, request_id_hours=0.01)) as store:
+    with Store.open(place(tmp_path, request_id_hours=0.01)) as store:
         first = store.projects.create("p", ONTOLOGY, request_id="r")
         store.tidy()
         assert store.projects.create("p", ONTOLOGY, request_id="r") == first
@@ -104,6 +113,47 @@ def test_request_ids_are_forgotten(tmp_path: Path) -> None:
             connection.exec_driver_sql("UPDATE requests SET created_at = created_at - 60000000")
         store.tidy()
         assert store.projects.create("p", ONTOLOGY, request_id="r") != first
+
+
+def test_one_request_at_the_same_moment(store: Store) -> None:
+    """However many calls with one request id come at once, through two servers, one acts and all get its answer."""
+    with Store.open(store.settings, exclusive=False) as other, ThreadPoolExecutor(8) as pool:
+        made = pool.map(lambda i: (store, other)[i % 2].projects.create("p", ONTOLOGY, request_id="same"), range(16))
+        assert len({project.project_id for project in made}) == 1
+
+
+def test_writers_at_the_same_moment(store: Store) -> None:
+    """Writes to one video, through two servers, take turns: each has a revision of its own, and none is lost."""
+    project = store.projects.create("p", ONTOLOGY)
+    video = ready_video(store, project.project_id)
+
+    def write(number: int, server: Store) -> int:
+        label = box(number % 10, x=float(number))
+        return server.labels.write(project.project_id, video.video_id, [label], author=str(number)).revision
+
+    with Store.open(store.settings, exclusive=False) as other, ThreadPoolExecutor(8) as pool:
+        revisions = list(pool.map(lambda i: write(i, (store, other)[i % 2]), range(60)))
+    assert sorted(revisions) == list(range(1, 61))
+    for frame in range(10):
+        history = store.labels.history(project.project_id, video.video_id, LabelKey(frame, False, "1"))
+        assert len(history) == 6
+        assert [record.revision for record in history] == sorted(record.revision for record in history)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://u:secret@h/d", "postgresql://"),
+        ("no url: secret", "postgresql://"),
+        ("postgresql://u:secret@127.0.0.1:1/d", "not available"),
+    ],
+)
+def test_a_database_that_cannot_be_used(tmp_path: Path, url: str, says: str) -> None:
+    """Another kind of URL is refused, a server that is not there is said to be away; no password is in the message."""
+    with pytest.raises((InvalidInput, Unavailable), match=says) as caught:
+        Store.open(settings_in(tmp_path, database_url=url))
+    assert "secret" not in str(caught.value)
+    Store.open(settings_in(tmp_path)).close()
 
 
 def test_settings_come_from_the_environment() -> None:

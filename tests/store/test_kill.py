@@ -11,19 +11,22 @@ from typing import Any
 
 import pytest
 
+from service.settings import Settings
 from service.store import JobKind, Project, Store, VideoRecord
 from tests.store import writer
-from tests.store.helpers import ONTOLOGY, ready_video, settings_in
+from tests.store.conftest import Place
+from tests.store.helpers import ONTOLOGY, ready_video
 
 KILLS = 7
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> tuple[Path, Project, VideoRecord]:
-    with Store.open(settings_in(tmp_path)) as store:
+def scene(tmp_path: Path, place: Place) -> tuple[Settings, Project, VideoRecord]:
+    settings = place(tmp_path, object_store_url="")
+    with Store.open(settings) as store:
         project = store.projects.create("p", ONTOLOGY)
         video = ready_video(store, project.project_id, frames=100_000)
-    return tmp_path, project, video
+    return settings, project, video
 
 
 def killed(target: Callable[..., None], *args: Any) -> list[int]:
@@ -48,13 +51,13 @@ def killed(target: Callable[..., None], *args: Any) -> list[int]:
     return said
 
 
-def test_label_batches_are_whole_or_not_there(place: tuple[Path, Project, VideoRecord]) -> None:
+def test_label_batches_are_whole_or_not_there(scene: tuple[Settings, Project, VideoRecord]) -> None:
     """Every acknowledged batch is in the history of every key, in order; at most one more, and that one whole."""
-    folder, project, video = place
+    settings, project, video = scene
     first = 0
     for _ in range(KILLS):
-        said = killed(writer.write_labels, str(folder), project.project_id, video.video_id, first)
-        with Store.open(settings_in(folder)) as store:
+        said = killed(writer.write_labels, settings, project.project_id, video.video_id, first)
+        with Store.open(settings) as store:
             records = list(store.labels.stream(project.project_id, video.video_id))
             (last,) = {int(record.author) for record in records}
             assert len(records) == writer.BATCH
@@ -66,32 +69,32 @@ def test_label_batches_are_whole_or_not_there(place: tuple[Path, Project, VideoR
         first = last + 1
 
 
-def test_uploads_go_on_where_they_were(place: tuple[Path, Project, VideoRecord]) -> None:
+def test_uploads_go_on_where_they_were(scene: tuple[Settings, Project, VideoRecord]) -> None:
     """The offset is at least the acknowledged one, and the file is what was sent."""
-    folder, project, _ = place
+    settings, project, _ = scene
     chunk = bytes(range(256)) * 300
-    with Store.open(settings_in(folder)) as store:
+    with Store.open(settings) as store:
         upload = store.uploads.begin(project.project_id, "v", 1 << 30)
     for _ in range(KILLS):
-        said = killed(writer.upload, str(folder), project.project_id, upload.upload_id, chunk)
-        with Store.open(settings_in(folder)) as store:
+        said = killed(writer.upload, settings, project.project_id, upload.upload_id, chunk)
+        with Store.open(settings) as store:
             offset = store.uploads.get(project.project_id, upload.upload_id).offset_bytes
         assert said[-1] <= offset <= said[-1] + len(chunk)
-        data = (folder / "uploads" / f"{upload.upload_id}.part").read_bytes()
+        data = (settings.data_dir / "uploads" / f"{upload.upload_id}.part").read_bytes()
         assert data[:offset] == chunk * (offset // len(chunk))
 
 
-def test_job_commits_are_whole_or_not_there(place: tuple[Path, Project, VideoRecord]) -> None:
+def test_job_commits_are_whole_or_not_there(scene: tuple[Settings, Project, VideoRecord]) -> None:
     """Labels and checkpoint of a job never part, whenever its worker is killed."""
-    folder, project, video = place
-    with Store.open(settings_in(folder)) as store:
+    settings, project, video = scene
+    with Store.open(settings) as store:
         job = store.jobs.create(project.project_id, JobKind.PROPAGATE, {}, video_id=video.video_id)
         taken = store.jobs.lease("w", [JobKind.PROPAGATE])
         assert taken is not None
     first = 0
     for _ in range(KILLS):
-        said = killed(writer.work, str(folder), taken[0], first)
-        with Store.open(settings_in(folder)) as store:
+        said = killed(writer.work, settings, taken[0], first)
+        with Store.open(settings) as store:
             frames = [record.key.frame for record in store.labels.stream(project.project_id, video.video_id)]
             first = store.jobs.get(project.project_id, job.job_id).checkpoint["next_frame"]
         assert frames == list(range(first))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from micromodels.types import AnyLabel
 from service.errors import RevisionConflict
 from service.store import LabelKey, Store
-from tests.store.helpers import MODEL, ONTOLOGY, box, ready_video, settings_in, tool
+from tests.store.helpers import MODEL, ONTOLOGY, box, ready_video, tool
 
 keys = st.builds(LabelKey, st.integers(0, 2), st.just(False), st.sampled_from("ab"))
 lag = st.none() | st.integers(0, 3)
@@ -94,16 +92,15 @@ class LabelMachine(RuleBasedStateMachine):
             assert [r.label for r in kept] == versions
 
 
-def test_any_sequence_of_writes() -> None:
+def test_any_sequence_of_writes(store: Store) -> None:
     """Revisions grow, anchors stay, conflicts are found, history is complete, whatever is done in whatever order."""
     from hypothesis.stateful import run_state_machine_as_test
 
-    with tempfile.TemporaryDirectory() as folder, Store.open(settings_in(Path(folder))) as store:
-        LabelMachine.store = store
-        LabelMachine.project_id = store.projects.create("p", ONTOLOGY).project_id
-        run_state_machine_as_test(
-            LabelMachine,
-            settings=settings(
-                max_examples=20, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
-            ),
-        )
+    LabelMachine.store = store
+    LabelMachine.project_id = store.projects.create("p", ONTOLOGY).project_id
+    run_state_machine_as_test(
+        LabelMachine,
+        settings=settings(
+            max_examples=20, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
