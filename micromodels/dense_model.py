@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors
@@ -16,9 +17,9 @@ from micromodels.errors import InvalidInput, ModelError, OutOfRange
 from micromodels.events import PropagationProgress, Run
 from micromodels.features import EncodedVideo, FrameSource
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings
-from micromodels.manifest import Manifest, weights_digest
+from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.propagation import PropagationSettings, propagate_windows
-from micromodels.seeds import SeedSet
+from micromodels.seeds import SeedSet, TrackSpec
 from micromodels.tracking import Tracker
 from micromodels.types import AnyLabel, FrameResult, ShapeKind
 
@@ -44,6 +45,42 @@ class DenseModel:
         self._head = head
         self._classifier = classifier
 
+    @property
+    def head(self) -> DenseHead | None:
+        """The dense head; None where there are frame classes only."""
+        return self._head
+
+    @property
+    def classifier(self) -> FrameClassifier | None:
+        """The classifier of frames; None where there are no frame classes."""
+        return self._classifier
+
+    def encoder_for(self, device: torch.device) -> Encoder:
+        """The frozen encoder on a device; re-opened where the model was read for another one."""
+        return load_encoder(self.manifest.encoder, device) if device.type == "cuda" else self._encoder
+
+    def learned(
+        self,
+        head: DenseHead | None,
+        classifier: FrameClassifier | None,
+        tracks: tuple[TrackSpec, ...],
+        typical_areas: Sequence[float],
+        seeds: SeedSet,
+        frame_classes: tuple[str, ...] | None = None,
+    ) -> DenseModel:
+        """The version of this model that holds other weights, learned from ``seeds``; None keeps its frame classes."""
+        manifest = replace(
+            self.manifest,
+            version=weights_digest(head_tensors(head, classifier))[:12],
+            tracks=tracks,
+            typical_areas=tuple(typical_areas),
+            frame_classes=self.manifest.frame_classes if frame_classes is None else frame_classes,
+            seeds_digest=seeds_digest(seeds),
+            seed_frames=tuple(sorted({*seeds.frames, *(label.frame for label in seeds.frame_labels)})),
+            metrics={},
+        )
+        return DenseModel(manifest, self._encoder, head, classifier)
+
     def propagate(
         self, video: FrameSource, anchors: Sequence[AnyLabel], *, frames: range | None = None, run: Run = Run()
     ) -> Iterator[FrameResult]:
@@ -57,8 +94,7 @@ class DenseModel:
         if self._head is not None:
             self._head.to(device)
         started = time.perf_counter()
-        # Reading a model for another device than it was trained on re-opens the encoder there.
-        encoder = load_encoder(self.manifest.encoder, device) if device.type == "cuda" else self._encoder
+        encoder = self.encoder_for(device)
         with EncodedVideo(video, encoder, run) as encoded:
             anchored = seeds.frames if self.manifest.tracks else []
             targets = {frame: seeds.seed_frame(frame, encoded.size) for frame in anchored}

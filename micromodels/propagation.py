@@ -11,7 +11,8 @@ Long videos are worked through in windows, so memory does not depend on their le
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,21 +25,25 @@ from torch.nn import functional as F
 
 from micromodels.errors import Cancelled
 from micromodels.events import Run, Stage, StageFinished, StopRequest
-from micromodels.features import EncodedFrame, EncodedVideo
-from micromodels.heads import DenseHead, pooled
+from micromodels.evidence import EvidenceSource, FrameEvidence, HeadEvidence
+from micromodels.features import EncodedVideo
+from micromodels.heads import DenseHead
 from micromodels.parallel import mapped, narrow_operations
 from micromodels.seeds import IGNORE, SeedFrame
 
-__all__ = ["FramePosterior", "PropagationSettings", "propagate_windows"]
+__all__ = ["Flows", "FramePosterior", "PropagationSettings", "posteriors", "propagate_windows", "reach_frames"]
 
 WINDOW_BYTES = 256 << 20
-LOOK_AHEAD_FRAMES = 48
+MAX_REACH_FRAMES = 96
+MIN_REACH_FRAMES = 16
+WINDOW_FRAMES = 96
 MIN_WINDOW_FRAMES = 16
+"""Shorter windows, ended at an anchor, are not worth their look-ahead."""
 CUT_CORRELATION = 0.25
 """Neighbouring frames whose grey thumbnails correlate less are a scene cut."""
 
 Floats = npt.NDArray[np.float32]
-_Maps = Mapping[int, torch.Tensor]
+Flows = MutableMapping[tuple[int, int], npt.NDArray[np.float16]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class FramePosterior:
         log_odds: float32 ``(tracks, height / 2, width / 2)``: of each pixel belonging to each track.
         sides: float32 ``(4, height / 4, width / 4)`` distances to the box sides, or None.
         agreement: float32 ``(tracks,)`` IoU of the two sweeps' masks, NaN where only one reaches the frame.
-        anchor_distance: frames to the nearest anchor; -1 where there is none.
+        anchor_distance: int64 ``(tracks,)`` frames to the track's nearest anchor; -1 where it has none.
         pooled: the frame's pooled features for frame classes.
         scene_cut: whether a cut lies between this frame and the one before.
     """
@@ -76,24 +81,25 @@ class FramePosterior:
     log_odds: Floats = field(repr=False)
     sides: Floats | None = field(repr=False)
     agreement: Floats
-    anchor_distance: int
+    anchor_distance: npt.NDArray[np.int64]
     pooled: Floats = field(repr=False)
     scene_cut: bool = False
 
 
-@dataclass
-class _Frame:
-    evidence: torch.Tensor  # float16 (tracks, h2, w2)
-    sides: npt.NDArray[np.float16] | None
-    grey: npt.NDArray[np.uint8]
-    pooled: Floats
+class Motion:
+    """Sampling grids between neighbouring frames at stride 4; None across a scene cut.
 
+    Args:
+        frames: evidence by frame; its grey images are looked at.
+        size: of the work image (height, width).
+        device: where grids go.
+        flows: flow fields that are known, by (to, origin), float16 ``(height / 4, width / 4, 2)``; new ones are added.
+    """
 
-class _Motion:
-    """Sampling grids between neighbouring frames of one window, at stride 4; None across a scene cut."""
-
-    def __init__(self, frames: Mapping[int, _Frame], size: tuple[int, int], device: torch.device) -> None:
-        self._frames, self._device = frames, device
+    def __init__(
+        self, frames: Mapping[int, FrameEvidence], size: tuple[int, int], device: torch.device, flows: Flows
+    ) -> None:
+        self._frames, self._device, self._flows = frames, device, flows
         self._height, self._width = size[0] // 4, size[1] // 4
         self._grids: dict[tuple[int, int], torch.Tensor | None] = {}
 
@@ -101,21 +107,28 @@ class _Motion:
         """Where each pixel of frame ``to`` lies on frame ``origin``, for ``grid_sample``."""
         key = (to, origin)
         if key not in self._grids:
-            here, there = self._frames[to].grey, self._frames[origin].grey
-            if is_scene_cut(here, there):
-                self._grids[key] = None
-            else:
-                empty = np.zeros((*here.shape, 2), np.float32)
-                # One for each call: sweeps run in several threads, and the object keeps buffers.
-                flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, empty)
-                scale = np.array([self._width / flow.shape[1], self._height / flow.shape[0]], np.float32)
-                flow = cv2.resize(flow, (self._width, self._height), interpolation=cv2.INTER_AREA) * scale
-                columns, rows = np.meshgrid(np.arange(self._width), np.arange(self._height))
-                x = (columns + flow[..., 0] + 0.5) * 2 / self._width - 1
-                y = (rows + flow[..., 1] + 0.5) * 2 / self._height - 1
-                grid = torch.from_numpy(np.stack([x, y], axis=-1).astype(np.float32))[None]
-                self._grids[key] = grid.to(self._device)
+            flow = self._flows.get(key)
+            if flow is None:
+                flow = self._flows[key] = self._measure(self._frames[to].grey, self._frames[origin].grey)
+            self._grids[key] = self._as_grid(flow) if flow.size else None
         return self._grids[key]
+
+    def _measure(self, here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
+        """Flow in cells of stride 4; of size 0 across a cut. Half floats: stored flow and new flow are the same."""
+        if is_scene_cut(here, there):
+            return np.zeros((0, 0, 2), np.float16)
+        # One for each call: sweeps run in several threads, and the object keeps buffers.
+        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = dis.calc(here, there, np.zeros((*here.shape, 2), np.float32))
+        scale = np.array([self._width / flow.shape[1], self._height / flow.shape[0]], np.float32)
+        small = cv2.resize(flow, (self._width, self._height), interpolation=cv2.INTER_AREA) * scale
+        return np.asarray(small, np.float16)
+
+    def _as_grid(self, flow: npt.NDArray[np.float16]) -> torch.Tensor:
+        columns, rows = np.meshgrid(np.arange(self._width), np.arange(self._height))
+        x = (columns + flow[..., 0].astype(np.float32) + 0.5) * 2 / self._width - 1
+        y = (rows + flow[..., 1].astype(np.float32) + 0.5) * 2 / self._height - 1
+        return torch.from_numpy(np.stack([x, y], axis=-1).astype(np.float32))[None].to(self._device)
 
     def carry(self, probability: torch.Tensor, to: int, origin: int) -> torch.Tensor | None:
         """Carry ``(tracks, h4, w4)`` from frame ``origin`` to its neighbour ``to``; None across a cut."""
@@ -141,7 +154,7 @@ def propagate_windows(
     run: Run,
     settings: PropagationSettings,
 ) -> Iterator[FramePosterior]:
-    """Posterior of every frame of ``frames``, in order.
+    """Posterior of every frame of ``frames``, in order: :func:`posteriors` on what ``head`` says of ``video``.
 
     Args:
         video: encoded frames.
@@ -154,101 +167,98 @@ def propagate_windows(
     Raises:
         Cancelled: the user cancelled.
     """
-    device = next(head.parameters()).device if head is not None else torch.device("cpu")
-    held: dict[int, _Frame] = {}
-    carried: torch.Tensor | None = None
-    tracks = head.settings.tracks if head is not None else 0
-    per_frame = (tracks + 4) * video.size[0] * video.size[1] // 2 + 1
-    length = int(np.clip(WINDOW_BYTES // per_frame, 16, 160))
+    return posteriors(HeadEvidence(video, head, settings.temperature, run), anchors, frames, run, settings)
+
+
+def reach_frames(tracks: int, size: tuple[int, int]) -> int:
+    """How far before an anchor the backward sweep from it goes; depends on what a window may hold in memory."""
+    per_frame = (tracks + 4) * size[0] * size[1] // 2 + 1
+    return int(np.clip(WINDOW_BYTES // per_frame // 2, MIN_REACH_FRAMES, MAX_REACH_FRAMES))
+
+
+def posteriors(
+    source: EvidenceSource,
+    anchors: Mapping[int, SeedFrame],
+    frames: range,
+    run: Run,
+    settings: PropagationSettings,
+    flows: Flows | None = None,
+) -> Iterator[FramePosterior]:
+    """Posterior of every frame of ``frames``, in order.
+
+    What comes out for a track on a frame depends only on the anchors of that track next to the frame, and on the frames
+    between them: neither on other tracks' anchors nor on where windows end.
+
+    Args:
+        source: evidence by frame.
+        anchors: human labels by frame.
+        frames: a range with step 1.
+        run: events and stopping.
+        settings: weights of the sweeps.
+        flows: optical flow that is known already; what is found is added. None: forgotten behind each window.
+
+    Raises:
+        Cancelled: the user cancelled.
+    """
+    held: dict[int, FrameEvidence] = {}
+    carried = _Carried.nothing(source.tracks)
+    reach = reach_frames(source.tracks, source.size)
+    known = _known_frames(anchors, source.tracks)
     start = frames.start
     while start < frames.stop:
-        stop = _window_end(start, min(frames.stop, start + length), anchors)
-        ahead = _look_ahead(stop, frames.stop, anchors)
+        stop = _window_end(start, min(frames.stop, start + min(WINDOW_FRAMES, reach)), anchors)
+        ahead = _look_ahead(stop, frames.stop, reach, known)
         with narrow_operations():
-            for index, frame in _read(video, head, range(max([start, *[i + 1 for i in held]]), ahead), settings, run):
-                held[index] = frame
+            for index, evidence in source.stream(range(max([start, *[i + 1 for i in held]]), ahead)):
+                held[index] = evidence
+                if run.should_stop() is StopRequest.CANCEL:
+                    raise Cancelled("propagation was cancelled")
             began = time.perf_counter()
-            motion = _Motion(held, video.size, device)
-            priors = {index: _drawn(anchors[index], device) for index in anchors if index in held}
+            motion = Motion(held, source.size, source.device, {} if flows is None else flows)
+            priors = {index: _drawn(anchors[index], source.device) for index in anchors if index in held}
             with ThreadPoolExecutor(1) as other:
-                back = range(ahead - 1, start - 1, -1)
-                promised = other.submit(_sweep, back, held, priors, motion, settings, None, ahead)
-                forward = _sweep(range(start, stop), held, priors, motion, settings, carried, start - 1)
-                backward = promised.result()
-
+                back, nothing = range(ahead - 1, start - 1, -1), _Carried.nothing(source.tracks)
+                promised = other.submit(_sweep, back, held, priors, motion, settings, nothing)
+                forward, last = _sweep(range(start, stop), held, priors, motion, settings, carried)
+                backward, _ = promised.result()
             believed = partial(
-                _posterior, held=held, anchors=anchors, forward=forward, backward=backward, motion=motion
+                _posterior,
+                held=held,
+                anchors=anchors,
+                known=known,
+                reach=reach,
+                forward=forward,
+                backward=backward,
+                motion=motion,
             )
             results = list(mapped(believed, iter(range(start, stop))))
             run.on_event(StageFinished(Stage.TEMPORAL, time.perf_counter() - began))
-        last = forward.get(stop - 1)
-        carried = torch.sigmoid(last) if last is not None else None
+        carried = last
         yield from results
         held = {index: frame for index, frame in held.items() if index >= stop - 1}
         start = stop
 
 
+def _known_frames(anchors: Mapping[int, SeedFrame], tracks: int) -> list[list[int]]:
+    """Frames on which people spoke of each track, ascending."""
+    ordered = sorted(anchors)
+    return [[frame for frame in ordered if anchors[frame].known[track]] for track in range(tracks)]
+
+
 def _window_end(start: int, stop: int, anchors: Mapping[int, SeedFrame]) -> int:
-    """Windows end behind an anchor where there is one: nothing before it depends on what comes after, so labels of the
-    span can go out."""
+    """Windows end behind an anchor where there is one, so that labels of a finished span can go out."""
     inside = [index for index in anchors if start + MIN_WINDOW_FRAMES <= index + 1 <= stop]
     return min(inside) + 1 if inside else stop
 
 
-def _look_ahead(stop: int, end: int, anchors: Mapping[int, SeedFrame]) -> int:
-    """How far past a window its backward sweep starts: at the next anchor if that is near."""
-    following = [index for index in anchors if stop <= index < min(end, stop + LOOK_AHEAD_FRAMES)]
-    return max(stop, min(following) + 1) if following else stop
-
-
-def _read(
-    video: EncodedVideo, head: DenseHead | None, indices: range, settings: PropagationSettings, run: Run
-) -> Iterator[tuple[int, _Frame]]:
-    """The evidence on each frame of a range, several frames at once."""
-
-    def predict(index: int, encoded: EncodedFrame) -> tuple[int, _Frame, float]:
-        began = time.perf_counter()
-        frame = _evidence(video.size, head, encoded.features, encoded.grey, settings)
-        return index, frame, time.perf_counter() - began
-
-    for index, frame, seconds in video.stream(indices, predict):
-        if head is not None:
-            run.on_event(StageFinished(Stage.PREDICT, seconds))
-        yield index, frame
-        if run.should_stop() is StopRequest.CANCEL:
-            raise Cancelled("propagation was cancelled")
-
-
-@torch.inference_mode()
-def _evidence(
-    size: tuple[int, int],
-    head: DenseHead | None,
-    features: list[npt.NDArray[np.float16]],
-    grey: npt.NDArray[np.uint8],
-    settings: PropagationSettings,
-) -> _Frame:
-    vector = pooled(features)
-    if head is None:
-        empty = torch.zeros((0, size[0] // 2, size[1] // 2), dtype=torch.float16)
-        return _Frame(empty, None, grey, vector)
-    device = next(head.parameters()).device
-    inputs = [
-        torch.from_numpy(level)[None].to(device).float().contiguous(memory_format=torch.channels_last)
-        for level in features
-    ]
-    with torch.autocast(device.type, torch.bfloat16):
-        output = head(inputs)
-    log_odds = one_against_rest(output.logits[0].float()) / settings.temperature
-    sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
-    return _Frame(log_odds.to(torch.float16), sides, grey, vector)
-
-
-def one_against_rest(logits: torch.Tensor) -> torch.Tensor:
-    """Log-odds of each track against everything else: ``(tracks + 1, h, w)`` logits to ``(tracks, h, w)``."""
-    if logits.shape[0] == 2:
-        return (logits[1:] - logits[:1]).clamp(-16, 16)
-    log_p = F.log_softmax(logits, dim=0)[1:]
-    return (log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-7))).clamp(-16, 16)
+def _look_ahead(stop: int, end: int, reach: int, known: Sequence[Sequence[int]]) -> int:
+    """How far past a window its backward sweep starts: at the farthest of the tracks' next anchors within reach."""
+    ahead = stop
+    for frames in known:
+        position = bisect_left(frames, stop - 1)
+        if position < len(frames) and stop <= frames[position] < min(end, stop + reach):
+            ahead = max(ahead, frames[position] + 1)
+    return ahead
 
 
 def _drawn(anchor: SeedFrame, device: torch.device) -> dict[int, torch.Tensor]:
@@ -260,38 +270,61 @@ def _drawn(anchor: SeedFrame, device: torch.device) -> dict[int, torch.Tensor]:
     return maps
 
 
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """Where a sweep stands: probability ``(tracks, h4, w4)`` on ``frame``, and which tracks it has an anchor of."""
+
+    probability: torch.Tensor | None
+    frame: int
+    alive: npt.NDArray[np.bool_]
+
+    @classmethod
+    def nothing(cls, tracks: int) -> _Carried:
+        """Before the first anchor."""
+        return cls(None, -1, np.zeros(tracks, bool))
+
+
 def _sweep(
     order: range,
-    held: Mapping[int, _Frame],
+    held: Mapping[int, FrameEvidence],
     priors: Mapping[int, Mapping[int, torch.Tensor]],
-    motion: _Motion,
+    motion: Motion,
     settings: PropagationSettings,
-    carried: torch.Tensor | None,
-    carried_from: int,
-) -> dict[int, torch.Tensor]:
-    """Log-odds ``(tracks, h4, w4)`` of the frames that a sweep reaches from an anchor or the carried maps."""
+    carried: _Carried,
+) -> tuple[dict[int, torch.Tensor], _Carried]:
+    """Log-odds ``(tracks, h4, w4)`` of the frames that a sweep reaches from an anchor or the carried maps.
+
+    A track that no anchor was met of yet has its evidence there.
+    """
     out: dict[int, torch.Tensor] = {}
-    previous, origin = carried, carried_from
+    previous, origin, alive = carried.probability, carried.frame, carried.alive.copy()
     for index in order:
-        if previous is None and index not in priors:
+        if previous is None and not priors.get(index):
             continue
         prior = motion.carry(previous, index, origin) if previous is not None and origin in held else None
-        evidence = F.avg_pool2d(held[index].evidence.float()[None], 2)[0]
-        out[index] = evidence if prior is None else combine(evidence, prior, settings)
+        evidence = F.avg_pool2d(held[index].log_odds.float()[None], 2)[0]
+        out[index] = evidence if prior is None else combine(evidence, prior, settings, alive)
         # What people drew replaces what was carried, track by track; of the others nothing was said.
         for track, drawn in priors.get(index, {}).items():
             out[index][track] = torch.logit(drawn, eps=1e-5)
+            alive[track] = True
         previous, origin = torch.sigmoid(out[index]), index
-    return out
+    return out, _Carried(previous, origin, alive)
 
 
-def combine(evidence: torch.Tensor, prior: torch.Tensor, settings: PropagationSettings) -> torch.Tensor:
+def combine(
+    evidence: torch.Tensor,
+    prior: torch.Tensor,
+    settings: PropagationSettings,
+    alive: npt.NDArray[np.bool_] | None = None,
+) -> torch.Tensor:
     """Correct a carried mask by evidence.
 
     Args:
         evidence: log-odds ``(tracks, h, w)``.
         prior: carried probability ``(tracks, h, w)``.
         settings: weights.
+        alive: bool ``(tracks,)``: which tracks the prior speaks of; of the others the evidence stays. None: all.
 
     Returns:
         Log-odds ``(tracks, h, w)``.
@@ -299,6 +332,9 @@ def combine(evidence: torch.Tensor, prior: torch.Tensor, settings: PropagationSe
     odds = torch.logit(prior.clamp(0.08, 0.92))
     combined = evidence + settings.prior_weight * odds
     for track in range(len(prior)):
+        if alive is not None and not alive[track]:
+            combined[track] = evidence[track]
+            continue
         near = prior[track] > 0.4
         area = float(near.sum())
         if area < 4:
@@ -312,53 +348,69 @@ def combine(evidence: torch.Tensor, prior: torch.Tensor, settings: PropagationSe
     return combined
 
 
-def _forward_share(index: int, track: int, anchors: Mapping[int, SeedFrame], held: Mapping[int, _Frame]) -> float:
-    """Weight of the forward sweep on a frame: by the distance to the track's own anchors on each side."""
-    named = [frame for frame, anchor in anchors.items() if anchor.known[track]]
-    before = max((frame for frame in named if frame < index), default=None)
-    after = min((frame for frame in named if frame > index and frame in held), default=None)
-    if after is None:
-        return 1.0
-    return 0.0 if before is None else (after - index) / (after - before)
+class _Blend:
+    """Which sweeps reach a frame, per track, and the weight of the forward one there."""
+
+    def __init__(self, known: Sequence[Sequence[int]], index: int, reach: int) -> None:
+        self.forward = np.ones(len(known), np.float32)
+        self.reached = np.zeros((2, len(known)), bool)
+        self.distance = np.full(len(known), -1, np.int64)
+        for track, frames in enumerate(known):
+            position = bisect_left(frames, index)
+            before = frames[position - 1] if position else None
+            after = frames[position] if position < len(frames) else None
+            near = [abs(index - frame) for frame in (before, after) if frame is not None]
+            self.distance[track] = min(near, default=-1)
+            if after == index:
+                before = after = index
+            elif after is not None and after - index >= reach:
+                after = None
+            self.reached[:, track] = before is not None, after is not None
+            if after is not None:
+                # Ramps over the span, or over the reach of the backward sweep where the span is longer.
+                span = reach if before is None else min(after - before, reach)
+                self.forward[track] = 0.0 if before is None else (after - index) / max(span, 1)
 
 
 def _posterior(
     index: int,
-    held: Mapping[int, _Frame],
+    held: Mapping[int, FrameEvidence],
     anchors: Mapping[int, SeedFrame],
+    known: Sequence[Sequence[int]],
+    reach: int,
     forward: Mapping[int, torch.Tensor],
     backward: Mapping[int, torch.Tensor],
-    motion: _Motion,
+    motion: Motion,
 ) -> FramePosterior:
-    frame = held[index]
-    evidence = frame.evidence.float()
-    fine = evidence.clone()
+    frame, blend = held[index], _Blend(known, index, reach)
+    fine = frame.log_odds.float()
     tracks = len(fine)
-    distance = min((abs(index - anchor) for anchor in anchors), default=-1)
     agreement = np.full(tracks, np.nan, np.float32)
-    one, other = forward.get(index), backward.get(index)
-    if one is not None or other is not None:
-        if one is not None and other is not None:
-            shares = [_forward_share(index, track, anchors, held) for track in range(tracks)]
-            share = torch.tensor(shares, device=fine.device)[:, None, None]
-            blended = share * one + (1 - share) * other
-            overlap = ((one > 0) & (other > 0)).flatten(1).sum(1).float()
-            union = ((one > 0) | (other > 0)).flatten(1).sum(1).float()
-            agreement = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).cpu().numpy()
-            agreement[[share in (0.0, 1.0) for share in shares]] = np.nan
-        else:
-            blended = one if one is not None else other  # type: ignore[assignment]
-        assert blended is not None
-        low = F.avg_pool2d(fine[None], 2)
-        detail = fine - F.interpolate(low, size=fine.shape[-2:], mode="bilinear", align_corners=False)[0]
+    if blend.reached.any():
+        evidence = F.avg_pool2d(fine[None], 2)[0]
+        one, other = forward.get(index, evidence), backward.get(index, evidence)
+        share = torch.from_numpy(blend.forward).to(fine.device)[:, None, None]
+        blended = share * one + (1 - share) * other
+        nowhere = torch.from_numpy(~blend.reached.any(axis=0)).to(fine.device)
+        blended[nowhere] = evidence[nowhere]
+        overlap = ((one > 0) & (other > 0)).flatten(1).sum(1).float()
+        union = ((one > 0) | (other > 0)).flatten(1).sum(1).float()
+        agreement = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).cpu().numpy()
+        agreement[~blend.reached.all(axis=0)] = np.nan
+        detail = fine - F.interpolate(evidence[None], size=fine.shape[-2:], mode="bilinear", align_corners=False)[0]
         fine = F.interpolate(blended[None], size=fine.shape[-2:], mode="bilinear", align_corners=False)[0] + detail
     if index in anchors:
-        drawn = torch.from_numpy(anchors[index].label_map[::2, ::2].copy())
+        _draw_anchor(fine, frame, anchors[index])
         agreement[anchors[index].known] = np.nan
-        for track in np.nonzero(anchors[index].known)[0]:
-            sure = torch.where(drawn == int(track) + 1, 12.0, -12.0)
-            # The doubtful rim of a box seed keeps the evidence.
-            fine[int(track)] = torch.where(drawn == IGNORE, evidence[int(track)].cpu(), sure).to(fine.device)
     cut = index - 1 in held and tracks > 0 and motion.grid(index, index - 1) is None
     sides = frame.sides.astype(np.float32) if frame.sides is not None else None
-    return FramePosterior(index, fine.cpu().numpy(), sides, agreement, distance, frame.pooled, cut)
+    return FramePosterior(index, fine.cpu().numpy(), sides, agreement, blend.distance, frame.pooled, cut)
+
+
+def _draw_anchor(fine: torch.Tensor, frame: FrameEvidence, anchor: SeedFrame) -> None:
+    """Put what people drew into a frame's log-odds."""
+    drawn = torch.from_numpy(anchor.label_map[::2, ::2].copy()).to(fine.device)
+    for track in np.nonzero(anchor.known)[0].tolist():
+        sure = torch.where(drawn == track + 1, 12.0, -12.0)
+        # The doubtful rim of a box seed keeps the evidence.
+        fine[track] = torch.where(drawn == IGNORE, frame.log_odds[track].float(), sure)

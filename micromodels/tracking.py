@@ -1,13 +1,15 @@
 """From posteriors to labels: presence, shape, state and confidence of every track on every frame.
 
 Boxes are smoothed over time by a constant-velocity Rauch-Tung-Striebel smoother per side (Rauch et al., AIAA 1965) in
-which anchors are all but exact and doubtful frames count little. Chunks of frames are handed on as they are finished.
+which anchors are all but exact and doubtful frames count little. Each track is smoothed span by span, from one of its
+anchors to the next, so that a label never depends on what lies beyond the anchors next to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,10 @@ from micromodels.types import Box, FrameLabel, FrameResult, Label, Provenance, P
 __all__ = ["Tracker"]
 
 CHUNK_FRAMES = 128
+"""Spans longer than this are smoothed in pieces."""
 CONTEXT_FRAMES = 16
+"""Rows of the neighbouring pieces that are smoothed along."""
+CLASS_KERNEL = (1, 2, 3, 2, 1)
 HIDING_COVER = 0.3
 PRESENT = 0.5
 """A track is there where the mean probability of its most likely quarter reaches this."""
@@ -47,6 +52,33 @@ class _Row:
     class_odds: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
+@dataclass
+class _Path:
+    """How far the smoothing of one box track has come.
+
+    Attributes:
+        start: first frame of the piece that is being collected; None before the first row.
+        after_anchor: whether an anchor stands there, beyond which nothing counts.
+        done: last frame whose box is known.
+        boxes: smoothed boxes by frame.
+        seen: frames on which the track was seen.
+        gaps: runs of frames between two frames on which it was seen, half-open.
+    """
+
+    start: int | None = None
+    after_anchor: bool = False
+    done: int = -1
+    boxes: dict[int, Floats] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+    gaps: list[range] = field(default_factory=list)
+
+    def forget(self, before: int) -> None:
+        """Drop what is not needed any more."""
+        self.boxes = {frame: box for frame, box in self.boxes.items() if frame >= before}
+        self.seen = {frame for frame in self.seen if frame >= before}
+        self.gaps = [gap for gap in self.gaps if gap.stop > before]
+
+
 class Tracker:
     """Turns posteriors into ``FrameResult``s.
 
@@ -59,6 +91,7 @@ class Tracker:
         classifier: of frame classes, or None.
         frame_classes: its classes.
         typical_areas: share of the image that each track covered on its training seeds.
+        others: boxes of visible tracks that are not among ``tracks``, by frame, behind which one may be hidden.
     """
 
     def __init__(
@@ -71,11 +104,13 @@ class Tracker:
         classifier: FrameClassifier | None,
         frame_classes: tuple[str, ...],
         typical_areas: Sequence[float],
+        others: Callable[[int], Sequence[Floats]] = lambda frame: (),
     ) -> None:
         self._tracks, self._seeds, self._anchors, self._size = tracks, seeds, anchors, size
         self._provenance = Provenance(ProvenanceKind.MODEL, version)
         self._classifier, self._frame_classes = classifier, frame_classes
         self._typical = typical_areas
+        self._others = others
         self._by_key = {(label.frame, label.track): label for label in seeds.object_labels}
         self._frame_by_key = {(label.frame, label.frame_class): label for label in seeds.frame_labels}
         self._areas = [self._anchor_areas(index) for index in range(len(tracks))]
@@ -86,14 +121,99 @@ class Tracker:
 
     def results(self, posteriors: Iterable[FramePosterior]) -> Iterator[FrameResult]:
         """Labels of every frame, in order."""
-        context: list[_Row] = []
-        chunk: list[_Row] = []
+        rows: dict[int, _Row] = {}
+        paths = {i: _Path() for i, spec in enumerate(self._tracks) if spec.shape is ShapeKind.BOX}
+        given = -1
         for posterior in posteriors:
-            chunk.append(self._measure(posterior))
-            if len(chunk) == CHUNK_FRAMES or (posterior.frame in self._anchors and len(chunk) >= CONTEXT_FRAMES):
-                yield from self._finish(context, chunk)
-                context, chunk = chunk[-CONTEXT_FRAMES:], []
-        yield from self._finish(context, chunk)
+            frame = posterior.frame
+            given = frame - 1 if not rows else given
+            rows[frame] = self._measure(posterior)
+            for index, path in paths.items():
+                self._extend(index, path, rows, frame)
+            upto = self._finished(paths, frame)
+            if upto > given:
+                yield from self._results(rows, paths, range(given + 1, upto + 1))
+                given = upto
+                needed = min([given - CONTEXT_FRAMES, *(path.start or 0 for path in paths.values())])
+                rows = {f: row for f, row in rows.items() if f >= needed}
+        if rows:
+            last = max(rows)
+            for index, path in paths.items():
+                self._smooth(index, path, rows, range(path.start or 0, last + 1), last)
+            yield from self._results(rows, paths, range(given + 1, last + 1))
+
+    def _extend(self, index: int, path: _Path, rows: Mapping[int, _Row], frame: int) -> None:
+        """Take a new row into account; smooth when it ends a span or a piece of one."""
+        anchored = frame in self._anchors and bool(self._anchors[frame].known[index])
+        if path.start is None:
+            path.start, path.after_anchor, path.done = frame, anchored, frame - 1
+        if anchored and frame > path.start:
+            self._smooth(index, path, rows, range(path.start, frame + 1), frame)
+            path.start, path.after_anchor = frame, True
+        elif frame - path.start + 1 == CHUNK_FRAMES + CONTEXT_FRAMES:
+            cut = path.start + CHUNK_FRAMES
+            self._smooth(index, path, rows, range(path.start, frame + 1), cut - 1)
+            path.start, path.after_anchor = cut, False
+
+    def _smooth(self, index: int, path: _Path, rows: Mapping[int, _Row], frames: range, upto: int) -> None:
+        """Boxes, sightings and gaps of a piece of a track, kept up to frame ``upto``."""
+        first = frames.start
+        if not path.after_anchor:
+            earlier = [f for f in range(first - CONTEXT_FRAMES, first) if f in rows]
+            first = min(earlier, default=first)
+        piece = [rows[frame] for frame in range(first, frames.stop)]
+        boxes = {first + offset: box for offset, box in self._smoothed(index, piece).items()}
+        seen = {first + i for i, row in enumerate(piece) if first + i in boxes and self._is_seen(index, row)}
+        path.boxes.update({frame: box for frame, box in boxes.items() if path.done < frame <= upto})
+        path.seen |= {frame for frame in seen if path.done < frame <= upto}
+        ordered = sorted(seen)
+        gaps = [range(a + 1, b) for a, b in pairwise(ordered) if b > a + 1 and a <= upto]
+        path.gaps += [gap for gap in gaps if gap not in path.gaps]
+        path.done = upto
+
+    def _is_seen(self, index: int, row: _Row) -> bool:
+        anchor = self._by_key.get((row.posterior.frame, self._tracks[index].track))
+        return row.measures[index].presence >= PRESENT if anchor is None else anchor.shape is not None
+
+    def _finished(self, paths: Mapping[int, _Path], frame: int) -> int:
+        """The last frame on which everything is known once ``frame`` is the newest row."""
+        upto = min([frame, *(path.done for path in paths.values())])
+        if self._classifier is not None:
+            upto = min(upto, frame - len(CLASS_KERNEL) // 2)
+        while True:
+            # What hides a track in a gap is looked at over the whole gap.
+            open_gaps = [g.start - 1 for path in paths.values() for g in path.gaps if g.start <= upto < g.stop - 1]
+            if not open_gaps:
+                return upto
+            upto = min(open_gaps)
+
+    def _results(self, rows: Mapping[int, _Row], paths: Mapping[int, _Path], frames: range) -> Iterator[FrameResult]:
+        hidden = {index: self._hidden(index, paths) for index in paths}
+        odds = self._class_odds(rows, frames)
+        for frame in frames:
+            here = [paths[i].boxes.get(frame) if i in paths else None for i in range(len(self._tracks))]
+            behind = [frame in hidden.get(i, ()) for i in range(len(self._tracks))]
+            yield self._result(rows[frame], here, behind, odds[frame - frames.start])
+        for path in paths.values():
+            path.forget(frames.stop)
+
+    def _hidden(self, index: int, paths: Mapping[int, _Path]) -> set[int]:
+        """Frames on which a box track is behind another one: gaps in which its path meets a visible track's box."""
+        hidden: set[int] = set()
+        own = paths[index].boxes
+        for gap in paths[index].gaps:
+            covers = [
+                _covered(own[frame], other)
+                for frame in gap
+                if frame in own
+                for other in (
+                    *(p.boxes[frame] for i, p in paths.items() if i != index and frame in p.seen and frame in p.boxes),
+                    *self._others(frame),
+                )
+            ]
+            if max(covers, default=0.0) > HIDING_COVER:
+                hidden.update(gap)
+        return hidden
 
     def _measure(self, posterior: FramePosterior) -> _Row:
         height, width = self._seeds.height_px, self._seeds.width_px
@@ -140,44 +260,6 @@ class Tracker:
         sharpness = float(np.tanh(np.abs(near) / 2).mean()) if len(near) else 0.0
         return presence, sharpness
 
-    def _finish(self, context: list[_Row], chunk: list[_Row]) -> Iterator[FrameResult]:
-        rows = context + chunk
-        boxes = [
-            self._smoothed(index, rows) if spec.shape is ShapeKind.BOX else {}
-            for index, spec in enumerate(self._tracks)
-        ]
-        hidden = self._hidden(rows, boxes)
-        odds = self._class_odds(rows)
-        for offset, row in enumerate(rows[len(context) :], start=len(context)):
-            here = [track.get(offset) for track in boxes]
-            yield self._result(row, here, [offset in gaps for gaps in hidden], odds[offset])
-
-    def _hidden(self, rows: list[_Row], boxes: list[dict[int, Floats]]) -> list[set[int]]:
-        """Rows on which a box track is behind another one: gaps in which its path meets a visible track's box."""
-        seen = [
-            {o for o in track if rows[o].measures[i].presence >= PRESENT or rows[o].posterior.frame in self._anchors}
-            for i, track in enumerate(boxes)
-        ]
-        hidden: list[set[int]] = []
-        for index, track in enumerate(boxes):
-            rest = sorted(set(track) - seen[index])
-            runs = np.split(rest, np.flatnonzero(np.diff(rest) > 1) + 1) if rest else []
-            met: set[int] = set()
-            for run in runs:
-                gap = [int(offset) for offset in run]
-                if gap[0] - 1 not in seen[index] or gap[-1] + 1 not in seen[index]:
-                    continue  # it has not come yet, or has gone: nothing says that it is still there
-                covers = [
-                    _covered(track[offset], other[offset])
-                    for offset in gap
-                    for number, other in enumerate(boxes)
-                    if number != index and offset in seen[number]
-                ]
-                if max(covers, default=0.0) > HIDING_COVER:
-                    met.update(gap)
-            hidden.append(met)
-        return hidden
-
     def _smoothed(self, index: int, rows: list[_Row]) -> dict[int, Floats]:
         """Smoothed boxes of one track by row, between the first and the last row where it is seen."""
         seen: dict[int, tuple[Floats, float]] = {}
@@ -202,20 +284,15 @@ class Tracker:
         clipped = {first + i: _clipped(box.astype(np.float32), width, height) for i, box in enumerate(smooth)}
         return {offset: box for offset, box in clipped.items() if box is not None}
 
-    def _class_odds(self, rows: list[_Row]) -> npt.NDArray[np.float32]:
-        """Log-odds of frame classes, averaged over two frames to each side; ``(rows, classes)``."""
-        odds = np.stack([row.class_odds for row in rows]) if rows else np.zeros((0, 0), np.float32)
-        if odds.size == 0:
-            return odds
-        kernel = np.array([1, 2, 3, 2, 1], np.float32)
-        total = np.zeros_like(odds)
-        weight = np.zeros((len(odds), 1), np.float32)
-        for shift, share in zip(range(-2, 3), kernel, strict=True):
-            to = slice(max(0, shift), len(odds) + min(0, shift))
-            origin = slice(max(0, -shift), len(odds) + min(0, -shift))
-            total[to] += share * odds[origin]
-            weight[to] += share
-        averaged: npt.NDArray[np.float32] = total / weight
+    def _class_odds(self, rows: Mapping[int, _Row], frames: range) -> npt.NDArray[np.float32]:
+        """Log-odds of frame classes, averaged over two frames to each side; ``(frames, classes)``."""
+        classes = len(self._frame_classes) if self._classifier is not None else 0
+        averaged = np.zeros((len(frames), classes), np.float32)
+        half = len(CLASS_KERNEL) // 2
+        for position, frame in enumerate(frames if classes else ()):
+            near = {shift: rows[frame + shift].class_odds for shift in range(-half, half + 1) if frame + shift in rows}
+            total = sum(CLASS_KERNEL[shift + half] for shift in near)
+            averaged[position] = sum(CLASS_KERNEL[shift + half] * odds for shift, odds in near.items()) / total
         return averaged
 
     def _result(self, row: _Row, boxes: list[Floats | None], hidden: list[bool], odds: Floats) -> FrameResult:
@@ -259,7 +336,7 @@ class Tracker:
         """Product of how present and decided the object is, whether the sweeps agree, and how near an anchor is."""
         agreement = float(posterior.agreement[index])
         agree = 0.9 if np.isnan(agreement) else 0.4 + 0.6 * agreement
-        distance = posterior.anchor_distance
+        distance = int(posterior.anchor_distance[index])
         near = 0.7 if distance < 0 else 0.75 + 0.25 * float(np.exp(-distance / 30))
         return float(np.clip(measure.presence * (0.4 + 0.6 * measure.sharpness) * agree * near, 0.01, 0.99))
 

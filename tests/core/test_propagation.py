@@ -16,6 +16,7 @@ from torch import nn
 from micromodels import propagation
 from micromodels.errors import Cancelled
 from micromodels.events import Run, StopRequest
+from micromodels.evidence import one_against_rest
 from micromodels.features import EncodedFrame
 from micromodels.heads import HeadOutput, HeadSettings
 from micromodels.propagation import (
@@ -23,7 +24,6 @@ from micromodels.propagation import (
     PropagationSettings,
     combine,
     is_scene_cut,
-    one_against_rest,
     propagate_windows,
 )
 from micromodels.seeds import IGNORE, SeedFrame
@@ -177,7 +177,7 @@ def test_the_posterior_of_an_anchor_is_what_was_drawn() -> None:
     assert np.abs(posterior.log_odds[0]).min() > 5
     is_blue = (pictures[3] == BLUE).all(axis=2)
     assert iou(found(posterior, 1), half(is_blue)) > 0.9
-    assert posterior.anchor_distance == 0
+    assert posterior.anchor_distance.tolist() == [0, -1]
 
 
 def test_the_doubtful_rim_of_a_box_keeps_the_evidence() -> None:
@@ -197,18 +197,29 @@ def test_sweeps_that_agree_say_so() -> None:
     between = np.array([p.agreement[0] for p in posteriors[5:12]])
     assert ((between > 0.7) & (between <= 1.0)).all()
     assert all(np.isnan(p.agreement[0]) for p in [*posteriors[:5], *posteriors[12:]])
-    assert [p.anchor_distance for p in posteriors[:6]] == [4, 3, 2, 1, 0, 1]
+    assert [int(p.anchor_distance[0]) for p in posteriors[:6]] == [4, 3, 2, 1, 0, 1]
 
 
 def test_the_length_of_windows_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anchors within the look-ahead: windows of 16 frames give the masks that one window gives."""
+    """Windows of five frames give to the bit what one window gives."""
     pictures = scene(40, speed=1)
-    anchors = [anchor(f, box_mask(square(f, 1))) for f in (0, 36)]
+    anchors = [anchor(f, box_mask(square(f, 1))) for f in (3, 36)]
     whole = propagate(pictures, anchors, ColourHead(sharpness=3.0))
-    monkeypatch.setattr(propagation, "WINDOW_BYTES", 1)
+    monkeypatch.setattr(propagation, "WINDOW_FRAMES", 5)
     cut_up = propagate(pictures, anchors, ColourHead(sharpness=3.0))
     for one, other in zip(whole, cut_up, strict=True):
-        assert iou(found(one), found(other)) > 0.95, one.frame
+        assert np.array_equal(one.log_odds, other.log_odds), one.frame
+
+
+def test_a_span_does_not_depend_on_what_is_beyond_its_anchors() -> None:
+    """Anchors of another track, and of this one outside of the span, change nothing inside it."""
+    pictures = scene(30, blue=True)
+    blue = box_mask(Box(100, 66, 124, 90))
+    few = [anchor(4, box_mask(square(4)), None), anchor(14, box_mask(square(14)), None)]
+    more = [*few, anchor(9, None, blue), anchor(22, box_mask(square(20)), blue)]
+    head = ColourHead(2, sharpness=2.0)
+    for one, other in zip(propagate(pictures, few, head)[4:15], propagate(pictures, more, head)[4:15], strict=True):
+        assert np.array_equal(one.log_odds[0], other.log_odds[0]), one.frame
 
 
 def test_a_part_of_the_video_can_be_asked_for() -> None:
@@ -247,14 +258,13 @@ def test_every_frame_comes_once_and_in_order(data: st.DataObject) -> None:
     masks = {f: SeedFrame(f, np.ones((64, 64), np.uint8), np.zeros((1, 4)), np.ones(1, bool)) for f in anchored}
     head = ColourHead()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(propagation, "WINDOW_BYTES", 1)
-        patch.setattr(propagation, "LOOK_AHEAD_FRAMES", data.draw(st.integers(1, 30)))
+        patch.setattr(propagation, "MAX_REACH_FRAMES", data.draw(st.integers(16, 40)))
         posteriors = list(propagate_windows(frames, head, masks, range(start, stop), Run(), PropagationSettings()))
     assert [p.frame for p in posteriors] == list(range(start, stop))
     assert frames.asked == list(range(start, stop))
     for posterior in posteriors:
         expected = min((abs(posterior.frame - f) for f in anchored), default=-1)
-        assert posterior.anchor_distance == expected
+        assert posterior.anchor_distance.tolist() == [expected]
         assert np.isfinite(posterior.log_odds).all()
         if posterior.frame in anchored:
             assert found(posterior).all()

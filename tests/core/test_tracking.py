@@ -44,7 +44,9 @@ def posterior(
             own = np.stack([xs - box.x1, ys - box.y1, box.x2 - xs, box.y2 - ys])
             sides = np.where(inside[2::4, 2::4], own, sides).astype(np.float32)
     agreement = np.full(len(boxes), np.nan, np.float32)
-    return FramePosterior(frame, log_odds, sides, agreement, 1, np.array(pooled, np.float32))
+    return FramePosterior(
+        frame, log_odds, sides, agreement, np.ones(len(boxes), np.int64), np.array(pooled, np.float32)
+    )
 
 
 def track(
@@ -182,7 +184,9 @@ def test_confidence_falls_with_distance_doubt_and_disagreement() -> None:
 
     def confidence(distance: int = 1, agreement: float = 1.0, sure: float = 8.0) -> float:
         base = posterior(0, [square(0)], sure=sure)
-        said = FramePosterior(0, base.log_odds, base.sides, np.array([agreement], np.float32), distance, base.pooled)
+        said = FramePosterior(
+            0, base.log_odds, base.sides, np.array([agreement], np.float32), np.array([distance]), base.pooled
+        )
         value = track([said])[0].labels[0].confidence
         assert value is not None
         return value
@@ -203,7 +207,7 @@ def test_chunks_give_every_frame_once(count: int, anchored: list[int]) -> None:
     empty = np.full((1, 4, 4), -8, np.float32)
     nothing = np.full(1, np.nan, np.float32)
     posteriors = [
-        FramePosterior(i, empty, np.ones((4, 2, 2), np.float32), nothing, 1, np.zeros(0, np.float32))
+        FramePosterior(i, empty, np.ones((4, 2, 2), np.float32), nothing, np.ones(1, np.int64), np.zeros(0, np.float32))
         for i in range(count)
     ]
     assert [result.frame for result in track(posteriors, labels)] == list(range(count))

@@ -1,0 +1,85 @@
+"""Labels by key, and what became of them: the words that corrections, identity tools and suggestions share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from micromodels.types import AnyLabel, FrameLabel, Label
+
+__all__ = ["LabelChange", "LabelKey", "by_frame", "key_of", "same_but_for_provenance"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LabelKey:
+    """What a label speaks of: a track on a frame, or a frame class on a frame.
+
+    Attributes:
+        frame: frame index.
+        name: the track's id, or the name of the frame class.
+        frame_class: whether it is a frame class.
+    """
+
+    frame: int
+    name: str
+    frame_class: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """One label replaced by another.
+
+    Attributes:
+        key: which label.
+        before: what it was; None where there was none.
+        after: what it is now; None where it is taken away.
+        draft: whether another change of the same key may follow in the same stream.
+    """
+
+    key: LabelKey
+    before: AnyLabel | None
+    after: AnyLabel | None
+    draft: bool = False
+
+    @property
+    def frame(self) -> int:
+        """Frame index."""
+        return self.key.frame
+
+
+def key_of(label: AnyLabel) -> LabelKey:
+    """The key of a label."""
+    if isinstance(label, Label):
+        return LabelKey(label.frame, label.track)
+    return LabelKey(label.frame, label.frame_class, True)
+
+
+def same_but_for_provenance(one: AnyLabel | None, other: AnyLabel | None) -> bool:
+    """Whether two labels say the same; predictions of two versions of a model may."""
+    if one is None or other is None or type(one) is not type(other) or one.is_anchor != other.is_anchor:
+        return one is other
+    return replace(one, provenance=other.provenance) == other
+
+
+def by_frame(labels: Iterable[AnyLabel]) -> Iterator[tuple[int, list[Label], list[FrameLabel]]]:
+    """Frames in ascending order with their object labels and frame labels."""
+    frames: dict[int, tuple[list[Label], list[FrameLabel]]] = {}
+    for label in labels:
+        objects, classes = frames.setdefault(label.frame, ([], []))
+        if isinstance(label, Label):
+            objects.append(label)
+        else:
+            classes.append(label)
+    for frame in sorted(frames):
+        yield (frame, *frames[frame])
+
+
+def apply(labels: Mapping[LabelKey, AnyLabel], changes: Iterable[LabelChange]) -> dict[LabelKey, AnyLabel]:
+    """The labels after the changes; ``labels`` itself stays as it is."""
+    out = dict(labels)
+    for change in changes:
+        if change.after is None:
+            out.pop(change.key, None)
+        else:
+            out[change.key] = change.after
+    return out

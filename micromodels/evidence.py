@@ -1,0 +1,313 @@
+"""What a head says of every frame: log-odds per track, before anything is known of the frames around it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from micromodels.events import Run, Stage, StageFinished
+from micromodels.features import EncodedFrame, EncodedVideo
+from micromodels.heads import DenseHead, pooled
+
+__all__ = [
+    "EvidenceSource",
+    "FrameEvidence",
+    "HeadEvidence",
+    "StoredEvidence",
+    "StoredFlows",
+    "TrackSelection",
+    "one_against_rest",
+]
+
+DEFAULT_EVIDENCE_BYTES = 2 << 30
+DEFAULT_FLOW_BYTES = 1 << 30
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameEvidence:
+    """Evidence of one frame.
+
+    Attributes:
+        log_odds: float16 ``(tracks, height / 2, width / 2)``, on the device that works.
+        sides: float16 ``(4, height / 4, width / 4)`` distances to the box sides in work pixels, or None.
+        grey: uint8 ``(height / 2, width / 2)``, for optical flow.
+        pooled: float32 vector, for frame classes.
+    """
+
+    log_odds: torch.Tensor = field(repr=False)
+    sides: npt.NDArray[np.float16] | None = field(repr=False)
+    grey: npt.NDArray[np.uint8] = field(repr=False)
+    pooled: Floats = field(repr=False)
+
+
+class EvidenceSource(Protocol):
+    """Where evidence comes from."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the work image."""
+        ...
+
+    @property
+    def tracks(self) -> int:
+        """Number of tracks that it speaks of."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where log-odds are."""
+        ...
+
+    def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
+        """Evidence of a range of frames, in order."""
+        ...
+
+
+class HeadEvidence:
+    """Evidence straight from a head.
+
+    Args:
+        video: encoded frames.
+        head: the dense head; None where the task has frame classes only.
+        temperature: divides the head's log-odds.
+        run: gets the time of prediction.
+    """
+
+    def __init__(self, video: EncodedVideo, head: DenseHead | None, temperature: float, run: Run) -> None:
+        self._video, self._head, self._temperature, self._run = video, head, temperature, run
+        self.size = video.size
+        self.tracks = head.settings.tracks if head is not None else 0
+        self.device = next(head.parameters()).device if head is not None else torch.device("cpu")
+
+    def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
+        """See ``EvidenceSource``; several frames at once."""
+        for index, evidence, seconds in self._video.stream(indices, self.timed):
+            self.tell(seconds)
+            yield index, evidence
+
+    def timed(self, index: int, encoded: EncodedFrame) -> tuple[int, FrameEvidence, float]:
+        """Evidence of one frame, and the seconds that it took; in any thread."""
+        began = time.perf_counter()
+        evidence = self._predict(encoded)
+        return index, evidence, time.perf_counter() - began
+
+    def tell(self, seconds: float) -> None:
+        """Report a time; only in the thread that works for the user."""
+        if self._head is not None:
+            self._run.on_event(StageFinished(Stage.PREDICT, seconds))
+
+    @torch.inference_mode()
+    def _predict(self, encoded: EncodedFrame) -> FrameEvidence:
+        vector = pooled(encoded.features)
+        if self._head is None:
+            empty = torch.zeros((0, self.size[0] // 2, self.size[1] // 2), dtype=torch.float16)
+            return FrameEvidence(empty, None, encoded.grey, vector)
+        inputs = [
+            torch.from_numpy(level)[None].to(self.device).float().contiguous(memory_format=torch.channels_last)
+            for level in encoded.features
+        ]
+        with torch.autocast(self.device.type, torch.bfloat16):
+            output = self._head(inputs)
+        log_odds = one_against_rest(output.logits[0].float()) / self._temperature
+        sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
+        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector)
+
+
+def one_against_rest(logits: torch.Tensor) -> torch.Tensor:
+    """Log-odds of each track against everything else: ``(tracks + 1, h, w)`` logits to ``(tracks, h, w)``."""
+    if logits.shape[0] == 2:
+        return (logits[1:] - logits[:1]).clamp(-16, 16)
+    log_p = F.log_softmax(logits, dim=0)[1:]
+    return (log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-7))).clamp(-16, 16)
+
+
+class StoredEvidence:
+    """Evidence that is predicted once per version of the head and kept in files.
+
+    Memory does not grow with the video, nor the disk past ``max_bytes``: what was used longest ago goes and is
+    predicted again when it is needed.
+
+    Args:
+        video: encoded frames.
+        folder: where files go; made if needed.
+        max_bytes: bound on them.
+    """
+
+    def __init__(self, video: EncodedVideo, folder: Path, max_bytes: int = DEFAULT_EVIDENCE_BYTES) -> None:
+        self._video, self._folder, self._max_bytes = video, folder, max_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        self.size = video.size
+        self._versions: OrderedDict[int, int] = OrderedDict()
+        self._predictor: HeadEvidence | None = None
+        self._version = -1
+        self._lock = threading.Lock()
+
+    @property
+    def tracks(self) -> int:
+        """Number of tracks of the present head."""
+        return self._live.tracks
+
+    @property
+    def device(self) -> torch.device:
+        """Where log-odds are."""
+        return self._live.device
+
+    @property
+    def _live(self) -> HeadEvidence:
+        assert self._predictor is not None, "use_head comes first"
+        return self._predictor
+
+    def use_head(self, head: DenseHead | None, temperature: float, run: Run) -> None:
+        """Predict with this head from now on; what older heads said stays until it is asked for afresh."""
+        self._predictor = HeadEvidence(self._video, head, temperature, run)
+        self._version += 1
+
+    def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
+        """What is stored, of whichever version of the head knows all tracks; predicted where nothing is."""
+        return self._stream(indices, fresh=False)
+
+    def stream_fresh(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
+        """What the present head says."""
+        return self._stream(indices, fresh=True)
+
+    def _stream(self, indices: range, *, fresh: bool) -> Iterator[tuple[int, FrameEvidence]]:
+        oldest = self._version if fresh else 0
+        place = indices.start
+        while place < indices.stop:
+            evidence = self._read(place, oldest)
+            if evidence is not None:
+                yield place, evidence
+                place += 1
+                continue
+            end = place + 1
+            while end < indices.stop and self._versions.get(end, -1) < oldest:
+                end += 1
+            for index, predicted, seconds in self._video.stream(range(place, end), self._predicted):
+                self._live.tell(seconds)
+                yield index, predicted
+            place = end
+
+    def _predicted(self, index: int, encoded: EncodedFrame) -> tuple[int, FrameEvidence, float]:
+        found = self._live.timed(index, encoded)
+        self._write(index, found[1])
+        return found
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index}.npz"
+
+    def _read(self, index: int, oldest: int) -> FrameEvidence | None:
+        if self._versions.get(index, -1) < oldest:
+            return None
+        try:
+            with np.load(self._path(index), allow_pickle=False) as arrays:
+                odds, sides = arrays["log_odds"], arrays["sides"]
+                evidence = FrameEvidence(
+                    torch.from_numpy(odds).to(self.device),
+                    sides if sides.size else None,
+                    arrays["grey"],
+                    arrays["pooled"],
+                )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            self._versions.pop(index, None)
+            return None
+        if len(odds) < self.tracks:
+            self._versions.pop(index, None)
+            return None
+        with self._lock:
+            self._versions.move_to_end(index)
+        return evidence
+
+    def _write(self, index: int, evidence: FrameEvidence) -> None:
+        odds = evidence.log_odds.cpu().numpy()
+        sides = evidence.sides if evidence.sides is not None else np.zeros(0, np.float16)
+        size = odds.nbytes + sides.nbytes + evidence.grey.nbytes + evidence.pooled.nbytes
+        with self._lock:
+            self._versions.pop(index, None)
+            while self._versions and (len(self._versions) + 1) * size > self._max_bytes:
+                oldest, _ = self._versions.popitem(last=False)
+                self._path(oldest).unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk costs time, not the correction
+            np.savez(self._path(index), log_odds=odds, sides=sides, grey=evidence.grey, pooled=evidence.pooled)
+            with self._lock:
+                self._versions[index] = self._version
+
+
+class TrackSelection:
+    """Some tracks of an evidence source, in the order given.
+
+    Args:
+        source: where evidence comes from.
+        tracks: positions of the tracks in it.
+        stream: streams evidence instead of ``source.stream``.
+    """
+
+    def __init__(
+        self,
+        source: EvidenceSource,
+        tracks: Sequence[int],
+        stream: Callable[[range], Iterator[tuple[int, FrameEvidence]]] | None = None,
+    ) -> None:
+        self._stream, self._tracks = stream or source.stream, list(tracks)
+        self.size, self.device, self.tracks = source.size, source.device, len(tracks)
+
+    def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
+        """See ``EvidenceSource``."""
+        for index, evidence in self._stream(indices):
+            yield index, replace(evidence, log_odds=evidence.log_odds[self._tracks])
+
+
+class StoredFlows(MutableMapping[tuple[int, int], npt.NDArray[np.float16]]):
+    """Optical flow between neighbouring frames by (to, origin), kept in files of at most ``max_bytes``."""
+
+    def __init__(self, folder: Path, max_bytes: int = DEFAULT_FLOW_BYTES) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        self._known: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _path(self, key: tuple[int, int]) -> Path:
+        return self._folder / f"{key[0]}_{key[1]}.npy"
+
+    def __getitem__(self, key: tuple[int, int]) -> npt.NDArray[np.float16]:
+        if key not in self._known:
+            raise KeyError(key)
+        try:
+            flow: npt.NDArray[np.float16] = np.load(self._path(key), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            self._known.pop(key, None)
+            raise KeyError(key) from error
+        return flow
+
+    def __setitem__(self, key: tuple[int, int], flow: npt.NDArray[np.float16]) -> None:
+        with self._lock:  # the two sweeps run side by side
+            while self._known and (len(self._known) + 1) * flow.nbytes > self._max_bytes:
+                del self[next(iter(self._known))]
+        with suppress(OSError):
+            np.save(self._path(key), flow, allow_pickle=False)
+            with self._lock:
+                self._known[key] = None
+
+    def __delitem__(self, key: tuple[int, int]) -> None:
+        del self._known[key]
+        self._path(key).unlink(missing_ok=True)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
