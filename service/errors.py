@@ -10,6 +10,8 @@
     │   ├── UploadConflict       two writers on one upload
     │   └── StaleLease           a worker lost its job to another one
     ├── DataLoss             bytes do not match their checksum; nothing was stored         DATA_LOSS
+    ├── Unauthenticated      no token, or one that is not valid (any more)                 UNAUTHENTICATED
+    ├── PermissionDenied     the caller's role does not allow it                           PERMISSION_DENIED
     ├── ResourceExhausted    no room (disk, quota, queue)                                  RESOURCE_EXHAUSTED
     ├── Unavailable          the store cannot answer now; retry later                      UNAVAILABLE
     └── StorageFailure       the disk or the database failed; nothing was acknowledged     INTERNAL
@@ -33,10 +35,12 @@ __all__ = [
     "AlreadyExists",
     "DataLoss",
     "NotFound",
+    "PermissionDenied",
     "ResourceExhausted",
     "RevisionConflict",
     "StaleLease",
     "StorageFailure",
+    "Unauthenticated",
     "Unavailable",
     "UploadConflict",
     "WrongOffset",
@@ -112,6 +116,14 @@ class StaleLease(Aborted):
 
 class DataLoss(MicromodelsError):
     """The bytes do not match their checksum. They were not stored."""
+
+
+class Unauthenticated(MicromodelsError):
+    """The caller has shown no token, or one that is unknown, revoked or expired."""
+
+
+class PermissionDenied(MicromodelsError):
+    """The caller is known, and the role does not allow this; the message says which would."""
 
 
 class ResourceExhausted(MicromodelsError):

@@ -13,8 +13,12 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from micromodels.types import AnyLabel, Label, Ontology
+from service.access.roles import Role
 
 __all__ = [
+    "AccessToken",
+    "AuditReport",
+    "AuditRow",
     "Beat",
     "BlobFile",
     "Effects",
@@ -26,6 +30,7 @@ __all__ = [
     "LabelKey",
     "LabelRecord",
     "Lease",
+    "Member",
     "ModelVersion",
     "NewEvent",
     "NewModel",
@@ -381,3 +386,63 @@ class Beat:
     job_id: str
     fence: int
     beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A token without its secret, which nobody can read again."""
+
+    token_id: str
+    user: str
+    is_admin: bool
+    """Whether the user administers the server."""
+    created_at: datetime
+    expires_at: datetime
+    """From then on it is refused; rotation may bring this forward."""
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a user is in a project."""
+
+    project_id: str
+    user: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One row of the audit. It names resources by their ids and holds nothing that a person has typed."""
+
+    at: datetime
+    actor: str
+    """Name of the user; empty where nobody was recognised."""
+    token_id: str
+    method: str
+    """``package.Service/Method`` of a call, ``job/KIND`` of a worker, ``cli/COMMAND`` or ``server/TASK``."""
+    project_id: str
+    resource: str
+    """Resource name; empty where the call is about none."""
+    revision: int
+    """Of the video's labels, where the call made one; else 0."""
+    outcome: str
+    """Name of the gRPC status, e.g. ``OK``."""
+    detail: Mapping[str, Any]
+    """Counts and checksums."""
+    sequence: int = 0
+    """Counts from 1 without gaps; 0 before it is stored."""
+    hash: str = ""
+    """SHA-256 over all of the above and the hash of the row before, 64 hex digits; empty before it is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What verifying the audit found."""
+
+    rows: int
+    """How many rows hold, from the first on."""
+    head: str
+    """``SEQUENCE:HASH`` of the last row that holds: kept elsewhere, it later proves that nothing before it changed."""
+    problem: str
+    """What is wrong, and with which row; empty if nothing is."""

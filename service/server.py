@@ -7,13 +7,13 @@ import os
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is imported; forked children crash
 
 import asyncio
-import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from micromodels.errors import InvalidInput
+from service.access.certificates import fingerprint
+from service.access.transport import Transport, transport_for
 from service.api import ApiServer
 from service.jobs.runner import JobRunner
 from service.settings import Settings
@@ -35,6 +35,7 @@ def serve(
     port: int = DEFAULT_PORT,
     allowed_roots: Sequence[Path] = (),
     on_ready: Callable[[str], None] = lambda address: print(f"listening on {address}", flush=True),
+    on_notice: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when everything has been put away.
 
@@ -43,23 +44,32 @@ def serve(
 
     Args:
         data_dir: folder of everything that is kept; None for what the environment says (see ``Settings``).
-        host: a loopback address, or ``localhost``.
+        host: a loopback address or ``localhost``; or another address, where TLS and tokens are then required.
         port: 0 for any free one.
         allowed_roots: folders whose files may be registered; empty for what the environment says.
+        on_notice: called with what people have to know to connect: the certificate, how to make a first token.
         on_ready: called with ``host:port`` when the server answers.
 
     Raises:
         FailedPrecondition: another server uses the data folder or the port.
-        InvalidInput: the host is not a loopback one, or a variable of the environment is not right.
+        InvalidInput: the host is no address, or a variable of the environment is not right.
         StorageFailure: the data folder cannot be used.
     """
-    _check_host(host)
     settings = Settings.from_environment(data_dir=data_dir, allowed_roots=tuple(allowed_roots) or None)
     with Store.open(settings) as store:
-        asyncio.run(_serve(store, settings, host, port, on_ready))
+        transport = transport_for(settings, host)
+        _tell(transport, store, on_notice)
+        asyncio.run(_serve(store, settings, host, port, transport, on_ready))
 
 
-async def _serve(store: Store, settings: Settings, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+async def _serve(
+    store: Store,
+    settings: Settings,
+    host: str,
+    port: int,
+    transport: Transport,
+    on_ready: Callable[[str], None],
+) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
 
     def stop(number: int, frame: object) -> None:
@@ -71,7 +81,7 @@ async def _serve(store: Store, settings: Settings, host: str, port: int, on_read
 
     for number in _SIGNALS:
         signal.signal(number, stop)
-    api = ApiServer(store, host, port)
+    api = ApiServer(store, host, port, transport=transport)
     runner = JobRunner(store, settings)
     await loop.run_in_executor(None, runner.start)
     try:
@@ -83,11 +93,11 @@ async def _serve(store: Store, settings: Settings, host: str, port: int, on_read
         await asyncio.gather(loop.run_in_executor(None, runner.stop), api.stop(_GRACE_SECONDS))
 
 
-def _check_host(host: str) -> None:
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        allowed = "a loopback address such as 127.0.0.1: this version has no TLS, so it answers on this machine only"
-        raise InvalidInput("host", host, allowed)
+def _tell(transport: Transport, store: Store, say: Callable[[str], None]) -> None:
+    """Say what clients will need."""
+    certificate = transport.certificate
+    if certificate is not None and certificate.ca_file is not None:
+        ca = certificate.ca_file.resolve()
+        say(f"clients check this server with {ca} (SHA-256 {fingerprint(ca.read_bytes())})")
+    if transport.tokens_required and not store.access.list(limit=1).items:
+        say("no token exists yet; make the first one: micromodels token create NAME --admin --data DIR")

@@ -52,6 +52,24 @@ class Settings:
     request_id_hours: float = 72.0
     """How long the answer to a request id is remembered."""
 
+    auth: str = "auto"
+    """Who must show a token: ``auto``: nobody on loopback, everybody elsewhere; ``required``: everybody."""
+
+    tls: str = "auto"
+    """Where connections are encrypted: ``auto``: everywhere but on loopback; ``on``: there too."""
+
+    tls_certificate: str = ""
+    """PEM file of the server's certificate, with intermediate ones; empty: its own authority makes one."""
+
+    tls_key: str = ""
+    """PEM file of the key of ``tls_certificate``."""
+
+    tls_client_ca: str = ""
+    """PEM file of the authority whose client certificates are wanted (mutual TLS), or ``own``; empty: none."""
+
+    tls_names: str = ""
+    """Further names and addresses for the server's own certificate, separated by commas."""
+
     device: str = "auto"
     """Where jobs train and predict: ``auto``, ``cpu`` or ``cuda``."""
 
@@ -98,8 +116,12 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InvalidInput(name, value, f"{low} to {high}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise InvalidInput("device", self.device, "auto, cpu or cuda")
+        words = {"device": ("auto", "cpu", "cuda"), "auth": ("auto", "required"), "tls": ("auto", "on")}
+        for name, allowed in words.items():
+            if getattr(self, name) not in allowed:
+                raise InvalidInput(name, getattr(self, name), " or ".join(allowed))
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise InvalidInput("tls_key", self.tls_key, "a file where tls_certificate is one, else nothing")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:

@@ -570,6 +570,7 @@ def test_serve_starts_the_server_and_says_where(monkeypatch: pytest.MonkeyPatch,
     result = micromodels("serve", "--data", tmp_path, "--port", 0, "--allow-root", "/a", "--allow-root", "/b")
     assert result.exit_code == ExitCode.OK, result.output
     assert result.stdout == "127.0.0.1:4711\n"
+    assert callable(asked.pop("on_notice"))
     assert asked == {
         "data_dir": tmp_path,
         "host": "127.0.0.1",
@@ -624,7 +625,14 @@ def test_flip_book_pictures_are_thinned_when_there_are_many() -> None:
 
 # --- help and documentation ------------------------------------------------------------------------------------------
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TOP: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {
+    f"{group} {name}".strip(): command
+    for top, outer in TOP.items()
+    for group, inner in [(top, outer.commands) if hasattr(outer, "commands") else ("", {top: outer})]
+    for name, command in inner.items()
+}
+"""Those of a group by the names of both."""
 
 
 def options(command: Any) -> list[str]:
@@ -634,9 +642,10 @@ def options(command: Any) -> list[str]:
 
 def test_the_commands_are_those_that_users_were_promised() -> None:
     """And the application itself explains how to stop and what exit codes mean."""
-    assert sorted(COMMANDS) == ["batch", "export", "inspect", "label", "serve", "train"]
+    promised = ["batch", "certificate", "export", "inspect", "label", "role", "serve", "token", "train"]
+    assert sorted(TOP) == promised
     shown = " ".join(micromodels("--help").output.split())
-    for words in ("Ctrl-C", "Ctrl-\\", "130 stopped", "5 some files of a batch failed", *COMMANDS):
+    for words in ("Ctrl-C", "Ctrl-\\", "130 stopped", "5 some files of a batch failed", *TOP):
         assert words in shown
     assert micromodels("--version").output.startswith("micromodels ")
     assert micromodels().output.split() == micromodels("--help").output.split()
@@ -646,9 +655,9 @@ def test_the_commands_are_those_that_users_were_promised() -> None:
 def test_help_documents_every_command(name: str) -> None:
     """What it does, each option with words of its own, and the exit codes."""
     command = COMMANDS[name]
-    result = micromodels(name, "--help")
+    result = micromodels(*name.split(), "--help")
     assert result.exit_code == ExitCode.OK
-    assert "Exit codes" in result.output
+    assert "Exit codes" in micromodels(name.split()[0], "--help").output
     assert len(command.help.split()) > 8
     for parameter in command.params:
         if "--help" not in parameter.opts:

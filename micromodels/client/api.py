@@ -15,7 +15,8 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
-from micromodels.client.connection import Connection
+from micromodels.client.access import Access
+from micromodels.client.connection import Connection, Tls
 from micromodels.client.errors import ApiError
 from micromodels.client.messages import label_from_message, label_to_message, ontology_to_message
 from micromodels.client.operations import AutoLabelRun, Operation
@@ -48,19 +49,39 @@ class Client:
 
     Args:
         address: ``host:port`` of the server.
-        token: sent as a bearer token with every call; only to a server on this machine, as nothing is encrypted yet.
+        token: sent as a bearer token with every call; without ``tls`` only to a server on this machine.
         timeout_seconds: the longest that a single call may take; streams and waiting for operations take longer.
+        ca_file: PEM file of the authority that the server's certificate is checked with, such as the ``ca.pem`` that
+            ``micromodels serve`` names; turns TLS on.
+        certificate_file: PEM file of a client certificate, where the server wants one; turns TLS on.
+        key_file: its key.
+        tls: True for TLS with the usual authorities; None to decide by the files.
 
     Attributes:
+        access: tokens, and who is what in which project.
         stubs: the generated stubs, for what has no method here.
 
     Raises:
-        ValueError: a token for a server elsewhere.
+        OSError: a file cannot be read.
+        ValueError: a token for a server elsewhere with nothing encrypted, or a certificate without its key.
     """
 
-    def __init__(self, address: str, *, token: str | None = None, timeout_seconds: float = 60.0) -> None:
-        self._connection = Connection(address, token, timeout_seconds)
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        timeout_seconds: float = 60.0,
+        ca_file: str | os.PathLike[str] | None = None,
+        certificate_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        tls: bool | None = None,
+    ) -> None:
+        files = Tls(ca_file, certificate_file, key_file)
+        encrypted = files != Tls() if tls is None else tls
+        self._connection = Connection(address, token, timeout_seconds, files if encrypted else None)
         self.stubs = self._connection.stubs
+        self.access = Access(self._connection)
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,7 +114,7 @@ class Client:
     def list_projects(self) -> Iterator[project_pb2.Project]:
         """All projects, oldest first."""
         request = project_pb2.ListProjectsRequest()
-        for page in self._pages(self.stubs.projects.ListProjects, request):
+        for page in self._connection.pages(self.stubs.projects.ListProjects, request):
             yield from page.projects
 
     def update_project(
@@ -163,12 +184,12 @@ class Client:
 
     def list_videos(self, project: str) -> Iterator[video_pb2.Video]:
         """All videos of a project, oldest first."""
-        for page in self._pages(self.stubs.videos.ListVideos, video_pb2.ListVideosRequest(parent=project)):
+        for page in self._connection.pages(self.stubs.videos.ListVideos, video_pb2.ListVideosRequest(parent=project)):
             yield from page.videos
 
     def list_frames(self, video: str) -> Iterator[video_pb2.Frame]:
         """The frame table of a video, in display order."""
-        for page in self._pages(self.stubs.videos.ListFrames, video_pb2.ListFramesRequest(parent=video)):
+        for page in self._connection.pages(self.stubs.videos.ListFrames, video_pb2.ListFramesRequest(parent=video)):
             yield from page.frames
 
     def delete_video(self, name: str) -> None:
@@ -374,7 +395,7 @@ class Client:
     def list_operations(self, project: str) -> Iterator[operations_pb2.Operation]:
         """All operations of a project, oldest first."""
         request = operations_pb2.ListOperationsRequest(name=project)
-        for page in self._pages(self.stubs.operations.ListOperations, request):
+        for page in self._connection.pages(self.stubs.operations.ListOperations, request):
             yield from page.operations
 
     def get_micro_model_version(self, name: str) -> micro_model_pb2.MicroModelVersion:
@@ -388,21 +409,13 @@ class Client:
     def list_micro_model_versions(self, parent: str) -> Iterator[micro_model_pb2.MicroModelVersion]:
         """All versions of a micro-model, or with ``projects/{project}/microModels/-`` of all of them, oldest first."""
         request = micro_model_pb2.ListMicroModelVersionsRequest(parent=parent)
-        for page in self._pages(self.stubs.micro_models.ListMicroModelVersions, request):
+        for page in self._connection.pages(self.stubs.micro_models.ListMicroModelVersions, request):
             yield from page.micro_model_versions
 
     def delete_micro_model_version(self, name: str) -> None:
         """Delete a version; labels that it made stay."""
         request = micro_model_pb2.DeleteMicroModelVersionRequest(name=name)
         self._connection.call(self.stubs.micro_models.DeleteMicroModelVersion, request)
-
-    def _pages(self, method: Any, request: Any) -> Iterator[Any]:
-        while True:
-            page = self._connection.call(method, request)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def _start_upload(self, project: str, source: Path, sha256: str) -> video_pb2.Upload:
         """The upload of these bytes: the one begun before, or a new one if that has come to nothing."""

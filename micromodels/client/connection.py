@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +17,7 @@ from google.protobuf.message import Message
 
 from micromodels.client.errors import ApiError
 from micromodels.v1 import (
+    access_pb2_grpc,
     file_pb2_grpc,
     label_pb2_grpc,
     labeling_pb2_grpc,
@@ -22,7 +26,7 @@ from micromodels.v1 import (
     video_pb2_grpc,
 )
 
-__all__ = ["Connection", "Stubs", "readable_errors"]
+__all__ = ["Connection", "Stubs", "Tls", "readable_errors"]
 
 _MESSAGE_BYTES = 16 << 20
 _RETRIES = 8
@@ -57,14 +61,49 @@ _SERVICE_CONFIG = json.dumps(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a connection is encrypted. All files are PEM.
+
+    Args:
+        ca_file: certificate of the authority that the server's certificate is checked with; None for the usual ones.
+        certificate_file: of the client, where the server wants one; needs ``key_file``.
+        key_file: of the client.
+
+    Raises:
+        ValueError: one of ``certificate_file`` and ``key_file`` without the other.
+    """
+
+    ca_file: str | os.PathLike[str] | None = None
+    certificate_file: str | os.PathLike[str] | None = None
+    key_file: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("key_file: got one of certificate_file and key_file; allowed: both or neither")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For a channel.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return grpc.ssl_channel_credentials(_bytes(self.ca_file), _bytes(self.key_file), _bytes(self.certificate_file))
+
+
+def _bytes(path: str | os.PathLike[str] | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
+
+
 class Stubs:
     """The services of the API, for what ``Client`` has no method for.
 
     Args:
-        channel: from ``grpc.insecure_channel``.
+        channel: to the server.
     """
 
     def __init__(self, channel: grpc.Channel) -> None:
+        self.access = access_pb2_grpc.AccessServiceStub(channel)
         self.projects = project_pb2_grpc.ProjectServiceStub(channel)
         self.videos = video_pb2_grpc.VideoServiceStub(channel)
         self.labels = label_pb2_grpc.LabelServiceStub(channel)
@@ -79,23 +118,30 @@ class Connection:
 
     Args:
         address: ``host:port`` of the server.
-        token: sent as a bearer token with every call; only to a server on this machine, as nothing is encrypted yet.
+        token: sent as a bearer token with every call; without ``tls`` only to a server on this machine.
         timeout_seconds: the longest that a single call may take.
+        tls: how to encrypt; None not to.
 
     Raises:
-        ValueError: a token for a server elsewhere.
+        OSError: a file of ``tls`` cannot be read.
+        ValueError: a token for a server elsewhere, with nothing encrypted.
     """
 
-    def __init__(self, address: str, token: str | None, timeout_seconds: float) -> None:
-        if token is not None and not address.startswith(_LOOPBACK):
-            raise ValueError(f"address: got {address!r} with a token; allowed: a server on this machine")
+    def __init__(self, address: str, token: str | None, timeout_seconds: float, tls: Tls | None = None) -> None:
+        if token is not None and tls is None and not address.startswith(_LOOPBACK):
+            raise ValueError(
+                f"address: got {address!r} with a token; allowed: a server on this machine, or TLS (ca_file)"
+            )
         options = [
             ("grpc.max_receive_message_length", _MESSAGE_BYTES),
             ("grpc.max_send_message_length", _MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.service_config", _SERVICE_CONFIG),
         ]
-        self._channel = grpc.insecure_channel(address, options=options)
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, tls.credentials(), options=options)
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._timeout_seconds = timeout_seconds
         self.stubs = Stubs(self._channel)
@@ -135,6 +181,19 @@ class Connection:
                 time.sleep(error.retry_after_seconds or min(0.25 * 2**failures, 15.0))
             finally:
                 call.cancel()  # a reader who stops early must not leave the stream open
+
+    def pages(self, method: Any, request: Any) -> Iterator[Any]:
+        """The pages of a List call, one after the other.
+
+        Raises:
+            ApiError: a call failed.
+        """
+        while True:
+            page = self.call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def close(self) -> None:
         """Close the channel."""

@@ -78,6 +78,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """`INTERNAL`: training failed; the message says how."""
     ERROR_REASON_WORKER_CRASHED: _ErrorReason.ValueType  # 26
     """`INTERNAL`: the process that did the work crashed, more than once."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 27
+    """`UNAUTHENTICATED`: no token, or one that is unknown, revoked or expired."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 28
+    """`PERMISSION_DENIED`: the caller's role does not allow this; the message says which would."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in the details of every error, with `domain` `micromodels.dev`; the name
@@ -142,4 +146,8 @@ ERROR_REASON_TRAINING_FAILED: ErrorReason.ValueType  # 25
 """`INTERNAL`: training failed; the message says how."""
 ERROR_REASON_WORKER_CRASHED: ErrorReason.ValueType  # 26
 """`INTERNAL`: the process that did the work crashed, more than once."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 27
+"""`UNAUTHENTICATED`: no token, or one that is unknown, revoked or expired."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 28
+"""`PERMISSION_DENIED`: the caller's role does not allow this; the message says which would."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc.aio
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -9,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from micromodels.errors import FailedPrecondition
 from micromodels.v1 import (
+    access_pb2_grpc,
     file_pb2_grpc,
     label_pb2_grpc,
     labeling_pb2_grpc,
@@ -16,6 +19,9 @@ from micromodels.v1 import (
     project_pb2_grpc,
     video_pb2_grpc,
 )
+from service.access.transport import PLAIN, Transport
+from service.api.access import AccessServicer
+from service.api.guard import Guard
 from service.api.interceptor import CallInterceptor
 from service.api.labeling import LabelingServicer
 from service.api.labels import LabelServicer
@@ -30,6 +36,7 @@ __all__ = ["SERVICES", "ApiServer"]
 
 SERVICES = (
     "google.longrunning.Operations",
+    "micromodels.v1.AccessService",
     "micromodels.v1.FileService",
     "micromodels.v1.LabelService",
     "micromodels.v1.LabelingService",
@@ -58,8 +65,11 @@ class ApiServer:
 
     Args:
         store: open; stays open.
-        host: a loopback address or name.
+        host: address to listen on.
         port: 0 for any free one.
+        transport: what is asked of those who connect; off loopback it must be from ``transport_for``.
+        local_socket: where given, a Unix socket beside the port, for other parts of this server: it is not encrypted,
+            and wants tokens as the port does.
 
     Attributes:
         port: the port it listens on.
@@ -68,22 +78,39 @@ class ApiServer:
         FailedPrecondition: the port is taken.
     """
 
-    def __init__(self, store: Store, host: str, port: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        host: str,
+        port: int,
+        *,
+        transport: Transport = PLAIN,
+        local_socket: Path | None = None,
+    ) -> None:
         self._backend = Backend(store)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=[CallInterceptor()], options=_OPTIONS)
+        guard = Guard(self._backend, transport.tokens_required)
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(guard)], options=_OPTIONS)
         results = Results(store)
         project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(self._backend), self._server)
         video_pb2_grpc.add_VideoServiceServicer_to_server(VideoServicer(self._backend, results), self._server)
         label_pb2_grpc.add_LabelServiceServicer_to_server(LabelServicer(self._backend), self._server)
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(LabelingServicer(self._backend, results), self._server)
         micro_model_pb2_grpc.add_MicroModelServiceServicer_to_server(MicroModelServicer(self._backend), self._server)
+        access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(self._backend), self._server)
         file_pb2_grpc.add_FileServiceServicer_to_server(FileServicer(self._backend), self._server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._backend, results), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        credentials = transport.grpc_credentials()
         try:
-            self.port = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
+            if local_socket is not None:
+                self._server.add_insecure_port(f"unix:{local_socket}")
         except RuntimeError as error:
             self._backend.close()
             raise FailedPrecondition(f"cannot listen on {host} port {port}: is it taken?") from error

@@ -1,10 +1,11 @@
-"""What surrounds every call: malformed requests, bounds on how much runs at once, and errors as statuses."""
+"""What surrounds every call: who may make it, malformed requests, bounds on how much runs, and errors as statuses."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -13,7 +14,9 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from micromodels.errors import InvalidInput, MicromodelsError
-from service.api.status import MalformedMessage, Overloaded, error_status, make_status
+from service.access.calls import Call, calling, context_of
+from service.api.guard import RECHECK_SECONDS, Guard
+from service.api.status import Overloaded, error_status, make_status
 
 __all__ = ["CallInterceptor"]
 
@@ -22,6 +25,7 @@ _OURS = ("/micromodels.", "/google.longrunning.")
 _STATUS_KEY = "grpc-status-details-bin"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _MALFORMED = object()
+_END = object()
 _LONGEST_REQUEST_ID = 128
 
 
@@ -55,11 +59,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ``google.rpc.Status``. Anything else that they raise is a mistake: it is logged under a number that the caller gets.
 
     Args:
+        guard: says who calls and whether they may, and sees to the audit.
         unary_limit: how many unary calls may run at once.
         stream_limit: how many streams may be open at once.
     """
 
-    def __init__(self, unary_limit: int = 256, stream_limit: int = 512) -> None:
+    def __init__(self, guard: Guard, unary_limit: int = 256, stream_limit: int = 512) -> None:
+        self._guard = guard
         self._unary = _Slots(unary_limit, "calls")
         self._streams = _Slots(stream_limit, "streams")
 
@@ -73,42 +79,104 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler  # type: ignore[no-any-return]
+        header = _authorization(handler_call_details)
         deserialize = _lenient(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream), deserialize, handler.response_serializer
+                self._stream(method, header, handler.unary_stream), deserialize, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._call(method, handler.unary_unary), deserialize, handler.response_serializer
+            self._call(method, header, handler.unary_unary), deserialize, handler.response_serializer
         )
 
-    def _call(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _call(self, method: str, header: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def wrapped(request: Any, context: Any) -> Any:
+            call, outcome, begun = None, "CANCELLED", time.monotonic()
             try:
                 with self._unary.taken():
-                    return await behaviour(_whole(request), context)
+                    call = await self._guard.admit(method, _message(request), header)
+                    with calling(call):
+                        response = await behaviour(_checked(request), context)
+                    if time.monotonic() - begun > RECHECK_SECONDS:  # it waited for news
+                        await self._guard.recheck_reading(call, header)
+                outcome = "OK"
+                return response
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
-                await _abort(context, _status(method, error))
+                status = _status(method, error)
+                outcome = code_pb2.Code.Name(status.code)
+                await _abort(context, status)
+            finally:
+                if call is not None:
+                    self._guard.ended(call, outcome)
 
         return wrapped
 
     def _stream(
-        self, method: str, behaviour: Callable[..., AsyncGenerator[Any, None]]
+        self, method: str, header: str, behaviour: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
+            call, outcome = None, "CANCELLED"
             try:
                 with self._streams.taken():
-                    async with aclosing(behaviour(_whole(request), context)) as responses:
+                    call = await self._guard.admit(method, _message(request), header)
+                    self._guard.opened(call)
+                    async with aclosing(
+                        self._watched(call, header, behaviour(_checked(request), context))
+                    ) as responses:
                         async for response in responses:
                             yield response
+                outcome = "OK"
             except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError):
                 raise
             except Exception as error:
-                await _abort(context, _status(method, error))
+                status = _status(method, error)
+                outcome = code_pb2.Code.Name(status.code)
+                await _abort(context, status)
+            finally:
+                if call is not None:
+                    self._guard.ended(call, outcome)
 
         return wrapped
+
+    async def _watched(
+        self, call: Call, header: str, responses: AsyncGenerator[Any, None]
+    ) -> AsyncGenerator[Any, None]:
+        """The responses, for as long as the caller is allowed them: also where none comes for long."""
+        context, judged = context_of(call), time.monotonic()
+        following: asyncio.Task[Any] | None = None
+        try:
+            while True:
+                following = asyncio.create_task(_next(responses), context=context)
+                while True:
+                    left = judged + RECHECK_SECONDS - time.monotonic()
+                    done, _ = await asyncio.wait({following}, timeout=max(left, 0.0))
+                    if time.monotonic() - judged >= RECHECK_SECONDS:
+                        await self._guard.recheck(call, header)
+                        judged = time.monotonic()
+                    if done:
+                        break
+                response = following.result()
+                if response is _END:
+                    return
+                yield response
+        finally:
+            if following is not None and not following.done():
+                following.cancel()
+                await asyncio.wait({following})
+            await responses.aclose()
+
+
+async def _next(responses: AsyncGenerator[Any, None]) -> Any:
+    return await anext(responses, _END)
+
+
+def _authorization(details: grpc.HandlerCallDetails) -> str:
+    for key, value in details.invocation_metadata or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else ""
+    return ""
 
 
 def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -123,9 +191,11 @@ def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return wrapped
 
 
-def _whole(request: Any) -> Any:
-    if request is _MALFORMED:
-        raise MalformedMessage
+def _message(request: Any) -> Any:
+    return None if request is _MALFORMED else request
+
+
+def _checked(request: Any) -> Any:
     request_id = getattr(request, "request_id", "")
     if len(request_id) > _LONGEST_REQUEST_ID:
         raise InvalidInput("request_id", request_id, f"at most {_LONGEST_REQUEST_ID} characters")

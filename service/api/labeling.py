@@ -11,9 +11,10 @@ from google.longrunning import operations_pb2
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import AnyLabel
 from micromodels.v1 import labeling_pb2, labeling_pb2_grpc, micro_model_pb2
+from service.access import current_caller
 from service.api import names
 from service.api.convert import EXPORT_FORMATS, operation_message, progress_message
-from service.api.labels import AUTHOR, label_batches, parse_labels, write_checked
+from service.api.labels import label_batches, parse_labels, write_checked
 from service.api.micro_models import version_number
 from service.api.operations import Results
 from service.api.status import OperationFailed
@@ -148,7 +149,14 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             raise InvalidInput("source", None, "video or path")
         path = check_path(request.path)
         request_id = _part(request.request_id, "path")
-        video = await self._run(self._store.videos.register, project_id, path, path.name, request_id=request_id)
+        video = await self._run(
+            self._store.videos.register,
+            project_id,
+            path,
+            path.name,
+            author=current_caller().name,
+            request_id=request_id,
+        )
         job = await self._run(self._store.jobs.get, project_id, video.probe_job_id)
         yield labeling_pb2.AutoLabelResponse(operation=operation_message(job), resume_token=request.resume_token)
         async for event in self._backend.events(project_id, job.job_id):
@@ -169,7 +177,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             self._store,
             project_id,
             AutoLabelSpec(video_id, **settings),
-            author=AUTHOR,
+            author=current_caller().name,
             request_id=_part(request_id, "job"),
         )
 
@@ -185,7 +193,9 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         return job
 
     async def _submit(self, project_id: str, spec: JobSpec, request_id: str) -> operations_pb2.Operation:
-        job = await self._run(submit, self._store, project_id, spec, author=AUTHOR, request_id=request_id)
+        job = await self._run(
+            submit, self._store, project_id, spec, author=current_caller().name, request_id=request_id
+        )
         return operation_message(job)
 
     async def _progress(self, event: JobEvent, pictures: bool) -> labeling_pb2.Progress | None:

@@ -11,16 +11,14 @@ from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.label_files import check_fits_video
 from micromodels.types import AnyLabel, Label
 from micromodels.v1 import label_pb2, label_pb2_grpc
+from service.access import current_caller
 from service.api import names
 from service.api.convert import key_from_message, key_to_message, label_record_message, wire_label
 from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token
 from service.store import LabelKey, LabelRecord, Store, VideoRecord, VideoState, WriteResult
 
-__all__ = ["AUTHOR", "MAX_LABELS", "LabelServicer", "label_batches", "parse_labels", "write_checked"]
-
-AUTHOR = "local"
-"""Who writes: this version knows no callers, and answers on loopback only."""
+__all__ = ["MAX_LABELS", "LabelServicer", "label_batches", "parse_labels", "write_checked"]
 
 MAX_LABELS = 10_000
 _MAX_NAMES = 1000
@@ -88,7 +86,9 @@ class LabelServicer(label_pb2_grpc.LabelServiceServicer):
         query = _query(request.selection, self._store.videos.get(project_id, video_id))
         keys = [record.key for record in self._store.labels.stream(project_id, video_id, **query)]
         base = request.base_revision if request.HasField("base_revision") else None
-        return self._store.labels.write(project_id, video_id, [], author=AUTHOR, deletes=keys, base_revision=base)
+        return self._store.labels.write(
+            project_id, video_id, [], author=current_caller().name, deletes=keys, base_revision=base
+        )
 
 
 def parse_labels(messages: Sequence[label_pb2.Label], where: str) -> list[AnyLabel]:
@@ -130,7 +130,7 @@ def write_checked(
             project_id,
             video_id,
             labels,
-            author=AUTHOR,
+            author=current_caller().name,
             deletes=deletes,
             base_revision=base_revision,
             request_id=request_id,

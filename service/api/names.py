@@ -9,11 +9,13 @@ from micromodels.errors import InvalidInput
 __all__ = [
     "EXPORT_FILE",
     "LATEST",
+    "MEMBER",
     "MICRO_MODEL",
     "MODEL_FILE",
     "MODEL_VERSION",
     "OPERATION",
     "PROJECT",
+    "TOKEN",
     "UPLOAD",
     "VIDEO",
     "Template",
@@ -72,6 +74,8 @@ UPLOAD = Template("projects/{project}/uploads/{upload}")
 OPERATION = Template("projects/{project}/operations/{operation}")
 MICRO_MODEL = Template("projects/{project}/microModels/{micro_model}")
 MODEL_VERSION = Template("projects/{project}/microModels/{micro_model}/versions/{version}")
+MEMBER = Template("projects/{project}/members/{member}")
+TOKEN = Template("tokens/{token}")
 EXPORT_FILE = Template("projects/{project}/operations/{operation}/files/{file}")
 MODEL_FILE = Template("projects/{project}/microModels/{micro_model}/versions/{version}/files/{file}")
 

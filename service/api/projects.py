@@ -8,6 +8,7 @@ from micromodels.client.messages import ontology_from_message
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import Ontology
 from micromodels.v1 import project_pb2, project_pb2_grpc
+from service.access import current_caller
 from service.api import names
 from service.api.convert import project_message
 from service.api.threads import Backend, Context
@@ -55,7 +56,9 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
         """See the proto."""
         limit = page_size(request.page_size, _PAGE)
         after = decode_token("page_token", request.page_token, "projects") or ""
-        page = await self._run(self._store.projects.list, after=after, limit=limit)
+        caller = current_caller()
+        mine = None if caller.is_admin else tuple(caller.roles)
+        page = await self._run(self._store.projects.list, after=after, limit=limit, only=mine)
         token = encode_token("projects", page.next_after) if page.next_after else ""
         return project_pb2.ListProjectsResponse(projects=map(project_message, page.items), next_page_token=token)
 

@@ -77,6 +77,8 @@ _TABLE: dict[type[MicromodelsError], _Row] = {
     RevisionConflict: _Row(code_pb2.ABORTED, "REVISION_CONFLICT"),
     service.UploadConflict: _Row(code_pb2.ABORTED, "UPLOAD_CONFLICT"),
     service.Aborted: _Row(code_pb2.ABORTED, "ABORTED"),
+    service.Unauthenticated: _Row(code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    service.PermissionDenied: _Row(code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED"),
     service.DataLoss: _Row(code_pb2.DATA_LOSS, "CHECKSUM_MISMATCH"),
     ResourceExhausted: _Row(code_pb2.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"),
     Unavailable: _Row(code_pb2.UNAVAILABLE, "UNAVAILABLE"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,8 +46,10 @@ class Backend:
         self._stop_listening = store.jobs.listen(self._heard)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function that blocks in a thread."""
-        return await self._loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+        """Call a function that blocks in a thread, which knows the call that it works for."""
+        context = contextvars.copy_context()
+        work = functools.partial(context.run, functools.partial(function, *args, **kwargs))
+        return await self._loop.run_in_executor(self._threads, work)
 
     async def events(self, project_id: str, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
         """The events of a job from one on, as they come, until it has ended.

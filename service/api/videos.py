@@ -9,6 +9,7 @@ from google.protobuf import empty_pb2
 
 from micromodels.errors import InvalidInput
 from micromodels.v1 import video_pb2, video_pb2_grpc
+from service.access import current_caller
 from service.api import names
 from service.api.convert import MAX_CHUNK_BYTES, frame_message, upload_message, video_message
 from service.api.operations import Results
@@ -66,7 +67,7 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
     async def FinishUpload(self, request: video_pb2.FinishUploadRequest, context: Context) -> operations_pb2.Operation:
         """See the proto."""
         ids = names.UPLOAD.parse(request.name)
-        video = await self._run(self._store.uploads.finish, *ids)
+        video = await self._run(self._store.uploads.finish, *ids, author=current_caller().name)
         return await self._run(self._results.of_id, video.project_id, video.probe_job_id)
 
     async def DeleteUpload(self, request: video_pb2.DeleteUploadRequest, context: Context) -> empty_pb2.Empty:
@@ -86,6 +87,7 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
             project_id,
             path,
             request.display_name or path.name,
+            author=current_caller().name,
             request_id=request.request_id,
         )
         return await self._run(self._results.of_id, project_id, video.probe_job_id)

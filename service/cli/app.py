@@ -19,7 +19,7 @@ import micromodels
 from micromodels.errors import InvalidInput
 from micromodels.events import Event, Run
 from micromodels.types import AnyLabel, Label, Ontology
-from service.cli import outputs
+from service.cli import access, outputs
 from service.cli.exits import ExitCode, exit_codes
 from service.cli.progress import Display
 from service.cli.stopping import StopSignals
@@ -44,6 +44,11 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(access.token, name="token", epilog=EXIT_CODES)
+app.add_typer(access.role, name="role", epilog=EXIT_CODES)
+app.add_typer(access.certificate, name="certificate", epilog=EXIT_CODES)
 
 
 class Device(StrEnum):
@@ -311,7 +316,7 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Loopback address to listen on; other machines are not served.")
+        str, typer.Option(help="Address to listen on. Off loopback, say 0.0.0.0, TLS and tokens are required.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 50051,
     allow_root: Annotated[
@@ -321,7 +326,8 @@ def serve(
 ) -> None:
     """Start the gRPC server (API micromodels.v1); Ctrl-C ends it.
 
-    Prints host:port on standard output when it answers. Jobs that are running when it ends go on at the next start.
+    Prints host:port on standard output when it answers, and on standard error, where TLS is on, the certificate that
+    clients need. Jobs that are running when it ends go on at the next start.
     """
     console = _console()
     with exit_codes(console):
@@ -331,7 +337,14 @@ def serve(
             print(address, flush=True)
             console.print("[dim]·[/] serving; Ctrl-C ends it")
 
-        run_server(data_dir=data, host=host, port=port, allowed_roots=tuple(allow_root or ()), on_ready=on_ready)
+        run_server(
+            data_dir=data,
+            host=host,
+            port=port,
+            allowed_roots=tuple(allow_root or ()),
+            on_ready=on_ready,
+            on_notice=lambda text: console.print(f"[dim]·[/] {escape(text)}", soft_wrap=True, highlight=False),
+        )
 
 
 # --- what several commands do ----------------------------------------------------------------------------------------

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
+from service.access.clock import SteadyClock
 from service.records import (
+    AccessToken,
+    AuditReport,
+    AuditRow,
     Beat,
     BlobFile,
     Effects,
@@ -23,6 +27,7 @@ from service.records import (
     LabelKey,
     LabelRecord,
     Lease,
+    Member,
     ModelVersion,
     NewEvent,
     NewModel,
@@ -37,6 +42,8 @@ from service.records import (
 )
 from service.settings import Settings
 from service.store import schema
+from service.store.access import Access
+from service.store.audit import Audit
 from service.store.blobs import Blobs, disk_errors
 from service.store.database import Database, now
 from service.store.labels import Labels
@@ -47,6 +54,9 @@ from service.store.projects import Projects
 from service.store.videos import Uploads, Videos
 
 __all__ = [
+    "AccessToken",
+    "AuditReport",
+    "AuditRow",
     "Beat",
     "BlobFile",
     "Effects",
@@ -58,6 +68,7 @@ __all__ = [
     "LabelKey",
     "LabelRecord",
     "Lease",
+    "Member",
     "ModelVersion",
     "NewEvent",
     "NewModel",
@@ -89,6 +100,9 @@ class Store:
         jobs: see ``Jobs``; API operations are jobs.
         models: see ``Models``.
         blobs: see ``Blobs``.
+        access: see ``Access``.
+        audit: see ``Audit``.
+        clock: the time of day for what expires.
     """
 
     def __init__(self, settings: Settings, database: Database, blobs: Blobs, lock: int | None) -> None:
@@ -100,6 +114,10 @@ class Store:
         self.labels = Labels(database)
         self.jobs = Jobs(database)
         self.models = Models(database, self.blobs)
+        self.clock = SteadyClock(_last_instant(database))
+        self.access = Access(database, self.clock)
+        self.audit = Audit(database, self.clock)
+        database.before_commit = self.audit.before_commit
         self._database = database
         self._lock = lock
 
@@ -166,6 +184,7 @@ class Store:
 
     def close(self) -> None:
         """Close the database and give the folder free."""
+        self.audit.close()
         self._database.close()
         if self._lock is not None:
             os.close(self._lock)
@@ -186,6 +205,13 @@ def _blobs(settings: Settings) -> Blobs:
     if url.startswith("file://"):
         return Blobs(Path(url.removeprefix("file://")))
     return Blobs(folder, ObjectStore(url) if url else None)
+
+
+def _last_instant(database: Database) -> datetime | None:
+    """The newest instant on record."""
+    table = schema.audit
+    with database.begin() as connection:
+        return connection.execute(sa.select(table.c.at).order_by(table.c.sequence.desc()).limit(1)).scalar()
 
 
 def _lock(path: Path) -> int:

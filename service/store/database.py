@@ -37,6 +37,9 @@ class Database:
     Args:
         url: SQLAlchemy URL of a SQLite or PostgreSQL database.
 
+    Attributes:
+        before_commit: called last in every transaction that writes, inside it.
+
     Raises:
         FailedPrecondition: the database was written by a newer version of the service.
         InvalidInput: the URL names another kind of database, or its driver is not installed.
@@ -47,6 +50,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self._writing = threading.Lock()
+        self.before_commit: Callable[[sa.Connection], None] = lambda connection: None
         self.is_sqlite = self._engine.dialect.name == "sqlite"
         if self.is_sqlite:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
@@ -74,6 +78,7 @@ class Database:
                 try:
                     with self._engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
                         yield connection
+                        self.before_commit(connection)
                 finally:
                     self._writing.release()
             else:
@@ -82,6 +87,8 @@ class Database:
                 options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": level}
                 with self._engine.connect().execution_options(**options) as connection, connection.begin():
                     yield connection
+                    if write:
+                        self.before_commit(connection)
 
     def close(self) -> None:
         """Close the connections."""

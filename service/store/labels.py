@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, Label, Ontology, shape_kind
+from service.access.calls import note
 from service.codec import decode_label, decode_ontology, encode_label
 from service.errors import RevisionConflict
 from service.records import LabelKey, LabelRecord, VideoState, WriteResult
@@ -89,6 +90,7 @@ class Labels:
                 raise FailedPrecondition(f"video {video_id!r} is {video.state}; labels need a ready one")
             _check(labels, changes, video, decode_ontology(project_row(connection, project_id).ontology))
             result = write_labels(connection, video, changes, author=author, base_revision=base_revision)
+            note(revision=result.revision, written=result.written, deleted=result.deleted)
             kept = [[key.frame, key.is_frame_class, key.name] for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 

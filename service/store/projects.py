@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,14 +86,16 @@ class Projects:
         with self._database.begin() as connection:
             return _project(project_row(connection, project_id))
 
-    def list(self, *, after: str = "", limit: int = 100) -> Page[Project]:
-        """Projects, oldest first.
+    def list(self, *, after: str = "", limit: int = 100, only: Collection[str] | None = None) -> Page[Project]:
+        """Projects, oldest first; ``only`` these ids, None for all.
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
         """
         table = schema.projects
         query = sa.select(table).where(table.c.key > page_start(after)).order_by(table.c.key).limit(limit + 1)
+        if only is not None:
+            query = query.where(table.c.project_id.in_(only))
         with self._database.begin() as connection:
             rows = connection.execute(query).all()
         return Page(tuple(map(_project, rows[:limit])), str(rows[limit - 1].key) if len(rows) > limit else "")

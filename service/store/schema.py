@@ -11,14 +11,20 @@ __all__ = [
     "IS_ANCHOR",
     "IS_CURRENT",
     "Instant",
+    "audit",
+    "audit_head",
+    "erasures",
     "job_events",
     "jobs",
     "labels",
+    "members",
     "metadata",
     "models",
     "projects",
     "requests",
+    "tokens",
     "uploads",
+    "users",
     "videos",
 ]
 
@@ -72,6 +78,7 @@ projects = sa.Table(
     sa.Column("ontology", sa.JSON, nullable=False),
     _integer("served"),  # turn in which it was last given a worker: the queue is fair between projects
     _integer("edits"),
+    _integer("retention_days"),  # videos older than this are deleted; 0 keeps them
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
 )
@@ -230,4 +237,74 @@ requests = sa.Table(
     sa.Column("answer", sa.JSON, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Index(None, "created_at"),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("is_admin", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("user", _Key, sa.ForeignKey("users.key", ondelete="CASCADE"), nullable=False),
+    sa.Column("token_id", sa.Text, nullable=False, unique=True),
+    sa.Column("sha256", sa.Text, nullable=False),  # of the secret, which is kept nowhere
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("revoked_at", Instant),
+)
+
+members = sa.Table(
+    "members",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _project_column(),
+    sa.Column("user", _Key, sa.ForeignKey("users.key", ondelete="CASCADE"), nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.UniqueConstraint("project", "user"),
+)
+
+# No foreign keys: rows outlive what they are about. Triggers refuse to change or delete them.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", Instant, nullable=False),
+    _text("actor"),
+    _text("token_id"),
+    _text("method"),
+    _text("project_id"),
+    _text("resource"),
+    _integer("revision"),
+    _text("outcome"),
+    _text("detail"),  # JSON as it was hashed
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Index(None, "project_id", "sequence"),
+)
+
+# One row: the end of the chain. Whoever adds to the chain locks it.
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("one", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+)
+
+# Videos whose rows are gone and whose files are still to be removed: a crash in between is made good.
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.Column("video_id", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("todo", sa.JSON, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
 )

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from micromodels.client import ApiError, Client
 from micromodels.types import Box, FrameClass, Label, ObjectClass, Ontology, State
 from micromodels.v1 import project_pb2, video_pb2
+from service.access.transport import transport_for
 from service.api import ApiServer
 from service.jobs.runner import JobRunner
 from service.settings import Settings
@@ -30,11 +32,13 @@ class Running:
         folder: data folder; ``folder / "root"`` is the allowed root.
         clip: a video that ``video`` registers.
         preload: module for job children to import first.
+        settings: others than the usual ones; with ``auth="required"`` the client is an administrator's.
     """
 
-    def __init__(self, folder: Path, clip: Path, preload: str = "tests.api.fake_labeling") -> None:
+    def __init__(self, folder: Path, clip: Path, preload: str = "tests.api.fake_labeling", **settings: Any) -> None:
         self.folder, self.clip = folder, clip
-        self.settings = Settings(data_dir=folder / "data", allowed_roots=(folder / "root", clip.parent))
+        self.settings = Settings(data_dir=folder / "data", allowed_roots=(folder / "root", clip.parent), **settings)
+        self.transport = transport_for(self.settings, "127.0.0.1")
         self._preload = preload
         self.start()
 
@@ -47,7 +51,8 @@ class Running:
         self._thread.start()
         self.port = ready.result(30)
         self.address = f"127.0.0.1:{self.port}"
-        self.client = Client(self.address, timeout_seconds=30)
+        token = str(self.store.access.issue("root", is_admin=True)[1]) if self.transport.tokens_required else None
+        self.client = self.connect(token)
         self.stubs = self.client.stubs
         self.channel = grpc.insecure_channel(self.address)
 
@@ -62,7 +67,7 @@ class Running:
     async def _serve(self, ready: Future[int], port: int) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
-            api = ApiServer(self.store, "127.0.0.1", port)
+            api = ApiServer(self.store, "127.0.0.1", port, transport=self.transport)
             await api.start()
         except BaseException as error:
             ready.set_exception(error)
@@ -70,6 +75,12 @@ class Running:
         ready.set_result(api.port)
         await self._stopping.wait()
         await api.stop(1.0)
+
+    def connect(self, token: str | None = None, **options: Any) -> Client:
+        certificate = self.transport.certificate
+        if certificate is not None:
+            options = {"ca_file": certificate.ca_file, **options}
+        return Client(self.address, token=token, timeout_seconds=30, **options)
 
     def project(self, ontology: Ontology = ONTOLOGY) -> project_pb2.Project:
         return self.client.create_project("Test", ontology)

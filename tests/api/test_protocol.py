@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -154,7 +155,7 @@ def test_too_many_calls_are_told_when_to_come_back(running: Running, monkeypatch
 
 def test_streams_are_bounded_apart_from_calls() -> None:
     """The bounds are those of the interceptor's arguments."""
-    interceptor = CallInterceptor(unary_limit=1, stream_limit=1)
+    interceptor = CallInterceptor(cast("Any", None), unary_limit=1, stream_limit=1)
     with interceptor._unary.taken(), pytest.raises(Exception, match="1 calls at once"), interceptor._unary.taken():
         pass
     with interceptor._unary.taken(), interceptor._streams.taken():
@@ -255,10 +256,18 @@ def test_a_storm_of_cancelled_streams_leaves_nothing(running: Running, video: vi
 
 def test_a_token_goes_only_to_this_machine(running: Running) -> None:
     """The client sends no token in the clear over a network."""
-    with Client(running.address, token="secret") as client:
-        assert client.get_project(running.project().name)
+    with Client(running.address, token="secret") as client, refused("UNAUTHENTICATED"):
+        client.get_project(running.project().name)
     with pytest.raises(ValueError, match="this machine"):
         Client("example.com:50051", token="secret")
+
+
+def test_loopback_without_configuration_has_one_owner(running: Running) -> None:
+    """No token is needed; a wrong one is refused all the same."""
+    assert running.client.access.get_caller().user == "local"
+    assert running.client.access.get_caller().server_admin
+    with running.connect("mm_wrong") as client, refused("UNAUTHENTICATED"):
+        client.access.get_caller()
 
 
 def test_a_server_that_is_not_there_is_said_to_be_so() -> None:

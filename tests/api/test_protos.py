@@ -12,6 +12,7 @@ from google.longrunning import operations_proto_pb2
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDescriptor
 
 from micromodels.v1 import (
+    access_pb2,
     error_reason_pb2,
     file_pb2,
     label_pb2,
@@ -24,7 +25,16 @@ from service.api import SERVICES, convert, status
 
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
-    for module in (error_reason_pb2, file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2)
+    for module in (
+        access_pb2,
+        error_reason_pb2,
+        file_pb2,
+        label_pb2,
+        labeling_pb2,
+        micro_model_pb2,
+        project_pb2,
+        video_pb2,
+    )
 ]
 METHODS: list[MethodDescriptor] = [
     method
@@ -87,7 +97,8 @@ def test_every_call_is_described_and_tried(repository: Path, method: MethodDescr
         assert f"### {method.containing_service.name}.{method.name}\n" in reference
     else:
         assert method.name in reference
-    tests = "".join(path.read_text() for path in (repository / "tests/api").glob("test_*.py"))
+    folders = (repository / "tests/api", repository / "tests/access")
+    tests = "".join(path.read_text() for folder in folders for path in folder.glob("test_*.py"))
     by_client = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
     assert re.search(rf"stubs\.\w+\.{method.name}\b|\boperations\.{method.name}\(|\.{by_client}\(", tests)
 

@@ -1,0 +1,26 @@
+"""Who may use the service: roles and permissions, tokens, certificates, and the call that is being answered.
+
+The tables behind it are the store's (``service/store/access.py``, ``service/store/audit.py``); the API asks in
+``service/api/guard.py``.
+"""
+
+from __future__ import annotations
+
+from service.access.calls import Call, calling, current_call, current_caller, note
+from service.access.roles import LOCAL_OWNER, PERMISSIONS, Caller, Permission, Role
+from service.access.rules import RULES, Rule
+
+__all__ = [
+    "LOCAL_OWNER",
+    "PERMISSIONS",
+    "RULES",
+    "Call",
+    "Caller",
+    "Permission",
+    "Role",
+    "Rule",
+    "calling",
+    "current_call",
+    "current_caller",
+    "note",
+]
