@@ -83,7 +83,7 @@ def create_token(
 
 @token.command("list")
 def list_tokens(data: DataOption = None) -> None:
-    """List all tokens, without their secrets."""
+    """List all tokens with their users and ends, without their secrets."""
     with exit_codes(_console()), opened(data, "token.list") as store:
         table = Table("token", "user", "server admin", "made", "ends", "state", box=None, pad_edge=False)
         after = ""
@@ -152,7 +152,7 @@ def set_role(
 
 @role.command("remove")
 def remove_role(project: ProjectArgument, user: UserArgument, data: DataOption = None) -> None:
-    """Take a user out of a project; open streams end within two seconds."""
+    """Take a user out of a project; open streams of theirs end within two seconds."""
     console = _console()
     with exit_codes(console), opened(data, "role.remove") as store:
         store.access.remove_role(project, user)
@@ -161,7 +161,7 @@ def remove_role(project: ProjectArgument, user: UserArgument, data: DataOption =
 
 @role.command("list")
 def list_roles(project: ProjectArgument, data: DataOption = None) -> None:
-    """List the members of a project."""
+    """List the members of a project with their roles, a line each."""
     with exit_codes(_console()), opened(data, "role.list") as store:
         after = ""
         while True:
