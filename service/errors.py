@@ -101,6 +101,8 @@ class RevisionConflict(Aborted):
         self.current_revision = current_revision
 
     def __str__(self) -> str:
+        if not self.conflicts:
+            return f"the base revision is ahead of the labels, which are at {self.current_revision}; read them again"
         shown = ", ".join(str(key) for key in self.conflicts[:5])
         more = f" and {len(self.conflicts) - 5} more" if len(self.conflicts) > 5 else ""
         return f"changed by somebody else since the base revision: {shown}{more}; now at {self.current_revision}"

@@ -642,8 +642,8 @@ def options(command: Any) -> list[str]:
 
 def test_the_commands_are_those_that_users_were_promised() -> None:
     """And the application itself explains how to stop and what exit codes mean."""
-    promised = ["batch", "certificate", "export", "inspect", "label", "role", "serve", "token", "train"]
-    assert sorted(TOP) == promised
+    promised = ["backup", "batch", "certificate", "export", "inspect", "label", "restore", "role", "serve", "token"]
+    assert sorted(TOP) == [*promised, "train"]
     shown = " ".join(micromodels("--help").output.split())
     for words in ("Ctrl-C", "Ctrl-\\", "130 stopped", "5 some files of a batch failed", *TOP):
         assert words in shown
@@ -706,3 +706,20 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "PASSIVE light"
+
+
+def test_backup_and_restore(tmp_path: Path) -> None:
+    """A data folder goes into a backup and comes back elsewhere; a restore over anything is refused with code 2."""
+    from micromodels.types import Ontology
+    from service.settings import Settings
+    from service.store import Store
+
+    with Store.open(Settings(data_dir=tmp_path / "data")) as store:
+        project = store.projects.create("Kept", Ontology())
+        done = micromodels("backup", str(tmp_path / "backup"), "--data", str(tmp_path / "data"))  # while it is open
+    assert done.exit_code == 0, done.output
+    done = micromodels("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "new"))
+    assert done.exit_code == 0, done.output
+    with Store.open(Settings(data_dir=tmp_path / "new")) as store:
+        assert store.projects.get(project.project_id) == project
+    assert micromodels("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "new")).exit_code != 0

@@ -19,7 +19,7 @@ import micromodels
 from micromodels.errors import InvalidInput
 from micromodels.events import Event, Run
 from micromodels.types import AnyLabel, Label, Ontology
-from service.cli import access, outputs
+from service.cli import access, keeping, outputs
 from service.cli.exits import ExitCode, exit_codes
 from service.cli.progress import Display
 from service.cli.stopping import StopSignals
@@ -345,6 +345,10 @@ def serve(
             on_ready=on_ready,
             on_notice=lambda text: console.print(f"[dim]·[/] {escape(text)}", soft_wrap=True, highlight=False),
         )
+
+
+app.command(epilog=EXIT_CODES)(keeping.backup)
+app.command(epilog=EXIT_CODES)(keeping.restore)
 
 
 # --- what several commands do ----------------------------------------------------------------------------------------

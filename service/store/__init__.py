@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +47,7 @@ from service.store import schema
 from service.store.access import Access
 from service.store.audit import Audit
 from service.store.blobs import Blobs, disk_errors
-from service.store.database import Database, now
+from service.store.database import Database, database_url, now
 from service.store.labels import Labels
 from service.store.ledger import Jobs, Watch
 from service.store.models import Models
@@ -82,6 +84,8 @@ __all__ = [
     "VideoState",
     "Watch",
     "WriteResult",
+    "open_blobs",
+    "referenced_blobs",
 ]
 
 
@@ -139,13 +143,29 @@ class Store:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         lock = _lock(settings.data_dir / "lock") if exclusive else None
         try:
-            blobs = _blobs(settings)
-            url = settings.database_url or f"sqlite:///{settings.data_dir.resolve() / 'database.sqlite'}"
-            return cls(settings, Database(url), blobs, lock)
+            blobs = open_blobs(settings)
+            return cls(settings, Database(database_url(settings)), blobs, lock)
         except BaseException:
             if lock is not None:
                 os.close(lock)
             raise
+
+    @staticmethod
+    @contextmanager
+    def lock_folder(settings: Settings) -> Iterator[None]:
+        """Be the only server on the data folder for the block, without opening what is in it.
+
+        Raises:
+            FailedPrecondition: another server has the folder.
+            StorageFailure: it cannot be made.
+        """
+        with disk_errors():
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        lock = _lock(settings.data_dir / "lock")
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     def tidy(self, unused_seconds: float = 3600.0) -> None:
         """Forget idle uploads and old request ids, and delete blobs that nothing refers to any more.
@@ -164,13 +184,7 @@ class Store:
 
     def _referenced(self) -> frozenset[str]:
         with self._database.begin() as connection:
-            names = set(connection.execute(sa.select(schema.videos.c.blob)).scalars())
-            names.update(connection.execute(sa.select(schema.job_events.c.picture)).scalars())
-            for files in connection.execute(sa.select(schema.models.c.files)).scalars():
-                names.update(file["sha256"] for file in files)
-            for result in connection.execute(sa.select(schema.jobs.c.result)).scalars():
-                names.update(file["sha256"] for file in result.get("files", ()))
-        return frozenset(names)
+            return referenced_blobs(connection)
 
     @property
     def is_exclusive(self) -> bool:
@@ -199,8 +213,25 @@ class Store:
         self.close()
 
 
-def _blobs(settings: Settings) -> Blobs:
-    """The blobs where the settings have them."""
+def referenced_blobs(connection: sa.Connection) -> frozenset[str]:
+    """Names of all blobs that rows refer to."""
+    names = set(connection.execute(sa.select(schema.videos.c.blob)).scalars())
+    names.update(connection.execute(sa.select(schema.job_events.c.picture)).scalars())
+    for files in connection.execute(sa.select(schema.models.c.files)).scalars():
+        names.update(file["sha256"] for file in files)
+    for result in connection.execute(sa.select(schema.jobs.c.result)).scalars():
+        names.update(file["sha256"] for file in result.get("files", ()))
+    return frozenset(names - {""})
+
+
+def open_blobs(settings: Settings) -> Blobs:
+    """The blobs where the settings have them.
+
+    Raises:
+        InvalidInput: the URL is of a kind that is not known, or its package is not installed.
+        StorageFailure: folder or object store cannot be used.
+        Unavailable: the object store cannot be reached.
+    """
     folder, url = settings.data_dir / "blobs", settings.object_store_url
     if url.startswith("file://"):
         return Blobs(Path(url.removeprefix("file://")))

@@ -17,9 +17,10 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput
 from service.errors import Aborted, AlreadyExists, ResourceExhausted, StorageFailure, Unavailable
+from service.settings import Settings
 from service.store import schema
 
-__all__ = ["Database", "check_id", "check_text", "new_id", "now", "once", "page_start"]
+__all__ = ["Database", "check_id", "check_text", "database_url", "new_id", "now", "once", "page_start"]
 
 _WRITE = "micromodels_write"
 _MIGRATING = 0x6D6D7302  # the key of an advisory lock in PostgreSQL: two servers that start together migrate in turn
@@ -36,6 +37,7 @@ class Database:
 
     Args:
         url: SQLAlchemy URL of a SQLite or PostgreSQL database.
+        migrate: bring its tables up to date; otherwise they stay as they are.
 
     Attributes:
         before_commit: called last in every transaction that writes, inside it.
@@ -47,7 +49,7 @@ class Database:
         Unavailable: it cannot be reached.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, migrate: bool = True) -> None:
         self._engine = _engine(url)
         self._writing = threading.Lock()
         self.before_commit: Callable[[sa.Connection], None] = lambda connection: None
@@ -56,7 +58,8 @@ class Database:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         try:
-            self._migrate()
+            if migrate:
+                self._migrate("head")
         except BaseException:
             self.close()
             raise
@@ -94,7 +97,25 @@ class Database:
         """Close the connections."""
         self._engine.dispose()
 
-    def _migrate(self) -> None:
+    def version(self, connection: sa.Connection) -> str | None:
+        """The version of the tables, the name of the last migration; None where there are none."""
+        from alembic.migration import MigrationContext
+
+        return MigrationContext.configure(connection).get_current_revision()
+
+    def create_at(self, version: str, fill: Callable[[sa.Connection], None]) -> None:
+        """Make the tables of an earlier version in an empty database and fill them, in one transaction.
+
+        Args:
+            version: name of a migration.
+            fill: writes rows.
+
+        Raises:
+            FailedPrecondition: the database is not empty, or this version does not know that one.
+        """
+        self._migrate(version, fill)
+
+    def _migrate(self, target: str, fill: Callable[[sa.Connection], None] | None = None) -> None:
         from alembic import command
         from alembic.config import Config
         from alembic.util import CommandError
@@ -104,11 +125,20 @@ class Database:
         with self.begin(write=True) as connection:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
+            if fill is not None and sa.inspect(connection).get_table_names():
+                raise FailedPrecondition("the database is not empty")
             config.attributes["connection"] = connection
             try:
-                command.upgrade(config, "head")
+                command.upgrade(config, target)
             except CommandError as error:
                 raise FailedPrecondition(f"the database was written by another version: {error}") from error
+            if fill is not None:
+                fill(connection)
+
+
+def database_url(settings: Settings) -> str:
+    """The URL of the database that settings name."""
+    return settings.database_url or f"sqlite:///{settings.data_dir.resolve() / 'database.sqlite'}"
 
 
 def _engine(url: str) -> sa.Engine:

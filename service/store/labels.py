@@ -264,6 +264,8 @@ def write_labels(
     """
     if job_id:
         changes = [change for change in changes if not change.by_human]
+    if base_revision is not None and base_revision > video.label_revision:  # the caller saw what a restore undid
+        raise RevisionConflict((), int(video.label_revision))
     current = _current(connection, video.key, {change.key.frame for change in changes})
     todo: list[LabelChange] = []
     kept: list[LabelKey] = []

@@ -15,8 +15,10 @@ from alembic.script import ScriptDirectory
 
 import service.store
 from service.codec import encode_label, encode_ontology
+from service.settings import Settings
 from service.store import JobState, LabelKey, Store, VideoState
-from service.store.database import now
+from service.store.backup import back_up, restore
+from service.store.database import database_url, now
 from service.store.schema import Instant, metadata
 from tests.store.conftest import Place
 from tests.store.helpers import ONTOLOGY, TABLE, box
@@ -40,18 +42,19 @@ def test_the_migrations_are_one_line() -> None:
     assert all(not isinstance(script.down_revision, tuple) for script in scripts.walk_revisions())
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
-def test_an_earlier_database_is_brought_up_to_date(tmp_path: Path, place: Place, revision: str) -> None:
-    """Whichever version wrote it: the tables are those of the code afterwards, and projects and labels are there."""
-    settings = place(tmp_path, object_store_url="")
-    url = settings.database_url.replace("postgresql:", "postgresql+psycopg:") or f"sqlite:///{tmp_path}/database.sqlite"
-    engine = sa.create_engine(url)
+def earlier(settings: Settings, revision: str) -> None:
+    """A database as that version left it."""
+    engine = sa.create_engine(database_url(settings).replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         made = config()
         made.attributes["connection"] = connection
         command.upgrade(made, revision)
         fill(connection)
     engine.dispose()
+
+
+def check(settings: Settings) -> None:
+    """All of it is there, in the tables of this version."""
     with Store.open(settings) as store:
         with store._database.begin() as connection:
             assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -67,6 +70,25 @@ def test_an_earlier_database_is_brought_up_to_date(tmp_path: Path, place: Place,
         assert store.jobs.get("old", "job").state is JobState.SUCCEEDED
         result = store.labels.write("old", "clip", [box(8)], author="cid")
         assert (result.revision, result.written) == (3, 1)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_an_earlier_database_is_brought_up_to_date(tmp_path: Path, place: Place, revision: str) -> None:
+    """Whichever version wrote it: the tables are those of the code afterwards, and projects and labels are there."""
+    settings = place(tmp_path, object_store_url="")
+    earlier(settings, revision)
+    check(settings)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_backup_of_an_earlier_version_comes_back(tmp_path: Path, place: Place, revision: str) -> None:
+    """A backup has the tables of the version that the database had, and becomes one of this version."""
+    settings, target = (place(tmp_path / name, object_store_url="") for name in "ab")
+    settings.data_dir.mkdir()
+    earlier(settings, revision)
+    assert back_up(settings, tmp_path / "backup").schema == revision
+    restore(target, tmp_path / "backup")
+    check(target)
 
 
 def fill(connection: sa.Connection) -> None:

@@ -1,0 +1,325 @@
+"""Backup and restore: everything that is kept, in a folder of plain files with checksums.
+
+A backup is independent of the kind of database: what came out of SQLite can go into PostgreSQL and back. It holds::
+
+    backup.json          written last: version of the tables, and for each file its rows, size and SHA-256
+    tables/NAME.jsonl    one row a line, as {column: value}
+    blobs/ab/abcdef...   the blobs that rows refer to, named by the SHA-256 of their bytes
+
+It is taken from one snapshot of the database while servers go on. Caches, scratch files and the bytes of unfinished
+uploads are not in it: after a restore these uploads begin anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+import micromodels
+from micromodels.errors import FailedPrecondition
+from service.errors import DataLoss, NotFound
+from service.records import JobState, UploadState
+from service.settings import Settings
+from service.store import Store, open_blobs, referenced_blobs
+from service.store.blobs import Blobs, disk_errors, sync_folder
+from service.store.database import Database, database_url, now
+
+__all__ = ["BackupReport", "back_up", "restore"]
+
+_MANIFEST = "backup.json"
+_FORMAT = 1
+_ATTEMPTS = 3
+_ROWS_AT_ONCE = 500
+_CHUNK_BYTES = 1 << 20
+# A worker that outlives the restore, somewhere, may hold a newer fence than the backup knows.
+_FENCE_STEP = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What a backup holds, or a restore has brought back."""
+
+    rows: int
+    blobs: int
+    size_bytes: int
+    schema: str
+    """Version of the tables, the name of a migration."""
+    created_at: str
+    """ISO 8601, UTC."""
+
+
+def back_up(settings: Settings, folder: Path) -> BackupReport:
+    """Write a backup, while servers may go on.
+
+    Args:
+        settings: which data folder, database and object store.
+        folder: a new or empty folder.
+
+    Raises:
+        FailedPrecondition: the folder is not empty, or there is no database yet.
+        NotFound: a blob that the database refers to is missing.
+        ResourceExhausted: the disk is full.
+        StorageFailure: disk, database or object store failed.
+        Unavailable: database or object store cannot be reached.
+    """
+    with disk_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise FailedPrecondition(f"{str(folder)!r} is not empty; a backup wants a new folder")
+    url = database_url(settings)
+    if url.startswith("sqlite") and not (settings.data_dir / "database.sqlite").is_file():
+        raise FailedPrecondition(f"there is no database in {str(settings.data_dir)!r}")
+    database, blobs = Database(url, migrate=False), open_blobs(settings)
+    try:
+        for attempt in range(_ATTEMPTS):
+            shutil.rmtree(folder / "tables", ignore_errors=True)
+            schema, tables, names = _dump(database, folder / "tables")
+            try:
+                files = {name: _copy(blobs, name, folder / "blobs") for name in sorted(names)}
+                break
+            except NotFound:  # deleted after the snapshot, perhaps: then the next one does not refer to it
+                if attempt == _ATTEMPTS - 1:
+                    raise
+    finally:
+        database.close()
+    manifest = {
+        "format": _FORMAT,
+        "micromodels": micromodels.__version__,
+        "created_at": now().isoformat(timespec="seconds"),
+        "schema": schema,
+        "tables": tables,
+        "blobs": files,
+    }
+    _write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+    with disk_errors():
+        sync_folder(folder)
+    return _report(manifest)
+
+
+def restore(settings: Settings, folder: Path) -> BackupReport:
+    """Fill a new data folder (and database, and object store) from a backup of this or an earlier version.
+
+    Everything is checked first against its checksum, and rows become visible in one transaction at the end: what is
+    broken leaves no half of a database behind. Jobs that ran when the backup was taken are queued again.
+
+    Args:
+        settings: where to; the database must be empty.
+        folder: what ``back_up`` wrote.
+
+    Raises:
+        DataLoss: a file of the backup is missing or has changed.
+        FailedPrecondition: it is no backup, a newer version made it, or the database is not empty.
+        ResourceExhausted: the disk is full.
+        StorageFailure: disk, database or object store failed.
+        Unavailable: database or object store cannot be reached.
+    """
+    manifest = _manifest(folder)
+    for name, file in manifest["tables"].items():
+        _check(folder / "tables" / f"{name}.jsonl", file)
+    with Store.lock_folder(settings):
+        url = database_url(settings)
+        if url.startswith("sqlite") and (settings.data_dir / "database.sqlite").exists():
+            raise FailedPrecondition(f"{str(settings.data_dir)!r} has a database already; restore into a new folder")
+        blobs = open_blobs(settings)
+        for name, file in manifest["blobs"].items():
+            _check(folder / "blobs" / name[:2] / name, {**file, "sha256": name})
+            blobs.add_file(folder / "blobs" / name[:2] / name)
+        database = Database(url, migrate=False)
+        try:
+            database.create_at(manifest["schema"], lambda connection: _load(connection, folder, manifest["tables"]))
+        except BaseException:
+            database.close()
+            if url.startswith("sqlite"):
+                for suffix in ("", "-wal", "-shm"):
+                    (settings.data_dir / f"database.sqlite{suffix}").unlink(missing_ok=True)
+            raise
+        database.close()
+    Database(url).close()  # brings the tables up to date
+    return _report(manifest)
+
+
+def _report(manifest: Mapping[str, Any]) -> BackupReport:
+    files = [*manifest["tables"].values(), *manifest["blobs"].values()]
+    return BackupReport(
+        rows=sum(file["rows"] for file in manifest["tables"].values()),
+        blobs=len(manifest["blobs"]),
+        size_bytes=sum(file["size_bytes"] for file in files),
+        schema=manifest["schema"],
+        created_at=manifest["created_at"],
+    )
+
+
+# Out.
+
+
+def _dump(database: Database, folder: Path) -> tuple[str, dict[str, Any], frozenset[str]]:
+    """Write all tables of one snapshot; returns their version, what was written, and the blobs that rows refer to."""
+    with disk_errors():
+        folder.mkdir()
+    written: dict[str, Any] = {}
+    with database.begin() as connection:
+        schema = database.version(connection)
+        if schema is None:
+            raise FailedPrecondition("there is nothing in the database yet")
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        for table in tables.sorted_tables:
+            if table.name != "alembic_version":
+                written[table.name] = _dump_table(connection, table, folder / f"{table.name}.jsonl")
+        names = referenced_blobs(connection)
+    with disk_errors():
+        sync_folder(folder)
+    return schema, written, names
+
+
+def _dump_table(connection: sa.Connection, table: sa.Table, path: Path) -> dict[str, Any]:
+    rows, digest = 0, hashlib.sha256()
+    query = sa.select(table).order_by(*table.primary_key.columns)
+    with disk_errors(), path.open("wb") as file:
+        for row in connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query).mappings():
+            values = {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
+            line = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+            file.write(line)
+            digest.update(line)
+            rows += 1
+        file.flush()
+        os.fsync(file.fileno())
+        return {"rows": rows, "size_bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+def _copy(blobs: Blobs, name: str, folder: Path) -> dict[str, Any]:
+    """Copy a blob, checking its bytes on the way."""
+    target = folder / name[:2] / name
+    source = blobs.path(name)
+    with disk_errors():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with source.open("rb") as incoming, target.open("wb") as outgoing:
+            while chunk := incoming.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                outgoing.write(chunk)
+            outgoing.flush()
+            os.fsync(outgoing.fileno())
+        if digest.hexdigest() != name:
+            raise DataLoss(f"blob {name!r} is damaged: its bytes have the SHA-256 {digest.hexdigest()}")
+        sync_folder(target.parent)
+        return {"size_bytes": target.stat().st_size}
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with disk_errors():
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+# In.
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise FailedPrecondition(
+            f"{str(folder)!r} is no backup, or one that was not finished: no {_MANIFEST}"
+        ) from None
+    except ValueError as error:
+        raise DataLoss(f"{str(folder / _MANIFEST)!r} is damaged: {error}") from None
+    if not isinstance(manifest, dict) or not {"format", "schema", "tables", "blobs", "created_at"} <= manifest.keys():
+        raise DataLoss(f"{str(folder / _MANIFEST)!r} is damaged: parts are missing")
+    if manifest["format"] != _FORMAT:
+        raise FailedPrecondition(f"the backup has format {manifest['format']}; this version reads {_FORMAT}")
+    return manifest
+
+
+def _check(path: Path, expected: Mapping[str, Any]) -> None:
+    """Compare a file with what the manifest says.
+
+    Raises:
+        DataLoss: it is missing or differs.
+    """
+    digest, size_bytes = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+    except FileNotFoundError:
+        raise DataLoss(f"the backup is not whole: {str(path)!r} is missing") from None
+    if (size_bytes, digest.hexdigest()) != (expected["size_bytes"], expected["sha256"]):
+        raise DataLoss(
+            f"the backup is damaged: {str(path)!r} does not have the size and SHA-256 that it was written with"
+        )
+
+
+def _load(connection: sa.Connection, folder: Path, files: Mapping[str, Any]) -> None:
+    """Fill the empty tables of the backup's version."""
+    tables = sa.MetaData()
+    tables.reflect(connection)
+    unknown = files.keys() - tables.tables.keys()
+    if unknown:
+        raise DataLoss(f"the backup has tables that its version does not: {', '.join(sorted(unknown))}")
+    for table in tables.sorted_tables:
+        if table.name not in files:
+            continue
+        count, binary = 0, [column.name for column in table.c if isinstance(column.type, sa.LargeBinary)]
+        if connection.execute(sa.select(sa.literal(1)).select_from(table)).first() is not None:
+            connection.execute(table.delete())  # rows that the migrations themselves have made
+        for column in table.c:
+            if isinstance(column.type, sa.JSON):
+                column.type.none_as_null = True
+        for rows in _batches(folder / "tables" / f"{table.name}.jsonl"):
+            for row in rows:
+                row.update({name: bytes.fromhex(row[name]) for name in binary if row[name] is not None})
+            connection.execute(table.insert(), [_MEND.get(table.name, dict)(row) for row in rows])
+            count += len(rows)
+        if count != files[table.name]["rows"]:
+            raise DataLoss(f"the backup is damaged: table {table.name!r} has {count} rows")
+        if connection.dialect.name == "postgresql" and "key" in table.c and count:
+            sequence = sa.func.pg_get_serial_sequence(table.name, "key")
+            connection.execute(
+                sa.select(sa.func.setval(sequence, sa.select(sa.func.max(table.c.key)).scalar_subquery()))
+            )
+
+
+def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        for line in file:
+            rows.append(json.loads(line))
+            if len(rows) == _ROWS_AT_ONCE:
+                yield rows
+                rows = []
+    if rows:
+        yield rows
+
+
+def _mend_job(row: dict[str, Any]) -> dict[str, Any]:
+    """Nobody works on it any more; a worker that thinks so has an old fence from now on."""
+    if row["state"] in (JobState.LEASED.value, JobState.RUNNING.value):
+        row["state"] = JobState.QUEUED.value
+    elif row["state"] == JobState.CANCELLING.value:
+        row["state"] = JobState.CANCELLED.value
+    row["fence"] += _FENCE_STEP
+    return row
+
+
+def _mend_upload(row: dict[str, Any]) -> dict[str, Any]:
+    """Its bytes are not in the backup: it goes on at 0."""
+    if row["state"] == UploadState.ACTIVE.value:
+        row["offset_bytes"] = 0
+    return row
+
+
+_MEND: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"jobs": _mend_job, "uploads": _mend_upload}
