@@ -34,6 +34,9 @@ __all__ = [
 
 DEFAULT_EVIDENCE_BYTES = 2 << 30
 DEFAULT_FLOW_BYTES = 1 << 30
+LOOK_SIZE = 64
+SEEN_WEIGHT = 0.05
+"""In cells of the deepest features: below it the head sees no object."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,12 +50,14 @@ class FrameEvidence:
         sides: float16 ``(4, height / 4, width / 4)`` distances to the box sides in work pixels, or None.
         grey: uint8 ``(height / 2, width / 2)``, for optical flow.
         pooled: float32 vector, for frame classes.
+        looks: float16 ``(tracks, 64)``: how each object looks where the head sees it; NaN where it sees none.
     """
 
     log_odds: torch.Tensor = field(repr=False)
     sides: npt.NDArray[np.float16] | None = field(repr=False)
     grey: npt.NDArray[np.uint8] = field(repr=False)
     pooled: Floats = field(repr=False)
+    looks: npt.NDArray[np.float16] = field(repr=False)
 
 
 class EvidenceSource(Protocol):
@@ -116,7 +121,7 @@ class HeadEvidence:
         vector = pooled(encoded.features)
         if self._head is None:
             empty = torch.zeros((0, self.size[0] // 2, self.size[1] // 2), dtype=torch.float16)
-            return FrameEvidence(empty, None, encoded.grey, vector)
+            return FrameEvidence(empty, None, encoded.grey, vector, np.zeros((0, LOOK_SIZE), np.float16))
         inputs = [
             torch.from_numpy(level)[None].to(self.device).float().contiguous(memory_format=torch.channels_last)
             for level in encoded.features
@@ -125,7 +130,23 @@ class HeadEvidence:
             output = self._head(inputs)
         log_odds = one_against_rest(output.logits[0].float()) / self._temperature
         sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
-        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector)
+        looks = _looks(encoded.features[-1], log_odds, self._head)
+        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks)
+
+
+def _looks(level: npt.NDArray[np.float16], log_odds: torch.Tensor, head: DenseHead) -> npt.NDArray[np.float16]:
+    """Mean of the deepest features over each object, standardised, as a random projection that keeps distances."""
+    last = len(head.settings.levels) - 1
+    mean, deviation = (head.get_buffer(f"{name}{last}").flatten(1) for name in ("mean", "deviation"))
+    weight = F.adaptive_avg_pool2d(torch.sigmoid(log_odds), level.shape[1:]).flatten(1).cpu()
+    total = weight.sum(dim=1, keepdim=True)
+    maps = torch.from_numpy(level.reshape(len(level), -1)).float()
+    means = (weight @ maps.T / total.clamp(min=1e-6) - mean.cpu()) / deviation.cpu()
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(len(level), LOOK_SIZE, generator=generator) / LOOK_SIZE**0.5
+    looks = means @ projection / len(level) ** 0.5
+    looks[total[:, 0] < SEEN_WEIGHT] = torch.nan
+    return np.asarray(looks.numpy(), np.float16)
 
 
 def one_against_rest(logits: torch.Tensor) -> torch.Tensor:
@@ -221,6 +242,7 @@ class StoredEvidence:
                     sides if sides.size else None,
                     arrays["grey"],
                     arrays["pooled"],
+                    arrays["looks"],
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             self._versions.pop(index, None)
@@ -242,33 +264,47 @@ class StoredEvidence:
                 oldest, _ = self._versions.popitem(last=False)
                 self._path(oldest).unlink(missing_ok=True)
         with suppress(OSError):  # a full disk costs time, not the correction
-            np.savez(self._path(index), log_odds=odds, sides=sides, grey=evidence.grey, pooled=evidence.pooled)
+            np.savez(
+                self._path(index),
+                log_odds=odds,
+                sides=sides,
+                grey=evidence.grey,
+                pooled=evidence.pooled,
+                looks=evidence.looks,
+            )
             with self._lock:
                 self._versions[index] = self._version
 
 
 class TrackSelection:
-    """Some tracks of an evidence source, in the order given.
+    """Some tracks of stored evidence, in the order given.
 
     Args:
         source: where evidence comes from.
         tracks: positions of the tracks in it.
-        stream: streams evidence instead of ``source.stream``.
+        watch: is shown the evidence that passes, with the index of the frame.
+        fresh: whether only what the present head says will do.
     """
 
     def __init__(
         self,
-        source: EvidenceSource,
+        source: StoredEvidence,
         tracks: Sequence[int],
-        stream: Callable[[range], Iterator[tuple[int, FrameEvidence]]] | None = None,
+        watch: Callable[[int, FrameEvidence], None],
+        *,
+        fresh: bool = False,
     ) -> None:
-        self._stream, self._tracks = stream or source.stream, list(tracks)
+        self._stream = source.stream_fresh if fresh else source.stream
+        self._tracks, self._watch = list(tracks), watch
         self.size, self.device, self.tracks = source.size, source.device, len(tracks)
 
     def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
         """See ``EvidenceSource``."""
+        chosen = self._tracks
         for index, evidence in self._stream(indices):
-            yield index, replace(evidence, log_odds=evidence.log_odds[self._tracks])
+            part = replace(evidence, log_odds=evidence.log_odds[chosen], looks=evidence.looks[chosen])
+            self._watch(index, part)
+            yield index, part
 
 
 class StoredFlows(MutableMapping[tuple[int, int], npt.NDArray[np.float16]]):

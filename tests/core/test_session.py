@@ -11,6 +11,7 @@ from micromodels.changes import LabelKey, apply, key_of
 from micromodels.dense_model import DenseModel
 from micromodels.errors import InvalidInput
 from micromodels.events import Run
+from micromodels.identity import split_track
 from micromodels.labeling import TrainSettings, train
 from micromodels.session import LabelSession, SessionSettings
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, ShapeKind, State
@@ -147,3 +148,27 @@ def test_what_is_refused(session: LabelSession) -> None:
         session.correct([], [LabelKey(5, "1")])
     with pytest.raises(InvalidInput, match="same time"):
         session.correct([seed(0, kind_of(session))], [LabelKey(0, "1")])
+
+
+def test_suggestions_learn_from_what_people_say(session: LabelSession) -> None:
+    """Prepared, a session suggests unchecked frames with a reason; accepting what it suggests makes it surer."""
+    session.prepare()
+    first = session.suggest(3)
+    assert first
+    assert all(s.frame != 0 and s.reason_text and 0 < s.wrong_probability < 1 for s in first)
+    for suggestion in first:
+        session.settle([LabelKey(suggestion.frame, "1")])
+    again = session.suggest(3)
+    assert not {s.frame for s in again} & {s.frame for s in first}
+    assert sum(s.expected_gain_frames for s in again) < sum(s.expected_gain_frames for s in first)
+    assert session.scene_cuts() == []
+    assert session.suspected_swaps() == []
+
+
+def test_changes_from_elsewhere_are_adopted(session: LabelSession) -> None:
+    """What identity tools change is taken over as it is."""
+    before = dict(session.labels)
+    changes = split_track(session.labels.values(), "1", 12, "2")
+    session.adopt(changes)
+    assert dict(session.labels) == apply(before, changes)
+    assert session.issues() == []

@@ -1,0 +1,97 @@
+"""What a session knows besides the labels: their series, agreement, looks, cuts, and what people said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from micromodels.changes import LabelKey
+from micromodels.evidence import LOOK_SIZE, FrameEvidence
+from micromodels.propagation import FramePosterior
+from micromodels.series import TrackSeries, empty_series
+from micromodels.suggestions import Signals, Suggestion, Trust, Verdict, features_of, suggest
+from micromodels.types import AnyLabel, Label
+
+__all__ = ["Insight"]
+
+Doubles = npt.NDArray[np.float64]
+
+
+class Insight:
+    """Kept up to date by a session; arrays of one value per frame and track, nothing larger.
+
+    Args:
+        frame_count: of the video.
+    """
+
+    def __init__(self, frame_count: int) -> None:
+        self._count = frame_count
+        self._series: dict[tuple[str, bool], TrackSeries] = {}
+        self._agreement: dict[str, Doubles] = {}
+        self._looks: dict[str, npt.NDArray[np.float16]] = {}
+        self._verdicts: list[Verdict] = []
+        self._cuts: set[int] = set()
+
+    @property
+    def tracks(self) -> Mapping[str, TrackSeries]:
+        """Series of the object tracks by id."""
+        return {name: series for (name, of_frame), series in self._series.items() if not of_frame}
+
+    @property
+    def cuts(self) -> frozenset[int]:
+        """Frames behind a scene cut, as far as the video was looked at."""
+        return frozenset(self._cuts)
+
+    @property
+    def trust(self) -> Trust:
+        """How far labels can be trusted."""
+        return Trust(self._verdicts)
+
+    def put(self, key: LabelKey, label: AnyLabel | None, *, fixed: bool) -> None:
+        """A label is another one now, or is fixed now."""
+        place = (key.name, key.frame_class)
+        if place not in self._series:
+            name = label.object_class if isinstance(label, Label) else key.name
+            self._series[place] = empty_series(key.name, name, self._count)
+        self._series[place].put(key.frame, label, fixed=fixed)
+
+    def judge(self, keys: Iterable[LabelKey], *, wrong: bool) -> None:
+        """People said of predicted labels, as they are now, that they are right or wrong."""
+        by_place: dict[tuple[str, bool], list[int]] = {}
+        for key in keys:
+            place = (key.name, key.frame_class)
+            series = self._series.get(place)
+            if series is not None and series.labelled[key.frame] and not series.fixed[key.frame]:
+                by_place.setdefault(place, []).append(key.frame)
+        for place, frames in by_place.items():
+            features, distance = features_of(self._series[place], self._signals())
+            self._verdicts += [Verdict(features[frame], float(distance[frame]), wrong) for frame in frames]
+
+    def evidence_of(self, tracks: Sequence[str]) -> Callable[[int, FrameEvidence], None]:
+        """What is shown the evidence of some tracks, and remembers how the objects look."""
+        looks = [self._looks.setdefault(t, np.full((self._count, LOOK_SIZE), np.nan, np.float16)) for t in tracks]
+
+        def watch(index: int, evidence: FrameEvidence) -> None:
+            for values, seen in zip(looks, evidence.looks, strict=True):
+                values[index] = seen
+
+        return watch
+
+    def watch(self, tracks: Sequence[str], posteriors: Iterable[FramePosterior]) -> Iterator[FramePosterior]:
+        """Pass posteriors of some tracks through, and remember agreement and cuts."""
+        for posterior in posteriors:
+            if posterior.scene_cut:
+                self._cuts.add(posterior.frame)
+            for position, track in enumerate(tracks):
+                values = self._agreement.setdefault(track, np.full(self._count, np.nan))
+                values[posterior.frame] = posterior.agreement[position]
+            yield posterior
+
+    def _signals(self) -> Signals:
+        return Signals(self._count, self.cuts, self._agreement, self._looks)
+
+    def suggest(self, count: int, skip: frozenset[int]) -> list[Suggestion]:
+        """See ``LabelSession.suggest``."""
+        return suggest(list(self._series.values()), self._signals(), self.trust, count, skip)

@@ -1,0 +1,202 @@
+"""What a session learns: the head from corrected frames, the classifier of frames from their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from micromodels.dense_model import DenseModel
+from micromodels.errors import FailedPrecondition
+from micromodels.events import Run
+from micromodels.features import EncodedVideo
+from micromodels.heads import DenseHead, FrameClassifier
+from micromodels.seeds import SeedSet, TrackSpec
+from micromodels.types import AnyLabel, FrameLabel, Label, Ontology, ShapeKind, State, shape_box, shape_kind
+from micromodels.warm_start import Replay, grow_head, warm_start
+
+__all__ = ["Learner", "SessionSettings"]
+
+MAX_SHOWN_FRAMES, MAX_EMPTY_FRAMES, MAX_CLASS_FRAMES = 48, 16, 64
+"""Frames to learn from where there are very many: with objects, without, and for frame classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How a session learns; values from docs/experiments.md.
+
+    Attributes:
+        steps: training steps after a correction.
+        rate_scale: their learning rate, as a share of that of a first training.
+        fresh_views: views of a corrected frame, itself among them.
+        replay_views: views of all anchors that a session starts with.
+        horizon_frames: how far from a correction labels are computed anew where no anchor is nearer.
+        new_track_steps: training steps after a correction that brings a new track.
+        seed: of every random choice.
+    """
+
+    steps: int = 12
+    rate_scale: float = 0.25
+    fresh_views: int = 3
+    replay_views: int = 12
+    horizon_frames: int = 240
+    new_track_steps: int = 60
+    seed: int = 0
+
+
+class Learner:
+    """The micro-model of a session as it learns.
+
+    Args:
+        video: encoded frames.
+        model: the micro-model to start from.
+        settings: how it learns.
+        device: where the head is.
+        ontology: for whether mirrored objects are still such; None: they are.
+        run: events and stopping.
+    """
+
+    def __init__(
+        self,
+        video: EncodedVideo,
+        model: DenseModel,
+        settings: SessionSettings,
+        device: torch.device,
+        ontology: Ontology | None,
+        run: Run,
+    ) -> None:
+        self._video, self._settings, self._device, self._run = video, settings, device, run
+        self._flip = ontology is None or all(c.flip for c in ontology.object_classes)
+        self._replay = Replay(video, settings.seed)
+        self._corrections = 0
+        self.model = model
+        self.tracks = model.manifest.tracks
+        self.typical = list(model.manifest.typical_areas)
+        self.use(model)
+
+    def use(self, model: DenseModel) -> None:
+        """Go on from another version of the micro-model, of the same tracks in the same order."""
+        self.model = model
+        if model.head is not None:
+            model.head.to(self._device)
+
+    def seed_set(self, labels: Sequence[AnyLabel], tracks: tuple[TrackSpec, ...]) -> SeedSet:
+        """Labels as seeds of some tracks."""
+        table = self._video.video.table
+        return SeedSet(labels, table.frame_count, table.height_px, table.width_px, None, tracks)
+
+    def reclassify(self, track: str, object_class: str) -> None:
+        """A track is of another class."""
+        self.tracks = tuple(replace(s, object_class=object_class) if s.track == track else s for s in self.tracks)
+
+    def forget(self, frames: Iterable[int]) -> None:
+        """Labels of these frames are others now."""
+        self._replay.forget(frames)
+
+    def prepare(self, anchors: Sequence[AnyLabel]) -> None:
+        """Views of anchors that there are none of yet, so that learning a new one does not unlearn them."""
+        frames = _frames_to_learn(anchors)
+        if not self.tracks or not frames:
+            return
+        views = max(1, self._settings.replay_views // len(frames))
+        seeds = self.seed_set(anchors, self.tracks)
+        for frame in frames:
+            if frame not in self._replay.frames:
+                self._replay.add(seeds.seed_frame(frame, self._video.size), views, self._flip)
+
+    def learn(self, corrections: Sequence[AnyLabel], anchors: Sequence[AnyLabel]) -> bool:
+        """Let the head learn from corrected frames; returns whether it did.
+
+        Args:
+            corrections: the human labels just given.
+            anchors: all human labels, those among them.
+        """
+        shown = [label for label in corrections if isinstance(label, Label) and label.state is not State.UNCERTAIN]
+        new = self._add_tracks(shown, anchors)
+        known = {spec.track for spec in self.tracks}
+        frames = _thinned(sorted({label.frame for label in shown if label.track in known}), 8)
+        if not frames:
+            return False
+        self.prepare([label for label in anchors if label.frame not in frames])
+        seeds = self.seed_set(anchors, self.tracks)
+        for frame in frames:
+            self._replay.add(seeds.seed_frame(frame, self._video.size), self._settings.fresh_views, self._flip)
+        older = self._replay.samples(frame for frame in self._replay.frames if frame not in frames)
+        steps = self._settings.new_track_steps if new else self._settings.steps
+        rate = 1.0 if new else self._settings.rate_scale
+        self._corrections += 1
+        seed = self._settings.seed + self._corrections
+        head = warm_start(self._grown_head(), self._replay.samples(frames), older, steps, rate, seed, self._run)
+        self.use(self.model.learned(head, self.model.classifier, self.tracks, self.typical, seeds))
+        return True
+
+    def _add_tracks(self, shown: Sequence[Label], anchors: Sequence[AnyLabel]) -> bool:
+        """Take up tracks that the head does not know."""
+        known = {spec.track for spec in self.tracks}
+        new: dict[str, TrackSpec] = {}
+        for label in shown:
+            if label.track not in known and label.shape is not None:
+                new[label.track] = TrackSpec(label.track, label.object_class, shape_kind(label.shape))
+        if new:
+            self.tracks = (*self.tracks, *new.values())
+            self._replay.grow(len(self.tracks))
+            self.typical += [self._area(track, anchors) for track in new]
+        return bool(new)
+
+    def _area(self, track: str, anchors: Sequence[AnyLabel]) -> float:
+        """Median share of the image that the boxes around a track's shapes cover."""
+        table = self._video.video.table
+        boxes = [
+            shape_box(label.shape)
+            for label in anchors
+            if isinstance(label, Label) and label.track == track and label.shape is not None
+        ]
+        total = float(table.width_px * table.height_px)
+        areas = [box.width_px * box.height_px / total for box in boxes if box is not None]
+        return float(np.median(areas)) if areas else 0.01
+
+    def _grown_head(self) -> DenseHead:
+        head = self.model.head
+        boxes = any(spec.shape is ShapeKind.BOX for spec in self.tracks)
+        if head is None:
+            raise FailedPrecondition("a micro-model of frame classes only cannot learn objects: train one with both")
+        if head.settings.tracks == len(self.tracks) and (head.settings.boxes or not boxes):
+            return head
+        return grow_head(head, len(self.tracks), boxes)
+
+    def learn_frame_classes(self, anchors: Sequence[AnyLabel]) -> tuple[str, ...]:
+        """Fit the classifier of frames to all human frame labels; returns its classes."""
+        said = [label for label in anchors if isinstance(label, FrameLabel)]
+        names = tuple(dict.fromkeys([*self.model.manifest.frame_classes, *(label.frame_class for label in said)]))
+        rows: dict[int, npt.NDArray[np.float32]] = {}
+        for label in said:
+            row = rows.setdefault(label.frame, np.full(len(names), np.nan, np.float32))
+            row[names.index(label.frame_class)] = float(label.present)
+        if not rows:
+            return ()
+        vectors = {frame: self._replay.vectors(frame) for frame in _thinned(sorted(rows), MAX_CLASS_FRAMES)}
+        inputs = np.stack([vector for views in vectors.values() for vector in views])
+        targets = np.stack([rows[frame] for frame, views in vectors.items() for _ in views])
+        classifier = FrameClassifier(inputs.shape[1], len(names))
+        classifier.fit(torch.from_numpy(inputs), torch.from_numpy(targets))
+        seeds = self.seed_set(anchors, self.tracks)
+        self.use(self.model.learned(self.model.head, classifier.eval(), self.tracks, self.typical, seeds, names))
+        return names
+
+
+def _frames_to_learn(anchors: Sequence[AnyLabel]) -> list[int]:
+    """Frames with a shape and some without, evenly thinned out where there are very many."""
+    objects = [label for label in anchors if isinstance(label, Label)]
+    shown = {label.frame for label in objects if label.shape is not None}
+    empty = {label.frame for label in objects} - shown
+    return sorted([*_thinned(sorted(shown), MAX_SHOWN_FRAMES), *_thinned(sorted(empty), MAX_EMPTY_FRAMES)])
+
+
+def _thinned(frames: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of the frames, evenly spread; the first and the last stay."""
+    if len(frames) <= most:
+        return list(frames)
+    return [frames[round(i)] for i in np.linspace(0, len(frames) - 1, most)]
