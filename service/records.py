@@ -37,6 +37,7 @@ __all__ = [
     "Orders",
     "Page",
     "Project",
+    "ReviewState",
     "Upload",
     "UploadState",
     "VideoRecord",
@@ -158,6 +159,15 @@ class LabelKey:
         return f"frame {self.frame} {'class' if self.is_frame_class else 'track'} {self.name!r}"
 
 
+class ReviewState(StrEnum):
+    """What reviewers have said of one version of a label. A new version starts without a judgement."""
+
+    NONE = ""
+    ACCEPTED = "accepted"
+    """No micro-model replaces it."""
+    REJECTED = "rejected"
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRecord:
     """One version of one label."""
@@ -171,6 +181,11 @@ class LabelRecord:
     written_at: datetime
     job_id: str = ""
     """The job that wrote it; empty for a write by a caller."""
+    review: ReviewState = ReviewState.NONE
+    reviewed_by: str = ""
+    reviewed_at: datetime | None = None
+    locked: bool = False
+    """Whether micro-models are kept off this key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +197,8 @@ class WriteResult:
     written: int
     deleted: int = 0
     kept_anchors: tuple[LabelKey, ...] = ()
-    """Keys that a model wanted to write and that a human label holds: left as they were."""
+    """Keys that a model wanted to write and that a human label, an accepted label or a lock holds: left as they
+    were."""
 
 
 class JobKind(StrEnum):

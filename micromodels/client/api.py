@@ -20,6 +20,7 @@ from micromodels.client.connection import Connection, Tls
 from micromodels.client.errors import ApiError
 from micromodels.client.messages import label_from_message, label_to_message, ontology_to_message
 from micromodels.client.operations import AutoLabelRun, Operation
+from micromodels.client.reviewing import Reviewing
 from micromodels.types import AnyLabel, Ontology
 from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
 
@@ -59,6 +60,7 @@ class Client:
 
     Attributes:
         access: tokens, and who is what in which project.
+        review: corrections, reviews, tracks and history.
         stubs: the generated stubs, for what has no method here.
 
     Raises:
@@ -82,6 +84,7 @@ class Client:
         self._connection = Connection(address, token, timeout_seconds, files if encrypted else None)
         self.stubs = self._connection.stubs
         self.access = Access(self._connection)
+        self.review = Reviewing(self._connection)
 
     def close(self) -> None:
         """Close the connection."""

@@ -18,11 +18,15 @@ from google.protobuf.message import Message
 from micromodels.client.errors import ApiError
 from micromodels.v1 import (
     access_pb2_grpc,
+    correction_pb2_grpc,
     file_pb2_grpc,
+    history_pb2_grpc,
     label_pb2_grpc,
     labeling_pb2_grpc,
     micro_model_pb2_grpc,
     project_pb2_grpc,
+    review_pb2_grpc,
+    track_pb2_grpc,
     video_pb2_grpc,
 )
 
@@ -40,11 +44,15 @@ _SERVICE_CONFIG = json.dumps(
                 "name": [
                     *(
                         {"service": f"micromodels.v1.{name}Service"}
-                        for name in ("Project", "Video", "Label", "MicroModel")
+                        for name in ("Project", "Video", "Label", "MicroModel", "History", "Track", "Review")
                     ),
                     *(
                         {"service": "micromodels.v1.LabelingService", "method": m}
                         for m in ("Train", "Propagate", "Export")
+                    ),
+                    *(
+                        {"service": "micromodels.v1.CorrectionService", "method": m}
+                        for m in ("SuggestFrames", "ListSuspectedSwaps", "ListSceneCuts")
                     ),
                     {"service": "google.longrunning.Operations"},
                 ],
@@ -109,6 +117,10 @@ class Stubs:
         self.labels = label_pb2_grpc.LabelServiceStub(channel)
         self.micro_models = micro_model_pb2_grpc.MicroModelServiceStub(channel)
         self.labeling = labeling_pb2_grpc.LabelingServiceStub(channel)
+        self.corrections = correction_pb2_grpc.CorrectionServiceStub(channel)
+        self.history = history_pb2_grpc.HistoryServiceStub(channel)
+        self.tracks = track_pb2_grpc.TrackServiceStub(channel)
+        self.reviews = review_pb2_grpc.ReviewServiceStub(channel)
         self.files = file_pb2_grpc.FileServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
 

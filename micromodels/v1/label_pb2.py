@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amicromodels/v1/label.proto\x12\x0emicromodels.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\"\xfe\x01\n\x05Label\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x03\x12-\n\x06object\x18\x02 \x01(\x0b\x32\x1b.micromodels.v1.ObjectLabelH\x00\x12\x36\n\x0b\x66rame_class\x18\x03 \x01(\x0b\x32\x1f.micromodels.v1.FrameClassLabelH\x00\x12\x17\n\nconfidence\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12.\n\nprovenance\x18\x05 \x01(\x0b\x32\x1a.micromodels.v1.Provenance\x12\x16\n\x08revision\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x42\t\n\x07subjectB\r\n\x0b_confidence\"\xef\x01\n\x0bObjectLabel\x12\x13\n\x05track\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cobject_class\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32\x1b.micromodels.v1.ObjectStateB\x04\xe2\x41\x01\x02\x12\"\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x13.micromodels.v1.BoxH\x00\x12*\n\x07polygon\x18\x05 \x01(\x0b\x32\x17.micromodels.v1.PolygonH\x00\x12$\n\x04mask\x18\x06 \x01(\x0b\x32\x14.micromodels.v1.MaskH\x00\x42\x07\n\x05shape\"=\n\x0f\x46rameClassLabel\x12\x19\n\x0b\x66rame_class\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07present\x18\x02 \x01(\x08\"5\n\x03\x42ox\x12\n\n\x02x1\x18\x01 \x01(\x01\x12\n\n\x02y1\x18\x02 \x01(\x01\x12\n\n\x02x2\x18\x03 \x01(\x01\x12\n\n\x02y2\x18\x04 \x01(\x01\"\x1e\n\x07Polygon\x12\x13\n\x0b\x63oordinates\x18\x01 \x03(\x01\";\n\x04Mask\x12\x11\n\theight_px\x18\x01 \x01(\x05\x12\x10\n\x08width_px\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\t\"K\n\nProvenance\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.micromodels.v1.ProvenanceKind\x12\x0f\n\x07version\x18\x02 \x01(\t\"R\n\x08LabelKey\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x03\x12\x0f\n\x05track\x18\x02 \x01(\tH\x00\x12\x15\n\x0b\x66rame_class\x18\x03 \x01(\tH\x00\x42\t\n\x07subject\"t\n\x0eLabelSelection\x12\x13\n\x0bstart_frame\x18\x01 \x01(\x03\x12\x12\n\nstop_frame\x18\x02 \x01(\x03\x12\x0e\n\x06tracks\x18\x03 \x03(\t\x12\x13\n\x0b\x63lass_names\x18\x04 \x03(\t\x12\x14\n\x0c\x61nchors_only\x18\x05 \x01(\x08\"\xda\x01\n\x12WriteLabelsRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12%\n\x06labels\x18\x02 \x03(\x0b\x32\x15.micromodels.v1.Label\x12+\n\tdeletions\x18\x03 \x03(\x0b\x32\x18.micromodels.v1.LabelKey\x12\x1a\n\rbase_revision\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x10\n\x0e_base_revision\"\x8b\x01\n\x13WriteLabelsResponse\x12\x16\n\x0elabel_revision\x18\x01 \x01(\x03\x12\x15\n\rwritten_count\x18\x02 \x01(\x03\x12\x15\n\rdeleted_count\x18\x03 \x01(\x03\x12.\n\x0ckept_anchors\x18\x04 \x03(\x0b\x32\x18.micromodels.v1.LabelKey\"\x8e\x01\n\x13StreamLabelsRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x31\n\tselection\x18\x02 \x01(\x0b\x32\x1e.micromodels.v1.LabelSelection\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"k\n\x14StreamLabelsResponse\x12%\n\x06labels\x18\x01 \x03(\x0b\x32\x15.micromodels.v1.Label\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x16\n\x0elabel_revision\x18\x03 \x01(\x03\"\xac\x01\n\x13\x44\x65leteLabelsRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x37\n\tselection\x18\x02 \x01(\x0b\x32\x1e.micromodels.v1.LabelSelectionB\x04\xe2\x41\x01\x02\x12\x1a\n\rbase_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_base_revision\"E\n\x14\x44\x65leteLabelsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\x12\x16\n\x0elabel_revision\x18\x02 \x01(\x03*\x95\x01\n\x0bObjectState\x12\x1c\n\x18OBJECT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14OBJECT_STATE_VISIBLE\x10\x01\x12\x19\n\x15OBJECT_STATE_OCCLUDED\x10\x02\x12\x17\n\x13OBJECT_STATE_ABSENT\x10\x03\x12\x1a\n\x16OBJECT_STATE_UNCERTAIN\x10\x04*\x89\x01\n\x0eProvenanceKind\x12\x1f\n\x1bPROVENANCE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15PROVENANCE_KIND_HUMAN\x10\x01\x12\x19\n\x15PROVENANCE_KIND_MODEL\x10\x02\x12 \n\x1cPROVENANCE_KIND_INTERPOLATED\x10\x03\x32\x9e\x02\n\x0cLabelService\x12V\n\x0bWriteLabels\x12\".micromodels.v1.WriteLabelsRequest\x1a#.micromodels.v1.WriteLabelsResponse\x12[\n\x0cStreamLabels\x12#.micromodels.v1.StreamLabelsRequest\x1a$.micromodels.v1.StreamLabelsResponse0\x01\x12Y\n\x0c\x44\x65leteLabels\x12#.micromodels.v1.DeleteLabelsRequest\x1a$.micromodels.v1.DeleteLabelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amicromodels/v1/label.proto\x12\x0emicromodels.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x02\n\x05Label\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x03\x12-\n\x06object\x18\x02 \x01(\x0b\x32\x1b.micromodels.v1.ObjectLabelH\x00\x12\x36\n\x0b\x66rame_class\x18\x03 \x01(\x0b\x32\x1f.micromodels.v1.FrameClassLabelH\x00\x12\x17\n\nconfidence\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12.\n\nprovenance\x18\x05 \x01(\x0b\x32\x1a.micromodels.v1.Provenance\x12\x16\n\x08revision\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12,\n\x06review\x18\x07 \x01(\x0b\x32\x16.micromodels.v1.ReviewB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61uthor\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nwrite_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x42\t\n\x07subjectB\r\n\x0b_confidence\"\x87\x01\n\x06Review\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.micromodels.v1.ReviewState\x12\x0e\n\x06locked\x18\x02 \x01(\x08\x12\x10\n\x08reviewer\x18\x03 \x01(\t\x12/\n\x0breview_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x01\n\x0bObjectLabel\x12\x13\n\x05track\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cobject_class\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32\x1b.micromodels.v1.ObjectStateB\x04\xe2\x41\x01\x02\x12\"\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x13.micromodels.v1.BoxH\x00\x12*\n\x07polygon\x18\x05 \x01(\x0b\x32\x17.micromodels.v1.PolygonH\x00\x12$\n\x04mask\x18\x06 \x01(\x0b\x32\x14.micromodels.v1.MaskH\x00\x42\x07\n\x05shape\"=\n\x0f\x46rameClassLabel\x12\x19\n\x0b\x66rame_class\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07present\x18\x02 \x01(\x08\"5\n\x03\x42ox\x12\n\n\x02x1\x18\x01 \x01(\x01\x12\n\n\x02y1\x18\x02 \x01(\x01\x12\n\n\x02x2\x18\x03 \x01(\x01\x12\n\n\x02y2\x18\x04 \x01(\x01\"\x1e\n\x07Polygon\x12\x13\n\x0b\x63oordinates\x18\x01 \x03(\x01\";\n\x04Mask\x12\x11\n\theight_px\x18\x01 \x01(\x05\x12\x10\n\x08width_px\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\t\"K\n\nProvenance\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.micromodels.v1.ProvenanceKind\x12\x0f\n\x07version\x18\x02 \x01(\t\"R\n\x08LabelKey\x12\x13\n\x0b\x66rame_index\x18\x01 \x01(\x03\x12\x0f\n\x05track\x18\x02 \x01(\tH\x00\x12\x15\n\x0b\x66rame_class\x18\x03 \x01(\tH\x00\x42\t\n\x07subject\"t\n\x0eLabelSelection\x12\x13\n\x0bstart_frame\x18\x01 \x01(\x03\x12\x12\n\nstop_frame\x18\x02 \x01(\x03\x12\x0e\n\x06tracks\x18\x03 \x03(\t\x12\x13\n\x0b\x63lass_names\x18\x04 \x03(\t\x12\x14\n\x0c\x61nchors_only\x18\x05 \x01(\x08\"\xda\x01\n\x12WriteLabelsRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12%\n\x06labels\x18\x02 \x03(\x0b\x32\x15.micromodels.v1.Label\x12+\n\tdeletions\x18\x03 \x03(\x0b\x32\x18.micromodels.v1.LabelKey\x12\x1a\n\rbase_revision\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x10\n\x0e_base_revision\"\x8b\x01\n\x13WriteLabelsResponse\x12\x16\n\x0elabel_revision\x18\x01 \x01(\x03\x12\x15\n\rwritten_count\x18\x02 \x01(\x03\x12\x15\n\rdeleted_count\x18\x03 \x01(\x03\x12.\n\x0ckept_anchors\x18\x04 \x03(\x0b\x32\x18.micromodels.v1.LabelKey\"\x8e\x01\n\x13StreamLabelsRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x31\n\tselection\x18\x02 \x01(\x0b\x32\x1e.micromodels.v1.LabelSelection\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"k\n\x14StreamLabelsResponse\x12%\n\x06labels\x18\x01 \x03(\x0b\x32\x15.micromodels.v1.Label\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x16\n\x0elabel_revision\x18\x03 \x01(\x03\"\xac\x01\n\x13\x44\x65leteLabelsRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x37\n\tselection\x18\x02 \x01(\x0b\x32\x1e.micromodels.v1.LabelSelectionB\x04\xe2\x41\x01\x02\x12\x1a\n\rbase_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_base_revision\"E\n\x14\x44\x65leteLabelsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\x12\x16\n\x0elabel_revision\x18\x02 \x01(\x03*a\n\x0bReviewState\x12\x1c\n\x18REVIEW_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REVIEW_STATE_ACCEPTED\x10\x01\x12\x19\n\x15REVIEW_STATE_REJECTED\x10\x02*\x95\x01\n\x0bObjectState\x12\x1c\n\x18OBJECT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14OBJECT_STATE_VISIBLE\x10\x01\x12\x19\n\x15OBJECT_STATE_OCCLUDED\x10\x02\x12\x17\n\x13OBJECT_STATE_ABSENT\x10\x03\x12\x1a\n\x16OBJECT_STATE_UNCERTAIN\x10\x04*\x89\x01\n\x0eProvenanceKind\x12\x1f\n\x1bPROVENANCE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15PROVENANCE_KIND_HUMAN\x10\x01\x12\x19\n\x15PROVENANCE_KIND_MODEL\x10\x02\x12 \n\x1cPROVENANCE_KIND_INTERPOLATED\x10\x03\x32\x9e\x02\n\x0cLabelService\x12V\n\x0bWriteLabels\x12\".micromodels.v1.WriteLabelsRequest\x1a#.micromodels.v1.WriteLabelsResponse\x12[\n\x0cStreamLabels\x12#.micromodels.v1.StreamLabelsRequest\x1a$.micromodels.v1.StreamLabelsResponse0\x01\x12Y\n\x0c\x44\x65leteLabels\x12#.micromodels.v1.DeleteLabelsRequest\x1a$.micromodels.v1.DeleteLabelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LABEL'].fields_by_name['revision']._loaded_options = None
   _globals['_LABEL'].fields_by_name['revision']._serialized_options = b'\342A\001\003'
+  _globals['_LABEL'].fields_by_name['review']._loaded_options = None
+  _globals['_LABEL'].fields_by_name['review']._serialized_options = b'\342A\001\003'
+  _globals['_LABEL'].fields_by_name['author']._loaded_options = None
+  _globals['_LABEL'].fields_by_name['author']._serialized_options = b'\342A\001\003'
+  _globals['_LABEL'].fields_by_name['write_time']._loaded_options = None
+  _globals['_LABEL'].fields_by_name['write_time']._serialized_options = b'\342A\001\003'
   _globals['_OBJECTLABEL'].fields_by_name['track']._loaded_options = None
   _globals['_OBJECTLABEL'].fields_by_name['track']._serialized_options = b'\342A\001\002'
   _globals['_OBJECTLABEL'].fields_by_name['object_class']._loaded_options = None
@@ -51,40 +58,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETELABELSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\027\n\025micromodels.dev/Video'
   _globals['_DELETELABELSREQUEST'].fields_by_name['selection']._loaded_options = None
   _globals['_DELETELABELSREQUEST'].fields_by_name['selection']._serialized_options = b'\342A\001\002'
-  _globals['_OBJECTSTATE']._serialized_start=1959
-  _globals['_OBJECTSTATE']._serialized_end=2108
-  _globals['_PROVENANCEKIND']._serialized_start=2111
-  _globals['_PROVENANCEKIND']._serialized_end=2248
-  _globals['_LABEL']._serialized_start=107
-  _globals['_LABEL']._serialized_end=361
-  _globals['_OBJECTLABEL']._serialized_start=364
-  _globals['_OBJECTLABEL']._serialized_end=603
-  _globals['_FRAMECLASSLABEL']._serialized_start=605
-  _globals['_FRAMECLASSLABEL']._serialized_end=666
-  _globals['_BOX']._serialized_start=668
-  _globals['_BOX']._serialized_end=721
-  _globals['_POLYGON']._serialized_start=723
-  _globals['_POLYGON']._serialized_end=753
-  _globals['_MASK']._serialized_start=755
-  _globals['_MASK']._serialized_end=814
-  _globals['_PROVENANCE']._serialized_start=816
-  _globals['_PROVENANCE']._serialized_end=891
-  _globals['_LABELKEY']._serialized_start=893
-  _globals['_LABELKEY']._serialized_end=975
-  _globals['_LABELSELECTION']._serialized_start=977
-  _globals['_LABELSELECTION']._serialized_end=1093
-  _globals['_WRITELABELSREQUEST']._serialized_start=1096
-  _globals['_WRITELABELSREQUEST']._serialized_end=1314
-  _globals['_WRITELABELSRESPONSE']._serialized_start=1317
-  _globals['_WRITELABELSRESPONSE']._serialized_end=1456
-  _globals['_STREAMLABELSREQUEST']._serialized_start=1459
-  _globals['_STREAMLABELSREQUEST']._serialized_end=1601
-  _globals['_STREAMLABELSRESPONSE']._serialized_start=1603
-  _globals['_STREAMLABELSRESPONSE']._serialized_end=1710
-  _globals['_DELETELABELSREQUEST']._serialized_start=1713
-  _globals['_DELETELABELSREQUEST']._serialized_end=1885
-  _globals['_DELETELABELSRESPONSE']._serialized_start=1887
-  _globals['_DELETELABELSRESPONSE']._serialized_end=1956
-  _globals['_LABELSERVICE']._serialized_start=2251
-  _globals['_LABELSERVICE']._serialized_end=2537
+  _globals['_REVIEWSTATE']._serialized_start=2251
+  _globals['_REVIEWSTATE']._serialized_end=2348
+  _globals['_OBJECTSTATE']._serialized_start=2351
+  _globals['_OBJECTSTATE']._serialized_end=2500
+  _globals['_PROVENANCEKIND']._serialized_start=2503
+  _globals['_PROVENANCEKIND']._serialized_end=2640
+  _globals['_LABEL']._serialized_start=140
+  _globals['_LABEL']._serialized_end=516
+  _globals['_REVIEW']._serialized_start=519
+  _globals['_REVIEW']._serialized_end=654
+  _globals['_OBJECTLABEL']._serialized_start=657
+  _globals['_OBJECTLABEL']._serialized_end=896
+  _globals['_FRAMECLASSLABEL']._serialized_start=898
+  _globals['_FRAMECLASSLABEL']._serialized_end=959
+  _globals['_BOX']._serialized_start=961
+  _globals['_BOX']._serialized_end=1014
+  _globals['_POLYGON']._serialized_start=1016
+  _globals['_POLYGON']._serialized_end=1046
+  _globals['_MASK']._serialized_start=1048
+  _globals['_MASK']._serialized_end=1107
+  _globals['_PROVENANCE']._serialized_start=1109
+  _globals['_PROVENANCE']._serialized_end=1184
+  _globals['_LABELKEY']._serialized_start=1186
+  _globals['_LABELKEY']._serialized_end=1268
+  _globals['_LABELSELECTION']._serialized_start=1270
+  _globals['_LABELSELECTION']._serialized_end=1386
+  _globals['_WRITELABELSREQUEST']._serialized_start=1389
+  _globals['_WRITELABELSREQUEST']._serialized_end=1607
+  _globals['_WRITELABELSRESPONSE']._serialized_start=1610
+  _globals['_WRITELABELSRESPONSE']._serialized_end=1749
+  _globals['_STREAMLABELSREQUEST']._serialized_start=1752
+  _globals['_STREAMLABELSREQUEST']._serialized_end=1894
+  _globals['_STREAMLABELSRESPONSE']._serialized_start=1896
+  _globals['_STREAMLABELSRESPONSE']._serialized_end=2003
+  _globals['_DELETELABELSREQUEST']._serialized_start=2006
+  _globals['_DELETELABELSREQUEST']._serialized_end=2178
+  _globals['_DELETELABELSRESPONSE']._serialized_start=2180
+  _globals['_DELETELABELSRESPONSE']._serialized_end=2249
+  _globals['_LABELSERVICE']._serialized_start=2643
+  _globals['_LABELSERVICE']._serialized_end=2929
 # @@protoc_insertion_point(module_scope)

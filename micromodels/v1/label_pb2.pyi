@@ -6,6 +6,7 @@ Labels: what is on which frame, and who said so."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -18,6 +19,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReviewState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReviewStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVIEW_STATE_UNSPECIFIED: _ReviewState.ValueType  # 0
+    """Nobody has judged it."""
+    REVIEW_STATE_ACCEPTED: _ReviewState.ValueType  # 1
+    """It is right; no micro-model replaces it."""
+    REVIEW_STATE_REJECTED: _ReviewState.ValueType  # 2
+    """It is wrong; somebody should draw it."""
+
+class ReviewState(_ReviewState, metaclass=_ReviewStateEnumTypeWrapper):
+    """What can be said of a version of a label."""
+
+REVIEW_STATE_UNSPECIFIED: ReviewState.ValueType  # 0
+"""Nobody has judged it."""
+REVIEW_STATE_ACCEPTED: ReviewState.ValueType  # 1
+"""It is right; no micro-model replaces it."""
+REVIEW_STATE_REJECTED: ReviewState.ValueType  # 2
+"""It is wrong; somebody should draw it."""
+Global___ReviewState: _TypeAlias = ReviewState  # noqa: Y015
 
 class _ObjectState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -91,6 +116,9 @@ class Label(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    WRITE_TIME_FIELD_NUMBER: _builtins.int
     frame_index: _builtins.int
     """The frame, 0-based in display order."""
     confidence: _builtins.float
@@ -99,6 +127,8 @@ class Label(_message.Message):
     """
     revision: _builtins.int
     """The revision of the video that wrote it."""
+    author: _builtins.str
+    """Who wrote it, or who asked for the operation that did."""
     @_builtins.property
     def object(self) -> Global___ObjectLabel:
         """One object."""
@@ -111,6 +141,14 @@ class Label(_message.Message):
     def provenance(self) -> Global___Provenance:
         """Where it came from."""
 
+    @_builtins.property
+    def review(self) -> Global___Review:
+        """What reviewers have said of it; unset where nobody has and it is not locked."""
+
+    @_builtins.property
+    def write_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was written."""
+
     def __init__(
         self,
         *,
@@ -120,10 +158,13 @@ class Label(_message.Message):
         confidence: _builtins.float | None = ...,
         provenance: Global___Provenance | None = ...,
         revision: _builtins.int = ...,
+        review: Global___Review | None = ...,
+        author: _builtins.str = ...,
+        write_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "frame_class", b"frame_class", "object", b"object", "provenance", b"provenance", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "frame_class", b"frame_class", "object", b"object", "provenance", b"provenance", "review", b"review", "subject", b"subject", "write_time", b"write_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "frame_class", b"frame_class", "frame_index", b"frame_index", "object", b"object", "provenance", b"provenance", "revision", b"revision", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "author", b"author", "confidence", b"confidence", "frame_class", b"frame_class", "frame_index", b"frame_index", "object", b"object", "provenance", b"provenance", "review", b"review", "revision", b"revision", "subject", b"subject", "write_time", b"write_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
@@ -135,6 +176,42 @@ class Label(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
 
 Global___Label: _TypeAlias = Label  # noqa: Y015
+
+@_typing.final
+class Review(_message.Message):
+    """What reviewers have said of a label."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    LOCKED_FIELD_NUMBER: _builtins.int
+    REVIEWER_FIELD_NUMBER: _builtins.int
+    REVIEW_TIME_FIELD_NUMBER: _builtins.int
+    state: Global___ReviewState.ValueType
+    """The judgement of this version of the label; a new version has none."""
+    locked: _builtins.bool
+    """Whether micro-models are kept off this key, whatever stands there. A lock goes over to new versions."""
+    reviewer: _builtins.str
+    """Who judged."""
+    @_builtins.property
+    def review_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___ReviewState.ValueType = ...,
+        locked: _builtins.bool = ...,
+        reviewer: _builtins.str = ...,
+        review_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review_time", b"review_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locked", b"locked", "review_time", b"review_time", "reviewer", b"reviewer", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Review: _TypeAlias = Review  # noqa: Y015
 
 @_typing.final
 class ObjectLabel(_message.Message):
@@ -464,7 +541,9 @@ class WriteLabelsResponse(_message.Message):
     """How many were deleted."""
     @_builtins.property
     def kept_anchors(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelKey]:
-        """Keys for which the request had a label that is not human while a person's label is there: that one was kept."""
+        """Keys for which the request had a label that is not human while a person's label, an accepted or a locked one is
+        there: that one was kept.
+        """
 
     def __init__(
         self,

@@ -29,7 +29,9 @@ class LabelServiceStub:
     """Writes and reads labels.
 
     A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one, only WriteLabels and DeleteLabels do.
+    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
+    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
+    accepted or locked.
     """
 
     def __init__(self, channel):
@@ -59,7 +61,9 @@ class LabelServiceServicer:
     """Writes and reads labels.
 
     A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one, only WriteLabels and DeleteLabels do.
+    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
+    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
+    accepted or locked.
     """
 
     def WriteLabels(self, request, context):
@@ -118,7 +122,9 @@ class LabelService:
     """Writes and reads labels.
 
     A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one, only WriteLabels and DeleteLabels do.
+    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
+    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
+    accepted or locked.
     """
 
     @staticmethod

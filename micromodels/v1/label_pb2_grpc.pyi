@@ -30,7 +30,9 @@ class LabelServiceStub:
     """Writes and reads labels.
 
     A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one, only WriteLabels and DeleteLabels do.
+    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
+    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
+    accepted or locked.
     """
 
     @_typing.overload
@@ -56,7 +58,9 @@ class LabelServiceAsyncStub(LabelServiceStub):
     """Writes and reads labels.
 
     A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one, only WriteLabels and DeleteLabels do.
+    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
+    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
+    accepted or locked.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -78,7 +82,9 @@ class LabelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Writes and reads labels.
 
     A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one, only WriteLabels and DeleteLabels do.
+    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
+    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
+    accepted or locked.
     """
 
     @_abc_1.abstractmethod

@@ -16,9 +16,10 @@ from service.access.roles import Permission
 __all__ = ["RULES", "Rule", "Subject", "subject_of"]
 
 _PROJECT = re.compile(r"projects/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)((?:/[A-Za-z]+/[a-z0-9-]{1,63})*)(?:/.*)?", re.S)
-_READ, _WORK, _CURATE, _MANAGE, _SERVER = (
+_READ, _WORK, _REVIEW, _CURATE, _MANAGE, _SERVER = (
     Permission.READ,
     Permission.WORK,
+    Permission.REVIEW,
     Permission.CURATE,
     Permission.MANAGE,
     Permission.SERVER,
@@ -103,6 +104,37 @@ RULES: Mapping[str, Rule] = {
             "StopEarly": Rule(_WORK),
             "WatchTraining": Rule(_READ),
             "AutoLabel": Rule(_WORK, "parent"),
+        },
+    ),
+    **_service(
+        "micromodels.v1.CorrectionService",
+        {
+            "CorrectLabels": Rule(_WORK, "parent"),
+            "SuggestFrames": Rule(_READ, "parent"),
+            "ListSuspectedSwaps": Rule(_READ, "parent"),
+            "ListSceneCuts": Rule(_READ, "parent"),
+        },
+    ),
+    **_service(
+        "micromodels.v1.TrackService",
+        {name: Rule(_WORK, "parent") for name in ("SwapTracks", "SplitTrack", "MergeTracks", "DeleteTrack")},
+    ),
+    **_service(
+        "micromodels.v1.ReviewService",
+        {
+            "ReviewLabels": Rule(_REVIEW, "parent"),
+            "AcceptLabels": Rule(_REVIEW, "parent"),
+            "CreateComment": Rule(_WORK, "parent"),
+            "ListComments": Rule(_READ, "parent"),
+            "DeleteComment": Rule(_WORK),
+        },
+    ),
+    **_service(
+        "micromodels.v1.HistoryService",
+        {
+            "ListLabelHistory": Rule(_READ, "parent"),
+            "ListChanges": Rule(_READ, "parent"),
+            "UndoChange": Rule(_WORK, "parent"),  # of one's own change
         },
     ),
     **_service(

@@ -12,22 +12,29 @@ from grpc_reflection.v1alpha import reflection
 from micromodels.errors import FailedPrecondition
 from micromodels.v1 import (
     access_pb2_grpc,
+    correction_pb2_grpc,
     file_pb2_grpc,
+    history_pb2_grpc,
     label_pb2_grpc,
     labeling_pb2_grpc,
     micro_model_pb2_grpc,
     project_pb2_grpc,
+    review_pb2_grpc,
+    track_pb2_grpc,
     video_pb2_grpc,
 )
 from service.access.transport import PLAIN, Transport
 from service.api.access import AccessServicer
+from service.api.corrections import CorrectionServicer
 from service.api.guard import Guard
+from service.api.history import HistoryServicer, TrackServicer
 from service.api.interceptor import CallInterceptor
 from service.api.labeling import LabelingServicer
 from service.api.labels import LabelServicer
 from service.api.micro_models import FileServicer, MicroModelServicer
 from service.api.operations import OperationsServicer, Results
 from service.api.projects import ProjectServicer
+from service.api.reviews import ReviewServicer
 from service.api.threads import Backend
 from service.api.videos import VideoServicer
 from service.store import Store
@@ -37,11 +44,15 @@ __all__ = ["SERVICES", "ApiServer"]
 SERVICES = (
     "google.longrunning.Operations",
     "micromodels.v1.AccessService",
+    "micromodels.v1.CorrectionService",
     "micromodels.v1.FileService",
+    "micromodels.v1.HistoryService",
     "micromodels.v1.LabelService",
     "micromodels.v1.LabelingService",
     "micromodels.v1.MicroModelService",
     "micromodels.v1.ProjectService",
+    "micromodels.v1.ReviewService",
+    "micromodels.v1.TrackService",
     "micromodels.v1.VideoService",
 )
 """Full names of the services that health and reflection tell of."""
@@ -98,6 +109,10 @@ class ApiServer:
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(LabelingServicer(self._backend, results), self._server)
         micro_model_pb2_grpc.add_MicroModelServiceServicer_to_server(MicroModelServicer(self._backend), self._server)
         access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(self._backend), self._server)
+        correction_pb2_grpc.add_CorrectionServiceServicer_to_server(CorrectionServicer(self._backend), self._server)
+        history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(self._backend), self._server)
+        track_pb2_grpc.add_TrackServiceServicer_to_server(TrackServicer(self._backend), self._server)
+        review_pb2_grpc.add_ReviewServiceServicer_to_server(ReviewServicer(self._backend), self._server)
         file_pb2_grpc.add_FileServiceServicer_to_server(FileServicer(self._backend), self._server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._backend, results), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

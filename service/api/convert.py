@@ -29,6 +29,7 @@ from service.store import (
     LabelRecord,
     ModelVersion,
     Project,
+    ReviewState,
     Upload,
     UploadState,
     VideoRecord,
@@ -47,6 +48,7 @@ __all__ = [
     "operation_metadata",
     "progress_message",
     "project_message",
+    "timestamp",
     "upload_message",
     "video_message",
     "wire_label",
@@ -72,6 +74,11 @@ _KINDS: dict[JobKind, labeling_pb2.OperationKind.ValueType] = {
     JobKind.AUTO_LABEL: labeling_pb2.OPERATION_KIND_AUTO_LABEL,
     JobKind.EXPORT: labeling_pb2.OPERATION_KIND_EXPORT,
 }
+_REVIEWS: dict[ReviewState, label_pb2.ReviewState.ValueType] = {
+    ReviewState.NONE: label_pb2.REVIEW_STATE_UNSPECIFIED,
+    ReviewState.ACCEPTED: label_pb2.REVIEW_STATE_ACCEPTED,
+    ReviewState.REJECTED: label_pb2.REVIEW_STATE_REJECTED,
+}
 _STATES: dict[JobState, labeling_pb2.OperationState.ValueType] = {
     JobState.QUEUED: labeling_pb2.OPERATION_STATE_QUEUED,
     JobState.LEASED: labeling_pb2.OPERATION_STATE_QUEUED,  # who holds a job that has not begun is nobody's business
@@ -88,7 +95,8 @@ EXPORT_FORMATS: dict[int, str] = {
 """Formats of the API, and what the jobs call them."""
 
 
-def _time(moment: datetime) -> Timestamp:
+def timestamp(moment: datetime) -> Timestamp:
+    """An instant."""
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
@@ -99,8 +107,8 @@ def project_message(project: Project) -> project_pb2.Project:
     message = ontology_to_message(project.ontology)
     message.name = names.PROJECT.format(project.project_id)
     message.display_name, message.etag = project.display_name, project.etag
-    message.create_time.CopyFrom(_time(project.created_at))
-    message.update_time.CopyFrom(_time(project.updated_at))
+    message.create_time.CopyFrom(timestamp(project.created_at))
+    message.update_time.CopyFrom(timestamp(project.updated_at))
     return message
 
 
@@ -126,7 +134,7 @@ def video_message(video: VideoRecord, table: Mapping[str, Any] | None = None) ->
         error=video.error,
         label_revision=video.label_revision,
         size_bytes=video.size_bytes,
-        create_time=_time(video.created_at),
+        create_time=timestamp(video.created_at),
     )
     if video.state is VideoState.READY:
         summary = message.frame_table
@@ -196,6 +204,13 @@ def label_record_message(project_id: str, record: LabelRecord) -> label_pb2.Labe
     assert record.label is not None
     message = label_to_message(record.label, record.revision)
     message.provenance.version = names.provenance_to_wire(project_id, message.provenance.version)
+    message.author = record.author
+    message.write_time.CopyFrom(timestamp(record.written_at))
+    if record.review or record.locked:
+        message.review.state, message.review.locked = _REVIEWS[record.review], record.locked
+        message.review.reviewer = record.reviewed_by
+        if record.reviewed_at is not None:
+            message.review.review_time.CopyFrom(timestamp(record.reviewed_at))
     return message
 
 
@@ -214,7 +229,7 @@ def model_message(model: ModelVersion) -> micro_model_pb2.MicroModelVersion:
         recipe=model.recipe,
         metrics={name: float(value) for name, value in model.metrics.items() if _is_number(value)},
         operation=names.OPERATION.format(model.project_id, model.job_id) if model.job_id else "",
-        create_time=_time(model.created_at),
+        create_time=timestamp(model.created_at),
     )
     for video_id, revision in model.label_revisions.items():
         message.seen_labels.add(video=names.VIDEO.format(model.project_id, video_id), label_revision=revision)
@@ -253,9 +268,9 @@ def operation_metadata(job: Job) -> labeling_pb2.OperationMetadata:
         kind=_KINDS[job.kind],
         state=_STATES[job.state],
         video=names.VIDEO.format(job.project_id, job.video_id) if job.video_id else "",
-        create_time=_time(job.created_at),
-        start_time=_time(job.started_at) if job.started_at else None,
-        end_time=_time(job.ended_at) if job.ended_at else None,
+        create_time=timestamp(job.created_at),
+        start_time=timestamp(job.started_at) if job.started_at else None,
+        end_time=timestamp(job.ended_at) if job.ended_at else None,
         experiments=[_experiment(payload) for payload in progress.get("experiments", ())],
         warnings=progress.get("warnings", ()),
         stop_early=job.finish_early,
@@ -275,7 +290,7 @@ def operation_metadata(job: Job) -> labeling_pb2.OperationMetadata:
 
 def progress_message(event: JobEvent, picture: bytes = b"") -> labeling_pb2.Progress | None:
     """What a job reported; None for a kind of event that callers are not told."""
-    message = labeling_pb2.Progress(event_time=_time(event.created_at))
+    message = labeling_pb2.Progress(event_time=timestamp(event.created_at))
     payload = event.payload
     if event.kind == "state":
         message.state = _STATES[JobState(payload["state"])]

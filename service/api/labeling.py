@@ -80,7 +80,8 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         project_id, video_id = names.VIDEO.parse(request.video, "video")
         if request.format not in EXPORT_FORMATS:
             raise InvalidInput("format", request.format, ", ".join(EXPORT_FORMATS.values()))
-        return await self._submit(project_id, ExportSpec(video_id, EXPORT_FORMATS[request.format]), request.request_id)
+        spec = ExportSpec(video_id, EXPORT_FORMATS[request.format])
+        return await self._submit(project_id, spec, request.request_id)
 
     async def StopEarly(self, request: labeling_pb2.StopEarlyRequest, context: Context) -> operations_pb2.Operation:
         """See the proto."""
@@ -121,7 +122,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
                 video_id = response
             else:
                 yield response
-        job = await self._run(self._start, project_id, video_id, seeds, spec, request.request_id)
+        job = await self._run(self._start, (project_id, video_id), seeds, spec, request.request_id)
         yield labeling_pb2.AutoLabelResponse(operation=operation_message(job), resume_token=request.resume_token)
         async for event in self._backend.events(project_id, job.job_id, after=position.get("event", 0)):
             progress = await self._progress(event, request.flip_book)
@@ -166,11 +167,9 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         await self._run(self._succeeded, project_id, job.job_id)
         yield video.video_id
 
-    def _start(
-        self, project_id: str, video_id: str, seeds: list[AnyLabel], spec: AutoLabelSpec, request_id: str
-    ) -> Job:
+    def _start(self, ids: tuple[str, str], seeds: list[AnyLabel], spec: AutoLabelSpec, request_id: str) -> Job:
+        project_id, video_id = ids
         if seeds:
-            ids = (project_id, video_id)
             write_checked(self._store, ids, seeds, "seeds", request_id=_part(request_id, "seeds"))
         settings = {name: getattr(spec, name) for name in _SETTINGS}
         return submit(

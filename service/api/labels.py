@@ -16,9 +16,18 @@ from service.api import names
 from service.api.convert import key_from_message, key_to_message, label_record_message, wire_label
 from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token
+from service.history import ChangeKind
 from service.store import LabelKey, LabelRecord, Store, VideoRecord, VideoState, WriteResult
 
-__all__ = ["MAX_LABELS", "LabelServicer", "label_batches", "parse_labels", "write_checked"]
+__all__ = [
+    "MAX_LABELS",
+    "LabelServicer",
+    "check_count",
+    "label_batches",
+    "parse_labels",
+    "selection_query",
+    "write_checked",
+]
 
 MAX_LABELS = 10_000
 _MAX_NAMES = 1000
@@ -53,10 +62,10 @@ class LabelServicer(label_pb2_grpc.LabelServiceServicer):
     def _write(self, request: label_pb2.WriteLabelsRequest) -> WriteResult:
         ids = names.VIDEO.parse(request.parent, "parent")
         labels = parse_labels(request.labels, "labels")
-        _check_count("deletions", len(request.deletions), MAX_LABELS)
+        check_count("deletions", len(request.deletions), MAX_LABELS)
         deletes = [key_from_message(key, f"deletions[{index}]") for index, key in enumerate(request.deletions)]
         base = request.base_revision if request.HasField("base_revision") else None
-        return write_checked(self._store, ids, labels, "labels", deletes, base, request.request_id)
+        return write_checked(self._store, ids, labels, "labels", deletes, base, request_id=request.request_id)
 
     async def StreamLabels(
         self, request: label_pb2.StreamLabelsRequest, context: Context
@@ -67,7 +76,7 @@ class LabelServicer(label_pb2_grpc.LabelServiceServicer):
         position = decode_token("resume_token", request.resume_token, binding)
         after = LabelKey(*position) if position else None
         video = await self._run(self._store.videos.get, *ids)
-        query = _query(request.selection, video)
+        query = selection_query(request.selection, video)
         async for labels, last in label_batches(self._backend, ids, after, query):
             token = encode_token(binding, [last.frame, last.is_frame_class, last.name])
             yield label_pb2.StreamLabelsResponse(labels=labels, resume_token=token, label_revision=video.label_revision)
@@ -83,7 +92,7 @@ class LabelServicer(label_pb2_grpc.LabelServiceServicer):
         project_id, video_id = names.VIDEO.parse(request.parent, "parent")
         if not request.HasField("selection"):
             raise InvalidInput("selection", None, "a selection, which may be empty to pick every label")
-        query = _query(request.selection, self._store.videos.get(project_id, video_id))
+        query = selection_query(request.selection, self._store.videos.get(project_id, video_id))
         keys = [record.key for record in self._store.labels.stream(project_id, video_id, **query)]
         base = request.base_revision if request.HasField("base_revision") else None
         return self._store.labels.write(
@@ -98,7 +107,7 @@ def parse_labels(messages: Sequence[label_pb2.Label], where: str) -> list[AnyLab
         InvalidInput: too many, or a field holds what is not allowed.
         OutOfRange: a frame is negative.
     """
-    _check_count(where, len(messages), MAX_LABELS)
+    check_count(where, len(messages), MAX_LABELS)
     return [wire_label(message, f"{where}[{index}]") for index, message in enumerate(messages)]
 
 
@@ -109,7 +118,9 @@ def write_checked(
     where: str,
     deletes: Sequence[LabelKey] = (),
     base_revision: int | None = None,
+    *,
     request_id: str = "",
+    kind: ChangeKind = ChangeKind.WRITE,
 ) -> WriteResult:
     """Write labels that fit the video; errors name the label's place in the field ``where``.
 
@@ -134,6 +145,7 @@ def write_checked(
             deletes=deletes,
             base_revision=base_revision,
             request_id=request_id,
+            kind=kind,
         )
     except InvalidInput as error:
         found = re.fullmatch(r"labels\[(\d+)\]\.(.+)", error.field)
@@ -164,8 +176,14 @@ def _batch(project_id: str, records: Iterator[LabelRecord]) -> tuple[list[label_
     return (labels, record.key) if labels else None
 
 
-def _query(selection: label_pb2.LabelSelection, video: VideoRecord) -> dict[str, Any]:
-    """A selection as arguments of ``Labels.stream``."""
+def selection_query(selection: label_pb2.LabelSelection, video: VideoRecord) -> dict[str, Any]:
+    """A selection as arguments of ``Labels.stream`` and ``Reviews.review``.
+
+    Raises:
+        FailedPrecondition: the video is not ready.
+        InvalidInput: an empty range, or too many names.
+        OutOfRange: a frame that the video does not have.
+    """
     if video.state is not VideoState.READY:
         raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}; it has no labels yet")
     count = video.frame_count
@@ -176,8 +194,8 @@ def _query(selection: label_pb2.LabelSelection, video: VideoRecord) -> dict[str,
         raise OutOfRange("selection.stop_frame", stop, f"0 for the end, or {start + 1} to {count}")
     if stop <= start:
         raise InvalidInput("selection.stop_frame", stop, f"0 for the end, or {start + 1} to {count}")
-    _check_count("selection.tracks", len(selection.tracks), _MAX_NAMES)
-    _check_count("selection.class_names", len(selection.class_names), _MAX_NAMES)
+    check_count("selection.tracks", len(selection.tracks), _MAX_NAMES)
+    check_count("selection.class_names", len(selection.class_names), _MAX_NAMES)
     return {
         "frames": range(start, stop),
         "names": tuple(selection.tracks),
@@ -186,7 +204,12 @@ def _query(selection: label_pb2.LabelSelection, video: VideoRecord) -> dict[str,
     }
 
 
-def _check_count(field: str, count: int, most: int) -> None:
+def check_count(field: str, count: int, most: int) -> None:
+    """Refuse too long a list.
+
+    Raises:
+        InvalidInput: it is.
+    """
     if count > most:
         raise InvalidInput(field, f"{count} items", f"at most {most}")
 

@@ -7,6 +7,7 @@ import re
 from micromodels.errors import InvalidInput
 
 __all__ = [
+    "COMMENT",
     "EXPORT_FILE",
     "LATEST",
     "MEMBER",
@@ -21,6 +22,7 @@ __all__ = [
     "Template",
     "provenance_from_wire",
     "provenance_to_wire",
+    "video_ids",
 ]
 
 _LONGEST = 1000
@@ -76,8 +78,20 @@ MICRO_MODEL = Template("projects/{project}/microModels/{micro_model}")
 MODEL_VERSION = Template("projects/{project}/microModels/{micro_model}/versions/{version}")
 MEMBER = Template("projects/{project}/members/{member}")
 TOKEN = Template("tokens/{token}")
+COMMENT = Template("projects/{project}/videos/{video}/comments/{comment}")
 EXPORT_FILE = Template("projects/{project}/operations/{operation}/files/{file}")
 MODEL_FILE = Template("projects/{project}/microModels/{micro_model}/versions/{version}/files/{file}")
+
+
+def video_ids(name: str, field: str = "parent") -> tuple[str, str]:
+    """Project and video of a video's name.
+
+    Raises:
+        InvalidInput: it is not a name of this kind.
+    """
+    project_id, video_id = VIDEO.parse(name, field)
+    return project_id, video_id
+
 
 _SHORT = re.compile(r"([a-z0-9-]{1,63})@([0-9]{1,9})")
 

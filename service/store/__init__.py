@@ -36,6 +36,7 @@ from service.records import (
     Orders,
     Page,
     Project,
+    ReviewState,
     Upload,
     UploadState,
     VideoRecord,
@@ -48,11 +49,14 @@ from service.store.access import Access
 from service.store.audit import Audit
 from service.store.blobs import Blobs, disk_errors
 from service.store.database import Database, database_url, now
+from service.store.history import History
 from service.store.labels import Labels
 from service.store.ledger import Jobs, Watch
 from service.store.models import Models
 from service.store.objects import ObjectStore
 from service.store.projects import Projects
+from service.store.reviews import Reviews
+from service.store.tracks import Tracks
 from service.store.videos import Uploads, Videos
 
 __all__ = [
@@ -77,6 +81,7 @@ __all__ = [
     "Orders",
     "Page",
     "Project",
+    "ReviewState",
     "Store",
     "Upload",
     "UploadState",
@@ -101,6 +106,9 @@ class Store:
         videos: see ``Videos``.
         uploads: see ``Uploads``.
         labels: see ``Labels``.
+        history: see ``History``.
+        reviews: see ``Reviews``.
+        tracks: see ``Tracks``.
         jobs: see ``Jobs``; API operations are jobs.
         models: see ``Models``.
         blobs: see ``Blobs``.
@@ -116,6 +124,9 @@ class Store:
         self.videos = Videos(database, self.blobs, settings)
         self.uploads = Uploads(database, self.blobs, settings)
         self.labels = Labels(database)
+        self.history = History(database)
+        self.reviews = Reviews(database)
+        self.tracks = Tracks(database)
         self.jobs = Jobs(database)
         self.models = Models(database, self.blobs)
         self.clock = SteadyClock(_last_instant(database))

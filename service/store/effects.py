@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.errors import NotFound
+from service.history import Act, ChangeKind
 from service.records import Effects, JobKind, JobState, NewEvent, VideoState
 from service.store import schema
 from service.store.database import now
@@ -41,8 +42,8 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
     if effects.labels or effects.frame_table is not None:
         video = _job_video(connection, row)
         if effects.labels:
-            changes = label_changes(effects.labels)
-            written = write_labels(connection, video, changes, author=row.author, job_id=row.job_id)
+            act = Act(row.author, ChangeKind.PROPAGATE, row.job_id)
+            written = write_labels(connection, video, label_changes(effects.labels), act)
             values["result"] = {**values.get("result", row.result), "revision": written.revision}
         if effects.frame_table is not None:
             _make_ready(connection, video, effects.frame_table)

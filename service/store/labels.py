@@ -2,15 +2,15 @@
 
 Two rules hold for every write, whoever calls:
 
-- Anchors are inviolable: a label of a model never replaces a human one.
+- Anchors are inviolable: a label of a model never replaces a human one, nor one that a reviewer accepted or locked.
 - A write that says which revision it was based on does not bury what somebody wrote after that revision. A human write
   conflicts with newer human writes only (over a model's label it always wins); a model's write conflicts with any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,20 +20,23 @@ from micromodels.types import AnyLabel, Label, Ontology, shape_kind
 from service.access.calls import note
 from service.codec import decode_label, decode_ontology, encode_label
 from service.errors import RevisionConflict
-from service.records import LabelKey, LabelRecord, VideoState, WriteResult
+from service.history import Act, ChangeKind
+from service.records import LabelKey, LabelRecord, ReviewState, VideoState, WriteResult
 from service.store import schema
+from service.store.changes import human_revisions, record_change
 from service.store.database import Database, now, once
 from service.store.projects import project_row
 from service.store.videos import video_row
 
-__all__ = ["LabelChange", "Labels", "label_changes", "write_labels"]
+__all__ = ["LabelChange", "Labels", "current_rows", "label_changes", "label_record", "write_labels"]
 
 _PAGE_ROWS = 500
 _FRAMES_AT_ONCE = 500
 _TABLE = schema.labels
 _KEY_COLUMNS = (_TABLE.c.frame, _TABLE.c.is_frame_class, _TABLE.c.name)
 _HEAD_COLUMNS: list[sa.Column[Any]] = [_TABLE.c.key, *_KEY_COLUMNS, _TABLE.c.class_name]
-_HEAD_COLUMNS += [_TABLE.c.revision, _TABLE.c.by_human, _TABLE.c.payload]
+_HEAD_COLUMNS += [_TABLE.c.revision, _TABLE.c.by_human, _TABLE.c.payload, _TABLE.c.review, _TABLE.c.locked]
+_HEAD_COLUMNS += [_TABLE.c.origin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class LabelChange:
     class_name: str
     by_human: bool
     payload: str | None
+    origin: int | None = None
+    """The row that this one repeats; None for something new."""
+    review: Mapping[str, Any] = field(default_factory=dict)
+    """Columns of the judgement and the lock that come with it; empty for none and for the lock that is there."""
 
 
 class Labels:
@@ -62,6 +69,7 @@ class Labels:
         deletes: Sequence[LabelKey] = (),
         base_revision: int | None = None,
         request_id: str = "",
+        kind: ChangeKind = ChangeKind.WRITE,
     ) -> WriteResult:
         """Write a batch: all of it or, on an error, nothing. Deleting is a human act.
 
@@ -73,6 +81,7 @@ class Labels:
             deletes: keys to delete; those that have no label are passed over.
             base_revision: the revision that the caller saw; None not to check.
             request_id: the same one with the same body gives the same answer and writes nothing again.
+            kind: ``WRITE`` or ``CORRECT``.
 
         Raises:
             AlreadyExists: the request id was used with another body.
@@ -89,16 +98,39 @@ class Labels:
             if video.state != VideoState.READY.value:
                 raise FailedPrecondition(f"video {video_id!r} is {video.state}; labels need a ready one")
             _check(labels, changes, video, decode_ontology(project_row(connection, project_id).ontology))
-            result = write_labels(connection, video, changes, author=author, base_revision=base_revision)
+            result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
             note(revision=result.revision, written=result.written, deleted=result.deleted)
             kept = [[key.frame, key.is_frame_class, key.name] for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 
         body = [[(str(c.key), c.payload) for c in changes], base_revision, author]
         with self._database.begin(write=True) as connection:
-            answer = once(connection, f"labels.write/{project_id}/{video_id}", request_id, body, act)
+            answer = once(connection, f"labels.{kind.value}/{project_id}/{video_id}", request_id, body, act)
         kept = tuple(LabelKey(*key) for key in answer["kept"])
         return WriteResult(answer["revision"], answer["written"], answer["deleted"], kept)
+
+    def recompute(
+        self, project_id: str, video_id: str, labels: Sequence[AnyLabel], gone: Sequence[LabelKey], act: Act
+    ) -> WriteResult:
+        """Store what a micro-model made anew after a correction.
+
+        Anchors, accepted and locked labels and whatever people did after ``act.parent`` stay as they are, and what has
+        not changed is not written again.
+
+        Args:
+            project_id: the video's project.
+            video_id: which video.
+            labels: predictions; human labels among them (anchors passed through) are left out.
+            gone: keys that have no label any more.
+            act: of kind ``RECOMPUTE``.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        changes = label_changes(labels)
+        changes += [LabelChange(key, "", False, None) for key in gone]
+        with self._database.begin(write=True) as connection:
+            return write_labels(connection, video_row(connection, project_id, video_id, lock=True), changes, act)
 
     def revision(self, project_id: str, video_id: str) -> int:
         """The newest revision of a video's labels; 0 before the first write.
@@ -163,23 +195,11 @@ class Labels:
             with self._database.begin() as connection:
                 rows = connection.execute(page).all()
             for row in rows:
-                record = _record(row)
+                record = label_record(row)
                 yield record
                 after = record.key
             if len(rows) < _PAGE_ROWS:
                 return
-
-    def history(self, project_id: str, video_id: str, key: LabelKey) -> list[LabelRecord]:
-        """Every version of one label, oldest first, deletions included.
-
-        Raises:
-            NotFound: there is no such video.
-        """
-        with self._database.begin() as connection:
-            video = video_row(connection, project_id, video_id)
-            query = sa.select(_TABLE).where(_TABLE.c.video == video.key, _TABLE.c.frame == key.frame)
-            query = query.where(_TABLE.c.is_frame_class == key.is_frame_class, _TABLE.c.name == key.name)
-            return [_record(row) for row in connection.execute(query.order_by(_TABLE.c.revision))]
 
     def anchors(self, project_id: str, video_id: str) -> tuple[list[AnyLabel], int]:
         """All human labels of a video in order of frames, and the revision they belong to.
@@ -190,14 +210,25 @@ class Labels:
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
             query = sa.select(_TABLE).where(schema.IS_ANCHOR, _TABLE.c.video == video.key).order_by(*_KEY_COLUMNS)
-            records = [_record(row) for row in connection.execute(query)]
+            records = [label_record(row) for row in connection.execute(query)]
         return [record.label for record in records if record.label is not None], int(video.label_revision)
 
 
-def _record(row: sa.Row[Any]) -> LabelRecord:
+def label_record(row: sa.Row[Any]) -> LabelRecord:
+    """A row of the table of labels."""
     key = LabelKey(row.frame, row.is_frame_class, row.name)
-    label = None if row.payload is None else decode_label(key, row.payload)
-    return LabelRecord(key, label, row.revision, row.author, row.written_at, row.job_id)
+    return LabelRecord(
+        key=key,
+        label=None if row.payload is None else decode_label(key, row.payload),
+        revision=row.revision,
+        author=row.author,
+        written_at=row.written_at,
+        job_id=row.job_id,
+        review=ReviewState(row.review),
+        reviewed_by=row.reviewed_by,
+        reviewed_at=row.reviewed_at,
+        locked=row.locked,
+    )
 
 
 def label_changes(labels: Iterable[AnyLabel], deletes: Iterable[LabelKey] = ()) -> list[LabelChange]:
@@ -244,29 +275,29 @@ def write_labels(
     connection: sa.Connection,
     video: sa.Row[Any],
     changes: Sequence[LabelChange],
+    act: Act,
     *,
-    author: str,
-    job_id: str = "",
     base_revision: int | None = None,
 ) -> WriteResult:
-    """Write labels in the caller's transaction; see ``Labels.write``. A job's unchanged labels are not written again.
+    """Write labels in the caller's transaction; see ``Labels.write``. What a machine finds unchanged is not written.
 
     Args:
         connection: a writing transaction.
         video: the locked row of the video.
-        changes: from ``label_changes``.
-        author: who writes.
-        job_id: the job that writes; its human labels (anchors passed through) are left out.
+        changes: from ``label_changes``; a machine's human labels (anchors passed through) are left out.
+        act: who writes and why.
         base_revision: None not to check.
 
     Raises:
         RevisionConflict: keys changed after ``base_revision``.
     """
-    if job_id:
+    machine = act.kind.is_machine
+    if machine:
         changes = [change for change in changes if not change.by_human]
     if base_revision is not None and base_revision > video.label_revision:  # the caller saw what a restore undid
         raise RevisionConflict((), int(video.label_revision))
-    current = _current(connection, video.key, {change.key.frame for change in changes})
+    current = current_rows(connection, video.key, {change.key.frame for change in changes})
+    since = human_revisions(connection, video.key, act.parent) if act.parent else frozenset()
     todo: list[LabelChange] = []
     kept: list[LabelKey] = []
     conflicts: list[LabelKey] = []
@@ -275,26 +306,42 @@ def write_labels(
         if old is None:
             if change.payload is not None:
                 todo.append(change)
-        elif base_revision is not None and old.revision > base_revision and (old.by_human or not change.by_human):
+        elif base_revision is not None and old.revision > base_revision and _buries(change, old, act):
             conflicts.append(change.key)
-        elif old.by_human and old.payload is not None and not change.by_human:
+        elif old.revision in since or (not change.by_human and not act.kind.moves_labels and _is_held(old)):
             kept.append(change.key)
-        elif not (change.payload == old.payload and (job_id or change.payload is None)):
+        elif not (change.payload == old.payload and (machine or change.payload is None)):
             todo.append(change)
     if conflicts:
         raise RevisionConflict(tuple(sorted(conflicts)), int(video.label_revision))
     revision = int(video.label_revision)
     if todo:
         revision += 1
-        _append(connection, video.key, todo, current, {"revision": revision, "author": author, "job_id": job_id})
-        videos = schema.videos
-        connection.execute(videos.update().where(videos.c.key == video.key).values(label_revision=revision))
+        stamp = {"revision": revision, "author": act.author, "job_id": act.job_id}
+        _append(connection, video.key, todo, current, stamp)
+        record_change(connection, video.key, revision, act, len(todo))
     deleted = sum(change.payload is None for change in todo)
     return WriteResult(revision, len(todo) - deleted, deleted, tuple(sorted(kept)))
 
 
-def _current(connection: sa.Connection, video: int, frames: set[int]) -> dict[LabelKey, sa.Row[Any]]:
-    """Current rows on some frames, deletions included."""
+def _buries(change: LabelChange, old: sa.Row[Any], act: Act) -> bool:
+    """Whether a change would hide something newer that its writer should have seen."""
+    return bool(old.by_human) or not change.by_human or act.kind.moves_labels
+
+
+def _stays_locked(change: LabelChange, old: sa.Row[Any] | None) -> bool:
+    """A lock goes over to the next version; it ends with a deletion, or when a person draws where one was."""
+    return bool(old is not None and old.locked and old.payload is not None and change.payload is not None)
+
+
+def _is_held(old: sa.Row[Any]) -> bool:
+    """Whether people have decided what stands here."""
+    decided = old.by_human or old.review == ReviewState.ACCEPTED
+    return bool(old.locked or (decided and old.payload is not None))
+
+
+def current_rows(connection: sa.Connection, video: int, frames: set[int]) -> dict[LabelKey, sa.Row[Any]]:
+    """Current rows on some frames, deletions included, without author and time."""
     ordered = sorted(frames)
     found: dict[LabelKey, sa.Row[Any]] = {}
     for start in range(0, len(ordered), _FRAMES_AT_ONCE):
@@ -328,6 +375,9 @@ def _append(
             "is_current": True,
             "by_human": change.by_human,
             "payload": change.payload,
+            "origin": change.origin,
+            "locked": _stays_locked(change, current.get(change.key)),
+            **{"review": "", "reviewed_by": "", "reviewed_at": None, **change.review},
             "written_at": moment,
             **stamp,
         }

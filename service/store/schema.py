@@ -11,8 +11,12 @@ __all__ = [
     "IS_ANCHOR",
     "IS_CURRENT",
     "Instant",
+    "assigned_labels",
+    "assignments",
     "audit",
     "audit_head",
+    "changes",
+    "comments",
     "erasures",
     "job_events",
     "jobs",
@@ -22,6 +26,7 @@ __all__ = [
     "models",
     "projects",
     "requests",
+    "review_events",
     "tokens",
     "uploads",
     "users",
@@ -67,6 +72,14 @@ def _text(name: str) -> sa.Column[str]:
 
 def _integer(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
+def _flag(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
+
+
+def _video_column() -> sa.Column[int]:
+    return sa.Column("video", _Key, sa.ForeignKey("videos.key", ondelete="CASCADE"), nullable=False)
 
 
 projects = sa.Table(
@@ -141,7 +154,13 @@ labels = sa.Table(
     _text("author"),
     _text("job_id"),
     sa.Column("written_at", Instant, nullable=False),
+    sa.Column("origin", _Key),  # the row that this one repeats, moved to another track or brought back; NULL: none
+    _text("review"),  # judgement of this version: '', 'accepted' or 'rejected'
+    _text("reviewed_by"),
+    sa.Column("reviewed_at", Instant),
+    _flag("locked"),  # of the key rather than of this version: goes over to the next one
     sa.UniqueConstraint("video", "frame", "is_frame_class", "name", "revision"),
+    sa.Index(None, "video", "revision"),
     sa.Index(
         "ix_labels_current",
         "video",
@@ -167,6 +186,95 @@ labels = sa.Table(
 # differ ("IS TRUE") so that it does not prefer the first, larger index.
 IS_CURRENT = sa.text("labels.is_current")
 IS_ANCHOR = sa.text("labels.is_current IS TRUE AND labels.by_human AND labels.payload IS NOT NULL")
+
+# What made the revisions of a video's labels. A job, or the recomputation after a correction, that goes on writing
+# while nobody else does makes one change of several revisions.
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _video_column(),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("last_revision", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    _text("author"),
+    _text("job_id"),
+    _text("model_version"),
+    _integer("label_count"),
+    _integer("parent"),  # of a recomputation: the revision of the correction that it follows from
+    _integer("undoes"),
+    _integer("undone_by"),
+    _flag("settled"),  # of a correction: its recomputation has ended
+    sa.Column("seconds", sa.Float, nullable=False, server_default="0"),
+    _text("comment"),
+    sa.Column("written_at", Instant, nullable=False),
+    sa.UniqueConstraint("video", "revision"),
+)
+
+# Every act of review on a label, and what it found; nothing here is ever changed.
+review_events = sa.Table(
+    "review_events",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _video_column(),
+    sa.Column("label", _Key, sa.ForeignKey("labels.key", ondelete="CASCADE"), nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    _text("author"),
+    sa.Column("written_at", Instant, nullable=False),
+    _text("before_review"),
+    _text("before_reviewed_by"),
+    sa.Column("before_reviewed_at", Instant),
+    _flag("before_locked"),
+    sa.Index(None, "video", "revision"),
+    sa.Index(None, "label"),
+)
+
+comments = sa.Table(
+    "comments",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _video_column(),
+    sa.Column("comment_id", sa.Text, nullable=False),
+    _integer("start_frame"),
+    _integer("stop_frame"),
+    _text("name"),
+    _text("text"),
+    _text("author"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("video", "comment_id"),
+)
+
+# The same frames, drawn by two people who do not see each other's labels.
+assignments = sa.Table(
+    "assignments",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _video_column(),
+    sa.Column("assignment_id", sa.Text, nullable=False),
+    sa.Column("frames", sa.JSON, nullable=False),
+    sa.Column("annotators", sa.JSON, nullable=False),
+    sa.Column("submitted", sa.JSON, nullable=False),
+    _text("author"),
+    sa.Column("created_at", Instant, nullable=False),
+    _text("adjudicator"),
+    sa.Column("adjudicated_at", Instant),
+    _integer("adjudicated_revision"),
+    sa.UniqueConstraint("video", "assignment_id"),
+)
+
+assigned_labels = sa.Table(
+    "assigned_labels",
+    metadata,
+    sa.Column("assignment", _Key, sa.ForeignKey("assignments.key", ondelete="CASCADE"), primary_key=True),
+    sa.Column("annotator", sa.Text, primary_key=True),
+    sa.Column("frame", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("is_frame_class", sa.Boolean, primary_key=True),
+    sa.Column("name", _SortedText, primary_key=True),
+    _text("class_name"),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("written_at", Instant, nullable=False),
+)
 
 jobs = sa.Table(
     "jobs",

@@ -13,26 +13,34 @@ from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDe
 
 from micromodels.v1 import (
     access_pb2,
+    correction_pb2,
     error_reason_pb2,
     file_pb2,
+    history_pb2,
     label_pb2,
     labeling_pb2,
     micro_model_pb2,
     project_pb2,
+    review_pb2,
+    track_pb2,
     video_pb2,
 )
-from service.api import SERVICES, convert, status
+from service.api import SERVICES, convert, convert_history, status
 
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
     for module in (
         access_pb2,
+        correction_pb2,
         error_reason_pb2,
         file_pb2,
+        history_pb2,
         label_pb2,
         labeling_pb2,
         micro_model_pb2,
         project_pb2,
+        review_pb2,
+        track_pb2,
         video_pb2,
     )
 ]
@@ -104,10 +112,11 @@ def test_every_call_is_described_and_tried(repository: Path, method: MethodDescr
 
 
 def test_calls_that_start_something_can_be_repeated() -> None:
-    """Create, Start, Write, Register, Train, Propagate, Export and AutoLabel take a request_id."""
-    starting = ("Create", "Start", "Write", "Register", "Train", "Propagate", "Export", "AutoLabel")
+    """Whatever makes or changes something that has no name of its own yet takes a request_id."""
+    starting = ("Create", "Start", "Write", "Register", "Train", "Propagate", "Export", "AutoLabel", "Correct", "Undo")
+    starting += ("Swap", "Split", "Merge", "DeleteTrack", "ReviewLabels", "Accept")
     found = [m for m in METHODS if m.name.startswith(starting) and m.full_name.startswith("micromodels")]
-    assert len(found) == 8
+    assert len(found) == 17
     assert all("request_id" in m.input_type.fields_by_name for m in found)
 
 
@@ -122,7 +131,7 @@ def test_lists_have_pages() -> None:
 def test_streams_that_can_be_long_have_a_resume_position() -> None:
     """Every stream of messages can be gone on with."""
     streams = [method for method in METHODS if method.server_streaming]
-    assert len(streams) == 4
+    assert len(streams) == 5
     for method in streams:
         position = "offset" if method.name == "ReadFile" else "resume_token"
         assert position in method.input_type.fields_by_name
@@ -144,6 +153,8 @@ def test_enums_are_mapped_whole() -> None:
         (convert._UPLOAD_STATES, video_pb2.UploadState),
         (convert._KINDS, labeling_pb2.OperationKind),
         (convert._STATES, labeling_pb2.OperationState),
+        (convert_history._KINDS, history_pb2.ChangeKind),
+        (convert_history._ACTIONS, history_pb2.ReviewAction),
     ):
         domain = type(next(iter(table)))
         assert set(table) == set(domain)

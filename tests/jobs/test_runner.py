@@ -180,7 +180,7 @@ def test_killed_children_resume_without_duplicates(bench: Bench) -> None:
     versions = bench.store.models.list(bench.project_id).items
     assert len(versions) == 1, "the model of the second try was used by the third"
     for record in bench.store.labels.stream(bench.project_id, video.video_id):
-        assert len(bench.store.labels.history(bench.project_id, video.video_id, record.key)) == 1
+        assert len(bench.store.history.of_label(bench.project_id, video.video_id, record.key)) == 1
 
 
 def test_a_poisonous_job_is_set_aside(bench: Bench) -> None:
@@ -327,7 +327,7 @@ def test_a_stopped_worker_can_do_no_harm(bench: Bench) -> None:
         assert (job.state, job.result["frames"], job.tries) == (JobState.SUCCEEDED, 60, 2)
         assert bench.frames(video) == list(range(60))
         for frame, record in enumerate(bench.store.labels.stream(bench.project_id, video.video_id)):
-            assert len(bench.store.labels.history(bench.project_id, video.video_id, record.key)) == 1, frame
+            assert len(bench.store.history.of_label(bench.project_id, video.video_id, record.key)) == 1, frame
     finally:
         frozen.kill()
         _, errors = frozen.communicate()

@@ -62,9 +62,9 @@ def test_label_batches_are_whole_or_not_there(scene: tuple[Settings, Project, Vi
             (last,) = {int(record.author) for record in records}
             assert len(records) == writer.BATCH
             assert said[-1] <= last <= said[-1] + 1
-            history = store.labels.history(project.project_id, video.video_id, records[0].key)
-            assert [int(record.author) for record in history] == list(range(last + 1))
-            assert [record.revision for record in history] == list(range(1, last + 2))
+            history = store.history.of_label(project.project_id, video.video_id, records[0].key)
+            assert [int(version.record.author) for version in history] == list(range(last + 1))
+            assert [version.record.revision for version in history] == list(range(1, last + 2))
             assert store.labels.revision(project.project_id, video.video_id) == last + 1
         first = last + 1
 

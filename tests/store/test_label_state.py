@@ -88,8 +88,8 @@ class LabelMachine(RuleBasedStateMachine):
         assert [r.key for r in records] == sorted(self.current)
         assert {r.key: (r.label, r.revision) for r in records} == {k: v[:2] for k, v in self.current.items()}
         for key, versions in self.history.items():
-            kept = self.store.labels.history(self.video.project_id, self.video.video_id, key)
-            assert [r.label for r in kept] == versions
+            kept = self.store.history.of_label(self.video.project_id, self.video.video_id, key)
+            assert [v.record.label for v in kept] == versions
 
 
 def test_any_sequence_of_writes(store: Store) -> None:

@@ -115,8 +115,12 @@ def test_deletion_and_history(store: Store, video: VideoRecord) -> None:
     assert labels_of(store, video) == []
     deleted = list(store.labels.stream(video.project_id, video.video_id, with_deleted=True, class_names=["polyp"]))
     assert [(r.key, r.label, r.revision) for r in deleted] == [(key, None, 3)]
-    history = store.labels.history(video.project_id, video.video_id, key)
-    assert [(r.label, r.author) for r in history] == [(box(1), "ann"), (box(1, x=1), "bob"), (None, "eve")]
+    history = store.history.of_label(video.project_id, video.video_id, key)
+    assert [(v.record.label, v.record.author) for v in history] == [
+        (box(1), "ann"),
+        (box(1, x=1), "bob"),
+        (None, "eve"),
+    ]
     with pytest.raises(RevisionConflict):
         write(store, video, box(1, x=2), base=2)
     assert write(store, video, box(1, x=2), base=3).revision == 4

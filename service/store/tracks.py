@@ -1,0 +1,296 @@
+"""Who is who: labels moved from track to track as they are, by people, and never by a micro-model.
+
+What leaves a track for good (split, merge, delete) is locked there: no micro-model draws it again; a person may.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.types import State
+from service.codec import decode_ontology
+from service.errors import AlreadyExists, NotFound
+from service.history import Act, ChangeKind
+from service.records import LabelKey, VideoState, WriteResult
+from service.store import schema
+from service.store.database import Database, check_text, once
+from service.store.labels import LabelChange, write_labels
+from service.store.projects import project_row
+from service.store.videos import video_row
+
+__all__ = ["Tracks"]
+
+_LABELS = schema.labels
+_REVIEW = ("review", "reviewed_by", "reviewed_at")
+_PRESENT = (State.VISIBLE.value, State.OCCLUDED.value)
+_SHOWN_FRAMES = 10
+
+Rows = dict[int, sa.Row[Any]]
+"""Current labels of a track by frame."""
+
+
+class Tracks:
+    """Tracks of a store's videos. Every method may be repeated with the same ``request_id`` and is undone as a whole.
+
+    All raise ``AlreadyExists`` (the request id was used with another body), ``FailedPrecondition`` (the video is not
+    ready, or a frame would have more objects of a class than the project allows), ``NotFound`` (no such video or
+    track), ``OutOfRange`` (a frame past the end) and ``RevisionConflict`` (a label was changed after
+    ``base_revision``).
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def swap(
+        self,
+        project_id: str,
+        video_id: str,
+        tracks: tuple[str, str],
+        frames: range,
+        *,
+        author: str,
+        base_revision: int | None = None,
+        request_id: str = "",
+    ) -> WriteResult:
+        """Exchange two tracks on some frames; each keeps its class.
+
+        Args:
+            project_id: the video's project.
+            video_id: which video.
+            tracks: the two.
+            frames: half-open range; a stop of 0 stands for the end.
+            author: who does it.
+            base_revision: the revision that the caller saw; None not to check.
+            request_id: makes the call safe to repeat.
+        """
+        first, second = tracks
+        if first == second:
+            raise InvalidInput("track_b", second, "another track than track_a")
+
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
+            changes = []
+            for frame in sorted({*rows[first], *rows[second]}):
+                for to, source in ((first, rows[second]), (second, rows[first])):
+                    key = LabelKey(frame, False, to)
+                    if frame in source:
+                        changes.append(_moved(source[frame], key, classes[to]))
+                    elif frame in rows[to]:
+                        changes.append(LabelChange(key, classes[to], True, None))
+            return changes
+
+        body = [first, second]
+        return self._edit(
+            (project_id, video_id), ChangeKind.SWAP, frames, body, change, author, base_revision, request_id
+        )
+
+    def split(
+        self,
+        project_id: str,
+        video_id: str,
+        track: str,
+        frames: range,
+        new_track: str,
+        *,
+        author: str,
+        base_revision: int | None = None,
+        request_id: str = "",
+    ) -> WriteResult:
+        """Make what a track has on some frames a track of its own; arguments as ``swap``.
+
+        Raises:
+            AlreadyExists: there is a track ``new_track``.
+        """
+        check_text("new_track", new_track)
+
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
+            if new_track in classes:
+                raise AlreadyExists("track", new_track)
+            changes = []
+            for frame, row in rows[track].items():
+                changes.append(_moved(row, LabelKey(frame, False, new_track), classes[track]))
+                changes.append(_gone(LabelKey(frame, False, track), classes[track]))
+            return changes
+
+        body = [track, new_track]
+        return self._edit(
+            (project_id, video_id),
+            ChangeKind.SPLIT,
+            frames,
+            body,
+            change,
+            author,
+            base_revision,
+            request_id,
+            new=new_track,
+        )
+
+    def merge(
+        self,
+        project_id: str,
+        video_id: str,
+        track: str,
+        other: str,
+        *,
+        author: str,
+        base_revision: int | None = None,
+        request_id: str = "",
+    ) -> WriteResult:
+        """Make two tracks one, under the name of the first; arguments as ``swap``.
+
+        On a frame that both have, a human label goes before a prediction, an object that is there before one that is
+        absent, and then the greater confidence.
+
+        Raises:
+            FailedPrecondition: people have drawn both on one frame, or they are of different classes.
+        """
+        if track == other:
+            raise InvalidInput("other_track", other, "another track than track")
+
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
+            if classes[track] != classes[other]:
+                has = f"track {track!r} is of class {classes[track]!r} and {other!r} of {classes[other]!r}"
+                raise FailedPrecondition(f"{has}; correct one of them first")
+            both = [frame for frame in rows[other] if frame in rows[track]]
+            drawn = [f for f in both if all(rows[t][f].by_human and _is_present(rows[t][f]) for t in (track, other))]
+            if drawn:
+                shown = ", ".join(map(str, drawn[:_SHOWN_FRAMES])) + (", ..." if len(drawn) > _SHOWN_FRAMES else "")
+                raise FailedPrecondition(
+                    f"people drew both tracks on frames {shown}; delete one of the two there first"
+                )
+            changes = []
+            for frame, row in rows[other].items():
+                if frame not in rows[track] or _rank(row) > _rank(rows[track][frame]):
+                    changes.append(_moved(row, LabelKey(frame, False, track), classes[track]))
+                changes.append(_gone(LabelKey(frame, False, other), classes[other]))
+            return changes
+
+        body, frames = [track, other], range(0, 0)
+        return self._edit(
+            (project_id, video_id), ChangeKind.MERGE, frames, body, change, author, base_revision, request_id
+        )
+
+    def delete(
+        self,
+        project_id: str,
+        video_id: str,
+        track: str,
+        frames: range,
+        *,
+        author: str,
+        base_revision: int | None = None,
+        request_id: str = "",
+    ) -> WriteResult:
+        """Delete a track on some frames, human labels too; arguments as ``swap``."""
+
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
+            return [_gone(LabelKey(frame, False, track), classes[track]) for frame in rows[track]]
+
+        kind = ChangeKind.DELETE_TRACK
+        return self._edit((project_id, video_id), kind, frames, [track], change, author, base_revision, request_id)
+
+    def _edit(
+        self,
+        ids: tuple[str, str],
+        kind: ChangeKind,
+        frames: range,
+        tracks: list[str],
+        change: Callable[[Mapping[str, Rows], Mapping[str, str]], list[LabelChange]],
+        author: str,
+        base_revision: int | None,
+        request_id: str,
+        new: str = "",
+    ) -> WriteResult:
+        def act() -> dict[str, Any]:
+            video = video_row(connection, *ids, lock=True)
+            if video.state != VideoState.READY.value:
+                raise FailedPrecondition(f"video {ids[1]!r} is {video.state}; it has no tracks yet")
+            span = range(frames.start, frames.stop or video.frame_count)
+            if not 0 <= span.start < span.stop <= video.frame_count:
+                raise OutOfRange("start_frame", f"{span.start} to {span.stop}", f"a range in 0 to {video.frame_count}")
+            classes = {name: found for name in tracks if (found := _class_of(connection, video.key, name))}
+            for name in tracks:
+                if name not in classes and name != new:
+                    raise NotFound("track", name)
+            changes = change(_rows(connection, video.key, tracks, span), classes)
+            result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
+            touched = {item.key.frame for item in changes}
+            if kind is ChangeKind.SWAP:  # the others leave no frame with more of a class than it had
+                _check_instances(connection, video.key, touched, project_row(connection, ids[0]))
+            return {"revision": result.revision, "written": result.written, "deleted": result.deleted}
+
+        body = [frames.start, frames.stop, *tracks, base_revision, author]
+        with self._database.begin(write=True) as connection:
+            answer = once(connection, f"tracks.{kind.value}/{ids[0]}/{ids[1]}", request_id, body, act)
+        return WriteResult(**answer)
+
+
+def _class_of(connection: sa.Connection, video: int, track: str) -> str:
+    """The class of a track; empty if there is no such track."""
+    query = sa.select(_LABELS.c.class_name).where(schema.IS_CURRENT, _LABELS.c.video == video, _LABELS.c.name == track)
+    query = query.where(_LABELS.c.is_frame_class.is_(False), _LABELS.c.payload.is_not(None))
+    return str(connection.execute(query.limit(1)).scalar() or "")
+
+
+def _rows(connection: sa.Connection, video: int, tracks: list[str], frames: range) -> dict[str, Rows]:
+    query = sa.select(_LABELS).where(schema.IS_CURRENT, _LABELS.c.video == video, _LABELS.c.payload.is_not(None))
+    query = query.where(_LABELS.c.frame >= frames.start, _LABELS.c.frame < frames.stop, _LABELS.c.name.in_(tracks))
+    found: dict[str, Rows] = {track: {} for track in tracks}
+    for row in connection.execute(query.where(_LABELS.c.is_frame_class.is_(False)).order_by(_LABELS.c.frame)):
+        found[row.name][row.frame] = row
+    return found
+
+
+def _moved(row: sa.Row[Any], key: LabelKey, class_name: str) -> LabelChange:
+    """What a row says under another key, with the class that goes with it."""
+    payload = row.payload
+    if row.class_name != class_name:
+        said = json.loads(payload) | {"class": class_name}
+        payload = json.dumps(said, separators=(",", ":"), ensure_ascii=False)
+    review = {name: getattr(row, name) for name in _REVIEW}
+    return LabelChange(key, class_name, row.by_human, payload, row.origin or row.key, review)
+
+
+def _gone(key: LabelKey, class_name: str) -> LabelChange:
+    """A deletion that no micro-model fills again."""
+    return LabelChange(key, class_name, True, None, review={"locked": True})
+
+
+def _is_present(row: sa.Row[Any]) -> bool:
+    return json.loads(row.payload)["state"] in _PRESENT
+
+
+def _rank(row: sa.Row[Any]) -> tuple[bool, bool, float]:
+    """Which of two labels of one object on one frame is worth more."""
+    said = json.loads(row.payload)
+    return bool(row.by_human), said["state"] in _PRESENT, said.get("confidence") or 0.0
+
+
+def _check_instances(connection: sa.Connection, video: int, frames: set[int], project: sa.Row[Any]) -> None:
+    """Refuse more objects of a class on a frame than the project allows.
+
+    Raises:
+        FailedPrecondition: there would be.
+    """
+    limits = {c.name: c.max_instances for c in decode_ontology(project.ontology).object_classes if c.max_instances}
+    if not limits or not frames:
+        return
+    query = sa.select(_LABELS).where(schema.IS_CURRENT, _LABELS.c.video == video, _LABELS.c.payload.is_not(None))
+    query = query.where(
+        _LABELS.c.frame >= min(frames), _LABELS.c.frame <= max(frames), _LABELS.c.class_name.in_(limits)
+    )
+    counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for row in connection.execute(query.where(_LABELS.c.is_frame_class.is_(False))):
+        if row.frame in frames and _is_present(row):
+            counts[row.frame][row.class_name] += 1
+    for frame, count in sorted(counts.items()):
+        for name, found in count.items():
+            if found > limits[name]:
+                raise FailedPrecondition(
+                    f"frame {frame} would have {found} of {name!r}; max_instances is {limits[name]}"
+                )
