@@ -206,7 +206,8 @@ def _kinds(connection: sa.Connection, video: int) -> list[tuple[int, int, str]]:
 
 
 def _kind_of(kinds: Sequence[tuple[int, int, str]], revision: int) -> ChangeKind:
-    return ChangeKind(kinds[bisect_right(kinds, revision, key=lambda kind: kind[0]) - 1][2])
+    position = bisect_right(kinds, revision, key=lambda kind: kind[0])
+    return ChangeKind(kinds[position - 1][2]) if position else ChangeKind.WRITE  # before changes were written down
 
 
 def _by_key(connection: sa.Connection, keys: Collection[int]) -> dict[int, tuple[LabelKey, int]]:

@@ -135,9 +135,9 @@ def test_writers_at_the_same_moment(store: Store) -> None:
         revisions = list(pool.map(lambda i: write(i, (store, other)[i % 2]), range(60)))
     assert sorted(revisions) == list(range(1, 61))
     for frame in range(10):
-        history = store.labels.history(project.project_id, video.video_id, LabelKey(frame, False, "1"))
+        history = store.history.of_label(project.project_id, video.video_id, LabelKey(frame, False, "1"))
         assert len(history) == 6
-        assert [record.revision for record in history] == sorted(record.revision for record in history)
+        assert [version.record.revision for version in history] == sorted(v.record.revision for v in history)
 
 
 @pytest.mark.parametrize(

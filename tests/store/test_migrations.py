@@ -62,8 +62,8 @@ def check(settings: Settings) -> None:
         video = store.videos.get("old", "clip")
         assert (video.state, video.frame_count) == (VideoState.READY, 100)
         assert [record.label for record in store.labels.stream("old", "clip")] == [box(7, x=2.0)]
-        history = store.labels.history("old", "clip", LabelKey(7, False, "1"))
-        assert [(record.label, record.revision, record.author) for record in history] == [
+        history = store.history.of_label("old", "clip", LabelKey(7, False, "1"))
+        assert [(v.record.label, v.record.revision, v.record.author) for v in history] == [
             (box(7), 1, "ann"),
             (box(7, x=2.0), 2, "bob"),
         ]
