@@ -59,7 +59,7 @@ def test_everything_comes_back(tmp_path: Path, place: Place, across: bool, reque
             old.labels.stream(project, video, with_deleted=True)
         )
         key = LabelKey(1, False, "1")
-        assert new.labels.history(project, video, key) == old.labels.history(project, video, key)
+        assert new.history.of_label(project, video, key) == old.history.of_label(project, video, key)
         (model,) = new.models.list(project).items
         assert model == old.models.list(project).items[0]
         assert new.blobs.path(model.files[0].sha256).read_bytes() == b"weights"
