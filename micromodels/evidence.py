@@ -130,22 +130,19 @@ class HeadEvidence:
             output = self._head(inputs)
         log_odds = one_against_rest(output.logits[0].float()) / self._temperature
         sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
-        looks = _looks(encoded.features[-1], log_odds, self._head)
+        looks = _looks(encoded.features[-1], log_odds)
         return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks)
 
 
-def _looks(level: npt.NDArray[np.float16], log_odds: torch.Tensor, head: DenseHead) -> npt.NDArray[np.float16]:
-    """Mean of the deepest features over each object, standardised, as a random projection that keeps distances."""
-    last = len(head.settings.levels) - 1
-    mean, deviation = (head.get_buffer(f"{name}{last}").flatten(1) for name in ("mean", "deviation"))
+def _looks(level: npt.NDArray[np.float16], log_odds: torch.Tensor) -> npt.NDArray[np.float16]:
+    """Direction of the mean of the deepest features over each object, projected at random, which keeps distances."""
     weight = F.adaptive_avg_pool2d(torch.sigmoid(log_odds), level.shape[1:]).flatten(1).cpu()
-    total = weight.sum(dim=1, keepdim=True)
+    total = weight.sum(dim=1)
     maps = torch.from_numpy(level.reshape(len(level), -1)).float()
-    means = (weight @ maps.T / total.clamp(min=1e-6) - mean.cpu()) / deviation.cpu()
+    directions = F.normalize(weight @ maps.T, dim=1)
     generator = torch.Generator().manual_seed(0)
-    projection = torch.randn(len(level), LOOK_SIZE, generator=generator) / LOOK_SIZE**0.5
-    looks = means @ projection / len(level) ** 0.5
-    looks[total[:, 0] < SEEN_WEIGHT] = torch.nan
+    looks = directions @ torch.randn(len(level), LOOK_SIZE, generator=generator) / LOOK_SIZE**0.5
+    looks[total < SEEN_WEIGHT] = torch.nan
     return np.asarray(looks.numpy(), np.float16)
 
 
