@@ -1,4 +1,4 @@
-"""The server from start to end: store, job runner and gRPC in one process."""
+"""The server from start to end: store, job runner, gRPC and the web page in one process."""
 
 from __future__ import annotations
 
@@ -9,23 +9,43 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is impo
 import asyncio
 import logging
 import signal
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from service.access.certificates import fingerprint
+import grpc.aio
+
+from service.access.certificates import fingerprint, reachable_names
 from service.access.transport import Transport, transport_for
 from service.api import ApiServer
 from service.jobs.runner import JobRunner
 from service.settings import Settings
 from service.store import Store
+from service.web import WebServer
 
-__all__ = ["DEFAULT_PORT", "serve"]
+__all__ = ["DEFAULT_PAGE_PORT", "DEFAULT_PORT", "serve"]
 
 DEFAULT_PORT = 50051
+DEFAULT_PAGE_PORT = 8080
 
 _LOG = logging.getLogger(__name__)
 _GRACE_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_MESSAGE_BYTES = 16 << 20  # as the gRPC server has it
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    """Where a server listens, and who is told when it does; see ``serve``."""
+
+    host: str
+    port: int
+    page_port: int | None
+    transport: Transport
+    on_ready: Callable[[str], None]
+    on_page: Callable[[str], None]
 
 
 def serve(
@@ -33,8 +53,10 @@ def serve(
     data_dir: Path | None = None,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
+    page_port: int | None = None,
     allowed_roots: Sequence[Path] = (),
     on_ready: Callable[[str], None] = lambda address: print(f"listening on {address}", flush=True),
+    on_page: Callable[[str], None] = lambda address: print(address, flush=True),
     on_notice: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when everything has been put away.
@@ -46,12 +68,14 @@ def serve(
         data_dir: folder of everything that is kept; None for what the environment says (see ``Settings``).
         host: a loopback address or ``localhost``; or another address, where TLS and tokens are then required.
         port: 0 for any free one.
+        page_port: port of the web page, 0 for any free one; None for no page.
         allowed_roots: folders whose files may be registered; empty for what the environment says.
         on_notice: called with what people have to know to connect: the certificate, how to make a first token.
         on_ready: called with ``host:port`` when the server answers.
+        on_page: called with the address of the web page, after ``on_ready``.
 
     Raises:
-        FailedPrecondition: another server uses the data folder or the port.
+        FailedPrecondition: another server uses the data folder or a port.
         InvalidInput: the host is no address, or a variable of the environment is not right.
         StorageFailure: the data folder cannot be used.
     """
@@ -59,17 +83,10 @@ def serve(
     with Store.open(settings) as store:
         transport = transport_for(settings, host)
         _tell(transport, store, on_notice)
-        asyncio.run(_serve(store, settings, host, port, transport, on_ready))
+        asyncio.run(_serve(store, settings, _Listening(host, port, page_port, transport, on_ready, on_page)))
 
 
-async def _serve(
-    store: Store,
-    settings: Settings,
-    host: str,
-    port: int,
-    transport: Transport,
-    on_ready: Callable[[str], None],
-) -> None:
+async def _serve(store: Store, settings: Settings, listening: _Listening) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
 
     def stop(number: int, frame: object) -> None:
@@ -81,16 +98,40 @@ async def _serve(
 
     for number in _SIGNALS:
         signal.signal(number, stop)
-    api = ApiServer(store, host, port, transport=transport)
-    runner = JobRunner(store, settings)
-    await loop.run_in_executor(None, runner.start)
-    try:
-        await api.start()
-        on_ready(f"[{host}]:{api.port}" if ":" in host else f"{host}:{api.port}")
-        await stopping.wait()
-        _LOG.info("stopping")
-    finally:
-        await asyncio.gather(loop.run_in_executor(None, runner.stop), api.stop(_GRACE_SECONDS))
+    async with AsyncExitStack() as stack:
+        # The way from the page to the API; the folder is this user's alone.
+        socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micromodels-"))) / "api"
+        api = ApiServer(store, listening.host, listening.port, transport=listening.transport, local_socket=socket)
+        runner = JobRunner(store, settings)
+        await loop.run_in_executor(None, runner.start)
+        try:
+            await api.start()
+            host = f"[{listening.host}]" if ":" in listening.host else listening.host
+            listening.on_ready(f"{host}:{api.port}")
+            if listening.page_port is not None:
+                await _start_page(store, settings, listening, socket, stack)
+            await stopping.wait()
+            _LOG.info("stopping")
+        finally:
+            await asyncio.gather(loop.run_in_executor(None, runner.stop), api.stop(_GRACE_SECONDS))
+
+
+async def _start_page(
+    store: Store, settings: Settings, listening: _Listening, socket: Path, stack: AsyncExitStack
+) -> None:
+    """Serve the web page until the stack is left."""
+    options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.max_send_message_length", _MESSAGE_BYTES)]
+    web = WebServer(
+        store,
+        grpc.aio.insecure_channel(f"unix:{socket}", options=options),
+        listening.host,
+        listening.page_port or 0,
+        hosts=reachable_names(listening.host, settings.tls_names),
+        tls=listening.transport.ssl_context(),
+    )
+    await web.start()
+    stack.push_async_callback(web.stop)
+    listening.on_page(web.address)
 
 
 def _tell(transport: Transport, store: Store, say: Callable[[str], None]) -> None:

@@ -559,25 +559,31 @@ def test_serve_starts_the_server_and_says_where(monkeypatch: pytest.MonkeyPatch,
     server = ModuleType("service.server")
     asked: dict[str, Any] = {}
 
-    def serve(*, on_ready: Any, **options: Any) -> None:
+    def serve(*, on_ready: Any, on_page: Any, **options: Any) -> None:
         asked.update(options)
         on_ready("127.0.0.1:4711")
+        on_page("http://127.0.0.1:4712/")
         if asked["port"] == 1:
             raise StorageFailure("the disk is gone")
 
     server.serve = serve  # type: ignore[attr-defined]
+    server.DEFAULT_PAGE_PORT = 8080  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "service.server", server)
     result = micromodels("serve", "--data", tmp_path, "--port", 0, "--allow-root", "/a", "--allow-root", "/b")
     assert result.exit_code == ExitCode.OK, result.output
-    assert result.stdout == "127.0.0.1:4711\n"
+    assert result.stdout == "127.0.0.1:4711\nhttp://127.0.0.1:4712/\n"
     assert callable(asked.pop("on_notice"))
     assert asked == {
         "data_dir": tmp_path,
         "host": "127.0.0.1",
         "port": 0,
+        "page_port": 0,
         "allowed_roots": (Path("/a"), Path("/b")),
     }
+    micromodels("serve", "--no-page")
+    assert asked["page_port"] is None
     result = micromodels("serve", "--port", 1)
+    assert asked["page_port"] == 8080
     assert asked["data_dir"] is None
     assert result.exit_code == ExitCode.UNEXPECTED
     assert "error: the disk is gone" in result.stderr

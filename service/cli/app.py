@@ -319,30 +319,46 @@ def serve(
         str, typer.Option(help="Address to listen on. Off loopback, say 0.0.0.0, TLS and tokens are required.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 50051,
+    page_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the web page; 0 takes a free one. Default: 8080, or a free one where --port is 0.",
+            show_default=False,
+        ),
+    ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve the web page.")] = True,
     allow_root: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Folder whose videos clients may register by path; may be repeated."),
     ] = None,
 ) -> None:
-    """Start the gRPC server (API micromodels.v1); Ctrl-C ends it.
+    """Start the gRPC server (API micromodels.v1) and the web page; Ctrl-C ends it.
 
-    Prints host:port on standard output when it answers, and on standard error, where TLS is on, the certificate that
-    clients need. Jobs that are running when it ends go on at the next start.
+    Prints host:port on standard output when it answers, then the address of the page to open in a browser; and on
+    standard error, where TLS is on, the certificate that clients need. Jobs that are running when it ends go on at the
+    next start.
     """
     console = _console()
     with exit_codes(console):
+        from service.server import DEFAULT_PAGE_PORT
         from service.server import serve as run_server
 
-        def on_ready(address: str) -> None:
+        def tell(address: str) -> None:
             print(address, flush=True)
-            console.print("[dim]·[/] serving; Ctrl-C ends it")
 
+        if page_port is None:
+            page_port = DEFAULT_PAGE_PORT if port else 0
+        console.print("[dim]·[/] Ctrl-C ends it")
         run_server(
             data_dir=data,
             host=host,
             port=port,
+            page_port=page_port if page else None,
             allowed_roots=tuple(allow_root or ()),
-            on_ready=on_ready,
+            on_ready=tell,
+            on_page=tell,
             on_notice=lambda text: console.print(f"[dim]·[/] {escape(text)}", soft_wrap=True, highlight=False),
         )
 

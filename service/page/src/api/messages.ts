@@ -1,0 +1,152 @@
+/** Messages of `micromodels.v1` in their JSON form, as far as the page reads them. 64-bit integers are strings there. */
+
+export type Int64 = string | number;
+
+export interface ObjectClass {
+  name: string;
+  color?: string;
+  shapes?: ShapeKind[];
+  maxInstances?: number;
+  flip?: boolean;
+}
+export type ShapeKind = "SHAPE_KIND_BOX" | "SHAPE_KIND_POLYGON" | "SHAPE_KIND_MASK";
+export interface FrameClass {
+  name: string;
+  color?: string;
+}
+export interface Project {
+  name: string;
+  displayName?: string;
+  objectClasses?: ObjectClass[];
+  frameClasses?: FrameClass[];
+  createTime?: string;
+  etag?: string;
+}
+export interface FrameTable {
+  frameCount?: Int64;
+  widthPx?: number;
+  heightPx?: number;
+  timeBaseNumerator?: Int64;
+  timeBaseDenominator?: Int64;
+  codec?: string;
+  container?: string;
+  warnings?: string[];
+}
+export interface Video {
+  name: string;
+  displayName?: string;
+  state?: "VIDEO_STATE_PROBING" | "VIDEO_STATE_READY" | "VIDEO_STATE_FAILED";
+  error?: string;
+  frameTable?: FrameTable;
+  labelRevision?: Int64;
+  sizeBytes?: Int64;
+  createTime?: string;
+}
+export interface Frame {
+  frameIndex?: Int64;
+  pts?: Int64;
+  keyframe?: boolean;
+}
+export interface Upload {
+  name: string;
+  receivedBytes?: Int64;
+  maxChunkBytes?: Int64;
+  state?: string;
+  video?: string;
+}
+export interface BoxMessage {
+  x1?: number;
+  y1?: number;
+  x2?: number;
+  y2?: number;
+}
+export interface MaskMessage {
+  heightPx?: number;
+  widthPx?: number;
+  counts?: string;
+}
+export interface ObjectLabel {
+  track: string;
+  objectClass: string;
+  state?: string;
+  box?: BoxMessage;
+  polygon?: { coordinates?: number[] };
+  mask?: MaskMessage;
+}
+export interface Label {
+  frameIndex?: Int64;
+  object?: ObjectLabel;
+  frameClass?: { frameClass: string; present?: boolean };
+  confidence?: number;
+  provenance?: { kind?: string; version?: string };
+  revision?: Int64;
+}
+export interface LabelKey {
+  frameIndex?: Int64;
+  track?: string;
+  frameClass?: string;
+}
+export interface Status {
+  code?: number;
+  message?: string;
+  details?: { "@type": string; reason?: string; metadata?: Record<string, string> }[];
+}
+export interface TrainingProgress {
+  experiment?: number;
+  experimentCount?: number;
+  step?: number;
+  stepCount?: number;
+  loss?: number;
+  etaSeconds?: number;
+}
+export interface PropagationProgress {
+  framesDone?: Int64;
+  framesTotal?: Int64;
+  etaSeconds?: number;
+}
+export interface ExperimentResult {
+  experiment?: number;
+  settings?: Record<string, string>;
+  score?: number;
+  kept?: boolean;
+  durationSeconds?: number;
+}
+export interface FlipBookPicture {
+  experiment?: number;
+  step?: number;
+  frameIndex?: Int64;
+  image?: string;
+  mediaType?: string;
+}
+export interface Progress {
+  eventTime?: string;
+  state?: string;
+  training?: TrainingProgress;
+  experiment?: ExperimentResult;
+  picture?: FlipBookPicture;
+  propagation?: PropagationProgress;
+  stage?: { stage?: string; durationSeconds?: number };
+  warning?: string;
+}
+export interface OperationMetadata {
+  kind?: string;
+  state?: string;
+  video?: string;
+  createTime?: string;
+  training?: TrainingProgress;
+  propagation?: PropagationProgress;
+  experiments?: ExperimentResult[];
+  microModelVersion?: string;
+}
+export interface Operation {
+  name: string;
+  metadata?: OperationMetadata;
+  done?: boolean;
+  error?: Status;
+  response?: Record<string, unknown>;
+}
+export interface FileMessage {
+  name: string;
+  fileName?: string;
+  sizeBytes?: Int64;
+}

@@ -1,0 +1,265 @@
+/**
+ * All labels of one video, row by row: what the timeline and the canvas draw.
+ *
+ * State, confidence and source of a row lie in typed arrays, one entry a frame, so that 20,000 frames of several rows
+ * are a few hundred kilobytes; shapes lie beside them, and masks stay compressed.
+ */
+
+import { signal } from "@preact/signals";
+
+import type { Label, LabelKey } from "../api/messages";
+import { type Shape, type Size } from "../lib/shapes";
+
+export const State = { NONE: 0, VISIBLE: 1, OCCLUDED: 2, ABSENT: 3, UNCERTAIN: 4 } as const;
+export type StateNumber = (typeof State)[keyof typeof State];
+export const STATE_WORDS = ["no label", "visible", "occluded", "absent", "uncertain"] as const;
+export const Source = { NONE: 0, HUMAN: 1, MODEL: 2, INTERPOLATED: 3 } as const;
+
+export const Review = { NONE: 0, ACCEPTED: 1, REJECTED: 2, LOCKED: 3 } as const;
+
+const STATES = [
+  "OBJECT_STATE_UNSPECIFIED",
+  "OBJECT_STATE_VISIBLE",
+  "OBJECT_STATE_OCCLUDED",
+  "OBJECT_STATE_ABSENT",
+  "OBJECT_STATE_UNCERTAIN",
+];
+const SOURCES = [
+  "PROVENANCE_KIND_UNSPECIFIED",
+  "PROVENANCE_KIND_HUMAN",
+  "PROVENANCE_KIND_MODEL",
+  "PROVENANCE_KIND_INTERPOLATED",
+];
+const FLASH_MS = 2600;
+
+/** One label as the page has it. */
+export interface Entry {
+  frame: number;
+  state: StateNumber;
+  shape: Shape | null;
+  confidence: number;
+  source: number;
+  version: string;
+}
+
+/** One object through time, or one frame class. */
+export class Row {
+  readonly state: Uint8Array;
+  readonly confidence: Float32Array;
+  readonly source: Uint8Array;
+  /** What reviewers said: a `Review`. */
+  readonly review: Uint8Array;
+  /** 1 where a person changed what a micro-model had said. */
+  readonly correction: Uint8Array;
+  readonly shapes = new Map<number, Shape>();
+  readonly versions = new Map<number, string>();
+  /** Frames that changed a moment ago, and when; the timeline shows them mending. */
+  readonly changed = new Map<number, number>();
+  /** Grows with every change; what is drawn of the row is kept by it. */
+  version = 0;
+
+  constructor(
+    readonly name: string,
+    public className: string,
+    readonly isFrameClass: boolean,
+    frameCount: number,
+  ) {
+    this.state = new Uint8Array(frameCount);
+    this.confidence = new Float32Array(frameCount).fill(NaN);
+    this.source = new Uint8Array(frameCount);
+    this.review = new Uint8Array(frameCount);
+    this.correction = new Uint8Array(frameCount);
+  }
+
+  get key(): string {
+    return rowKey(this.name, this.isFrameClass);
+  }
+
+  get(frame: number): Entry | null {
+    if (!this.state[frame]) return null;
+    return {
+      frame,
+      state: this.state[frame] as StateNumber,
+      shape: this.shapes.get(frame) ?? null,
+      confidence: this.confidence[frame],
+      source: this.source[frame],
+      version: this.versions.get(frame) ?? "",
+    };
+  }
+
+  put(frame: number, entry: Entry | null): void {
+    if (entry?.source !== Source.HUMAN) this.correction[frame] = 0;
+    else if (this.source[frame] === Source.MODEL) this.correction[frame] = 1;
+    this.state[frame] = entry?.state ?? State.NONE;
+    this.confidence[frame] = entry?.confidence ?? NaN;
+    this.source[frame] = entry?.source ?? Source.NONE;
+    if (entry?.shape) this.shapes.set(frame, entry.shape);
+    else this.shapes.delete(frame);
+    if (entry?.version && entry.source === Source.HUMAN) this.versions.set(frame, entry.version);
+    else this.versions.delete(frame);
+    this.version++;
+  }
+
+  flash(frame: number): void {
+    this.changed.set(frame, performance.now());
+  }
+
+  /** The share of freshness left of a change, 1 to 0. */
+  freshness(frame: number, now: number): number {
+    const then = this.changed.get(frame);
+    if (then === undefined) return 0;
+    const left = 1 - (now - then) / FLASH_MS;
+    if (left <= 0) this.changed.delete(frame);
+    return Math.max(left, 0);
+  }
+
+  isAnchor(frame: number): boolean {
+    return this.source[frame] === Source.HUMAN;
+  }
+
+  anchors(): number[] {
+    const frames: number[] = [];
+    for (let frame = 0; frame < this.source.length; frame++) if (this.source[frame] === Source.HUMAN) frames.push(frame);
+    return frames;
+  }
+
+  isEmpty(): boolean {
+    return !this.state.some(Boolean);
+  }
+}
+
+export function rowKey(name: string, isFrameClass: boolean): string {
+  return (isFrameClass ? "f:" : "o:") + name;
+}
+
+export class Labels {
+  readonly rows = new Map<string, Row>();
+  /** Grows with every change, at most once a frame of the screen. */
+  readonly version = signal(0);
+  /** The newest revision of the video's labels that was seen. */
+  revision = 0;
+  private scheduled = false;
+
+  constructor(
+    readonly frameCount: number,
+    readonly size: Size,
+  ) {}
+
+  /** Objects in order of their class and name, then frame classes. */
+  ordered(): Row[] {
+    return [...this.rows.values()].sort(
+      (a, b) =>
+        Number(a.isFrameClass) - Number(b.isFrameClass) ||
+        a.className.localeCompare(b.className) ||
+        a.name.localeCompare(b.name, "en", { numeric: true }),
+    );
+  }
+
+  row(name: string, className: string, isFrameClass: boolean): Row {
+    const key = rowKey(name, isFrameClass);
+    let row = this.rows.get(key);
+    if (!row) {
+      row = new Row(name, className, isFrameClass, this.frameCount);
+      this.rows.set(key, row);
+    }
+    return row;
+  }
+
+  /** Take in labels as the API gives them; those whose anchors are on their way to the server are left alone. */
+  take(messages: readonly Label[], options: { flash?: boolean; pending?: (key: string) => boolean } = {}): void {
+    for (const message of messages) {
+      const frame = Number(message.frameIndex ?? 0);
+      const { name, className, isFrameClass, entry } = fromMessage(message, frame);
+      const row = this.row(name, className, isFrameClass);
+      this.revision = Math.max(this.revision, Number(message.revision ?? 0));
+      if (options.pending?.(`${row.key}@${frame}`)) continue;
+      if (options.flash && differs(row.get(frame), entry)) row.flash(frame);
+      if (!isFrameClass) row.className = className;
+      row.put(frame, entry);
+    }
+    if (messages.length) this.touch();
+  }
+
+  drop(row: Row, frame: number): void {
+    row.put(frame, null);
+    this.touch();
+  }
+
+  touch(): void {
+    if (this.scheduled) return;
+    this.scheduled = true;
+    const go = (): void => {
+      this.scheduled = false;
+      this.version.value++;
+    };
+    if (document.hidden) setTimeout(go, 0);
+    else requestAnimationFrame(go);
+  }
+
+  clear(): void {
+    this.rows.clear();
+    this.touch();
+  }
+}
+
+function differs(before: Entry | null, after: Entry): boolean {
+  return (
+    !before ||
+    before.state !== after.state ||
+    before.source !== after.source ||
+    JSON.stringify(before.shape) !== JSON.stringify(after.shape)
+  );
+}
+
+function fromMessage(
+  message: Label,
+  frame: number,
+): { name: string; className: string; isFrameClass: boolean; entry: Entry } {
+  const source = Math.max(0, SOURCES.indexOf(message.provenance?.kind ?? ""));
+  const entry: Entry = {
+    frame,
+    state: State.VISIBLE,
+    shape: null,
+    confidence: message.confidence ?? NaN,
+    source,
+    version: message.provenance?.version ?? "",
+  };
+  if (message.frameClass) {
+    const name = message.frameClass.frameClass;
+    entry.state = message.frameClass.present ? State.VISIBLE : State.ABSENT;
+    return { name, className: name, isFrameClass: true, entry };
+  }
+  const object = message.object!;
+  entry.state = Math.max(0, STATES.indexOf(object.state ?? "")) as StateNumber;
+  if (object.box) {
+    const { x1 = 0, y1 = 0, x2 = 0, y2 = 0 } = object.box;
+    entry.shape = { kind: "box", box: [x1, y1, x2, y2] };
+  } else if (object.polygon) entry.shape = { kind: "polygon", points: object.polygon.coordinates ?? [] };
+  else if (object.mask) entry.shape = { kind: "mask", counts: object.mask.counts ?? "" };
+  return { name: object.track, className: object.objectClass, isFrameClass: false, entry };
+}
+
+/** A label of the page as the API takes it. */
+export function toMessage(row: Row, entry: Entry, size: Size): Label {
+  const message: Label = { frameIndex: String(entry.frame) };
+  if (entry.source !== Source.HUMAN) {
+    message.provenance = { kind: SOURCES[entry.source], version: entry.version };
+    if (!Number.isNaN(entry.confidence)) message.confidence = entry.confidence;
+  }
+  if (row.isFrameClass) {
+    message.frameClass = { frameClass: row.name, present: entry.state === State.VISIBLE };
+    return message;
+  }
+  message.object = { track: row.name, objectClass: row.className, state: STATES[entry.state] };
+  const { shape } = entry;
+  if (shape?.kind === "box") {
+    const [x1, y1, x2, y2] = shape.box;
+    message.object.box = { x1, y1, x2, y2 };
+  } else if (shape?.kind === "polygon") message.object.polygon = { coordinates: shape.points };
+  else if (shape) message.object.mask = { heightPx: size.height, widthPx: size.width, counts: shape.counts };
+  return message;
+}
+
+export function keyMessage(row: Row, frame: number): LabelKey {
+  return row.isFrameClass ? { frameIndex: String(frame), frameClass: row.name } : { frameIndex: String(frame), track: row.name };
+}

@@ -1,0 +1,79 @@
+import { useEffect, useState } from "preact/hooks";
+
+import type { Project, Video } from "../api/messages";
+import { call, inWords, loginWanted, patiently } from "../api/rpc";
+import { Session } from "../model/session";
+import { Editor } from "./Editor";
+import { Home } from "./Home";
+import { Login } from "./Login";
+import { OfflineBanner, Toasts } from "./parts";
+import { ProjectView } from "./ProjectView";
+import { route } from "./route";
+
+export function App() {
+  const { project, video } = route.value;
+  return (
+    <>
+      {video ? <OpenVideo key={video} project={project!} video={video} /> : <Pages project={project} />}
+      <Toasts />
+      {loginWanted.value && <Login />}
+    </>
+  );
+}
+
+function Pages({ project }: { project?: string }) {
+  return (
+    <>
+      <OfflineBanner waiting={0} />
+      {project ? <ProjectView key={project} name={project} /> : <Home />}
+    </>
+  );
+}
+
+function OpenVideo({ project, video }: { project: string; video: string }) {
+  const [session, setSession] = useState<Session | null>(null);
+  const [error, setError] = useState("");
+  const login = loginWanted.value;
+  useEffect(() => {
+    if (login) return;
+    const controller = new AbortController();
+    let made: Session | null = null;
+    void (async () => {
+      try {
+        const [ofProject, ofVideo] = await patiently(() =>
+          Promise.all([
+            call<Project>("ProjectService/GetProject", { name: project }, controller.signal),
+            call<Video>("VideoService/GetVideo", { name: video }, controller.signal),
+          ]),
+        );
+        if (controller.signal.aborted) return;
+        if (ofVideo.state !== "VIDEO_STATE_READY") return setError(ofVideo.error || "The video is still being read");
+        made = new Session(ofVideo, ofProject);
+        setSession(made);
+        void made.start();
+      } catch (caught) {
+        if (!controller.signal.aborted) setError(inWords(caught));
+      }
+    })();
+    return () => {
+      controller.abort();
+      made?.close();
+    };
+  }, [project, video, login]);
+  if (session) return <Editor session={session} />;
+  return (
+    <main class="empty-page">
+      {error ? (
+        <>
+          <h1>This video cannot be shown</h1>
+          <p>{error}</p>
+          <a class="button" href={`#/${project}`}>
+            Back to the project
+          </a>
+        </>
+      ) : (
+        <p class="muted">Opening…</p>
+      )}
+    </main>
+  );
+}

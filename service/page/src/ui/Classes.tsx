@@ -1,0 +1,150 @@
+import { Plus, Trash2 } from "lucide";
+import { useState } from "preact/hooks";
+
+import type { Project, ShapeKind } from "../api/messages";
+import { call, inWords, patiently } from "../api/rpc";
+import { classColor } from "../lib/color";
+import { Icon } from "./Icon";
+import { Dialog } from "./parts";
+
+interface Draft {
+  name: string;
+  color: string;
+  kind: "object" | "frame";
+  shapes: ShapeKind[];
+  maxInstances: number;
+  flip: boolean;
+}
+
+function drafts(project: Project): Draft[] {
+  const objects = project.objectClasses ?? [];
+  return [
+    ...objects.map((one, index): Draft => ({
+      name: one.name,
+      color: classColor(one.color, index),
+      kind: "object",
+      shapes: one.shapes ?? [],
+      maxInstances: one.maxInstances ?? 0,
+      flip: one.flip ?? true,
+    })),
+    ...(project.frameClasses ?? []).map((one, index): Draft => ({
+      name: one.name,
+      color: classColor(one.color, objects.length + index),
+      kind: "frame",
+      shapes: [],
+      maxInstances: 0,
+      flip: true,
+    })),
+  ];
+}
+
+/** Makes and changes the classes of a project. */
+export function Classes(props: { project: Project; onClose: () => void; onChange: (project: Project) => void }) {
+  const [classes, setClasses] = useState<Draft[]>(() => {
+    const present = drafts(props.project);
+    return present.length ? present : [blank(0)];
+  });
+  const [error, setError] = useState("");
+  const change = (index: number, part: Partial<Draft>): void =>
+    setClasses(classes.map((one, at) => (at === index ? { ...one, ...part } : one)));
+  const save = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    const named = classes.map((one) => ({ ...one, name: one.name.trim() })).filter((one) => one.name);
+    const project: Project = {
+      name: props.project.name,
+      etag: props.project.etag,
+      objectClasses: named
+        .filter((one) => one.kind === "object")
+        .map(({ name, color, shapes, maxInstances, flip }) => ({ name, color, shapes, maxInstances, flip })),
+      frameClasses: named.filter((one) => one.kind === "frame").map(({ name, color }) => ({ name, color })),
+    };
+    try {
+      const body = { project, updateMask: "objectClasses,frameClasses" };
+      props.onChange(await patiently(() => call<Project>("ProjectService/UpdateProject", body)));
+      props.onClose();
+    } catch (caught) {
+      setError(inWords(caught));
+    }
+  };
+  return (
+    <Dialog title="Classes" onClose={props.onClose} wide>
+      <form class="stack" onSubmit={(event) => void save(event)}>
+        <div class="class-rows">
+          {classes.map((one, index) => (
+            <div class="class-row" key={index}>
+              <input
+                type="color"
+                value={one.color}
+                aria-label={`Colour of ${one.name || "the class"}`}
+                onInput={(event) => change(index, { color: event.currentTarget.value })}
+              />
+              <input
+                value={one.name}
+                placeholder="Name"
+                aria-label="Name of the class"
+                autofocus={index === classes.length - 1 && !one.name}
+                onInput={(event) => change(index, { name: event.currentTarget.value })}
+              />
+              <select
+                value={one.kind}
+                aria-label="Kind"
+                onChange={(event) => change(index, { kind: event.currentTarget.value as Draft["kind"] })}
+              >
+                <option value="object">Object</option>
+                <option value="frame">Whole frame</option>
+              </select>
+              <label class="check" title="A mirrored object is still one of this class">
+                <input
+                  type="checkbox"
+                  checked={one.flip}
+                  disabled={one.kind === "frame"}
+                  onChange={(event) => change(index, { flip: event.currentTarget.checked })}
+                />
+                mirrors
+              </label>
+              <label class="check" title="The most objects of this class on one frame; 0 for no limit">
+                at most
+                <input
+                  class="narrow"
+                  type="number"
+                  min="0"
+                  max="999"
+                  disabled={one.kind === "frame"}
+                  value={one.maxInstances}
+                  onInput={(event) => change(index, { maxInstances: Number(event.currentTarget.value) })}
+                />
+              </label>
+              <button
+                type="button"
+                class="quiet square"
+                aria-label={`Remove ${one.name || "the class"}`}
+                onClick={() => setClasses(classes.filter((_, at) => at !== index))}
+              >
+                <Icon of={Trash2} />
+              </button>
+            </div>
+          ))}
+        </div>
+        <div>
+          <button type="button" onClick={() => setClasses([...classes, blank(classes.length)])}>
+            <Icon of={Plus} /> Add a class
+          </button>
+        </div>
+        <p class="hint">
+          An object has a place and keeps its identity through the video; a class of the whole frame holds or does not.
+          Turn “mirrors” off for text, or left and right.
+        </p>
+        {error && <p class="error-text">{error}</p>}
+        <div class="actions">
+          <button type="submit" class="primary">
+            Save
+          </button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+function blank(index: number): Draft {
+  return { name: "", color: classColor("", index), kind: "object", shapes: [], maxInstances: 0, flip: true };
+}

@@ -1,0 +1,129 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import { Board } from "../board/Board";
+import type { Session } from "../model/session";
+import { opacity, outlineOnly } from "../model/settings";
+import { Classes } from "./Classes";
+import { Export } from "./Export";
+import { Header } from "./Header";
+import { Help } from "./Help";
+import { onKey, type Keyed } from "./keys";
+import { OfflineBanner } from "./parts";
+import { type PanelName, SidePanel } from "./SidePanel";
+import { describe, Timeline } from "./Timeline";
+import { Tools } from "./Tools";
+import { Transport } from "./Transport";
+
+/** The view of one video: tools, picture, panel, timeline. */
+export function Editor({ session }: { session: Session }) {
+  const stage = useRef<HTMLDivElement>(null);
+  const board = useRef<Board | null>(null);
+  const [zoom, setZoom] = useState(1);
+  const [help, setHelp] = useState(false);
+  const [classes, setClasses] = useState(false);
+  const [exporting, setExporting] = useState(false);
+  const [panel, setPanel] = useState<PanelName>("label");
+
+  useEffect(() => {
+    const made = new Board(stage.current!, session, setZoom);
+    board.current = made;
+    const observer = new ResizeObserver(() => made.resize(stage.current!.clientWidth, stage.current!.clientHeight));
+    observer.observe(stage.current!);
+    return () => {
+      observer.disconnect();
+      made.destroy();
+      board.current = null;
+    };
+  }, [session]);
+
+  const shown = session.player.shown.value;
+  useEffect(() => board.current?.showFrame(session.player.cache.peek(shown)), [shown, session]);
+  const drawn = [
+    shown,
+    session.labels.version.value,
+    session.selected.value,
+    session.hidden.value,
+    session.tool.value,
+    session.project.value,
+    opacity.value,
+    outlineOnly.value,
+  ];
+  useEffect(() => board.current?.draw(), drawn);
+  useEffect(() => void board.current?.cancel(), [session.tool.value]);
+
+  useEffect(() => {
+    document.title = `${session.video.displayName} · micromodels`;
+    if (!session.project.value.objectClasses?.length && !session.project.value.frameClasses?.length) setClasses(true);
+    const keyed: Keyed = {
+      session,
+      board: () => board.current,
+      help: () => setHelp(true),
+      focusFrame: () => document.querySelector<HTMLInputElement>("#frame-number")?.focus(),
+      tab: (name) => setPanel(name as PanelName),
+    };
+    const listen = (event: KeyboardEvent): void => onKey(event, keyed);
+    const leave = (event: BeforeUnloadEvent): void => {
+      sessionStorage.setItem(`frame|${session.video.name}`, String(session.player.frame.peek()));
+      if (session.drawing.peek()) event.preventDefault();
+    };
+    addEventListener("keydown", listen);
+    addEventListener("beforeunload", leave);
+    return () => {
+      removeEventListener("keydown", listen);
+      removeEventListener("beforeunload", leave);
+      sessionStorage.setItem(`frame|${session.video.name}`, String(session.player.frame.peek()));
+    };
+  }, [session]);
+
+  return (
+    <div class="editor">
+      <Header session={session} onHelp={() => setHelp(true)} onExport={() => setExporting(true)} onPanel={setPanel} />
+      <OfflineBanner waiting={session.outbox.waiting.value} />
+      <main class="workspace">
+        <Tools session={session} zoom={zoom} onZoom={(factor) => board.current?.zoom(factor)} onFit={() => board.current?.fit()} />
+        <div class={`stage tool-${session.tool.value}`} data-shown={shown}>
+          <div ref={stage} class="stage-canvas" role="img" aria-label={`Frame ${shown}: ${describe(session, shown)}`} />
+          {shown < 0 && <p class="stage-note">Decoding…</p>}
+          {shown !== session.player.frame.value && shown >= 0 && <span class="stage-busy" aria-hidden="true" />}
+          <Hint session={session} />
+        </div>
+        <SidePanel session={session} panel={panel} onPanel={setPanel} onClasses={() => setClasses(true)} />
+      </main>
+      <Transport session={session} />
+      <Timeline session={session} />
+      {help && <Help onClose={() => setHelp(false)} />}
+      {exporting && <Export session={session} onClose={() => setExporting(false)} />}
+      {classes && (
+        <Classes
+          project={session.project.value}
+          onClose={() => setClasses(false)}
+          onChange={(project) => {
+            session.project.value = project;
+            session.activeClass.value ||= project.objectClasses?.[0]?.name ?? "";
+          }}
+        />
+      )}
+    </div>
+  );
+}
+
+/** One quiet line on what to do now. */
+function Hint({ session }: { session: Session }) {
+  const tool = session.tool.value;
+  const drawing = session.drawing.value;
+  session.labels.version.value;
+  const empty = !session.rows().some((row) => !row.isEmpty());
+  const words =
+    tool === "box"
+      ? drawing ? "Click the opposite corner" : "Drag, or click two corners. By keys: Ctrl and arrows, then Enter"
+      : tool === "polygon"
+        ? drawing ? "Click the first point, double-click or press Enter to close. Backspace takes a point back" : "Click the corners one after the other"
+        : tool === "brush"
+          ? "Paint. A stroke that closes a ring fills it. [ and ] change the size"
+          : tool === "eraser"
+            ? "Paint over what does not belong"
+            : empty && !session.loading.value
+              ? "Draw the object on this frame: B box, P polygon, M mask"
+              : "";
+  return words ? <p class="hint-line">{words}</p> : null;
+}

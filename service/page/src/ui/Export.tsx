@@ -1,0 +1,81 @@
+import { Download, FileJson } from "lucide";
+import { useState } from "preact/hooks";
+
+import type { FileMessage, Operation } from "../api/messages";
+import { call, inWords, patiently } from "../api/rpc";
+import { bytes } from "../lib/format";
+import type { Session } from "../model/session";
+import { Icon } from "./Icon";
+import { Bar, Dialog } from "./parts";
+
+const FORMATS = [
+  { format: "EXPORT_FORMAT_JSONL", name: "JSON Lines", words: "Every label of every frame, with who made it" },
+  { format: "EXPORT_FORMAT_COCO", name: "COCO", words: "Instances with masks and boxes, as COCO has them" },
+];
+
+export function Export({ session, onClose }: { session: Session; onClose: () => void }) {
+  const [busy, setBusy] = useState("");
+  const [files, setFiles] = useState<FileMessage[]>([]);
+  const [error, setError] = useState("");
+  const run = async (format: string): Promise<void> => {
+    setBusy(format);
+    setError("");
+    try {
+      await session.outbox.settled();
+      const requestId = crypto.randomUUID();
+      let operation = await patiently(() =>
+        call<Operation>("LabelingService/Export", { video: session.video.name, format, requestId }),
+      );
+      while (!operation.done)
+        operation = await patiently(() =>
+          call<Operation>("google.longrunning.Operations/WaitOperation", { name: operation.name, timeout: "20s" }),
+        );
+      if (operation.error?.code) throw new Error(operation.error.message);
+      const made = (operation.response as { files?: FileMessage[] } | undefined)?.files ?? [];
+      setFiles((before) => [...made, ...before]);
+      for (const file of made) download(file);
+    } catch (caught) {
+      setError(inWords(caught));
+    }
+    setBusy("");
+  };
+  return (
+    <Dialog title="Export" onClose={onClose}>
+      <ul class="choices">
+        {FORMATS.map((one) => (
+          <li key={one.format}>
+            <button class="choice" disabled={busy !== ""} onClick={() => void run(one.format)}>
+              <Icon of={FileJson} size={20} />
+              <span>
+                <strong>{one.name}</strong>
+                <span class="muted">{one.words}</span>
+              </span>
+              <Icon of={Download} />
+            </button>
+            {busy === one.format && <Bar value={0} indeterminate label={`Writing ${one.name}`} />}
+          </li>
+        ))}
+      </ul>
+      {error && <p class="error-text">{error}</p>}
+      {files.length > 0 && (
+        <ul class="files">
+          {files.map((file) => (
+            <li key={file.name}>
+              <a href={`/files/${file.name}`} download={file.fileName}>
+                {file.fileName}
+              </a>{" "}
+              <span class="muted">{bytes(Number(file.sizeBytes ?? 0))}</span>
+            </li>
+          ))}
+        </ul>
+      )}
+    </Dialog>
+  );
+}
+
+function download(file: FileMessage): void {
+  const link = document.createElement("a");
+  link.href = `/files/${file.name}`;
+  link.download = file.fileName ?? "";
+  link.click();
+}

@@ -1,0 +1,90 @@
+import { Check, ChevronRight, CircleHelp, Download, LoaderCircle, Redo2, Undo2 } from "lucide";
+
+import { online } from "../api/rpc";
+import { duration } from "../lib/format";
+import type { Session } from "../model/session";
+import { Icon } from "./Icon";
+import { ThemeButton } from "./parts";
+import { href } from "./route";
+import type { PanelName } from "./SidePanel";
+
+export function Header(props: {
+  session: Session;
+  onHelp: () => void;
+  onExport: () => void;
+  onPanel: (panel: PanelName) => void;
+}) {
+  const { session } = props;
+  return (
+    <header class="topbar">
+      <nav aria-label="Where you are" class="crumbs">
+        <a href="#/" class="brand" aria-label="All projects">
+          <img src="/icon.svg" width="20" height="20" alt="" />
+        </a>
+        <a href={href(session.project.value.name)} class="crumb">
+          {session.project.value.displayName}
+        </a>
+        <Icon of={ChevronRight} size={13} />
+        <h1 class="crumb here">{session.video.displayName}</h1>
+      </nav>
+      <JobChip session={session} onClick={() => props.onPanel("train")} />
+      <div class="topbar-end">
+        <Saved session={session} />
+        <button
+          class="quiet square"
+          aria-label="Undo"
+          title={`Undo ${session.undoable.value.at(-1)?.words ?? ""} (Ctrl Z)`}
+          disabled={!session.undoable.value.length}
+          onClick={() => session.undo()}
+        >
+          <Icon of={Undo2} />
+        </button>
+        <button
+          class="quiet square"
+          aria-label="Redo"
+          title={`Redo ${session.redoable.value.at(-1)?.words ?? ""} (Ctrl Shift Z)`}
+          disabled={!session.redoable.value.length}
+          onClick={() => session.redo()}
+        >
+          <Icon of={Redo2} />
+        </button>
+        <button onClick={props.onExport}>
+          <Icon of={Download} /> Export
+        </button>
+        <ThemeButton />
+        <button class="quiet square" aria-label="Keys" title="Keys (?)" onClick={props.onHelp}>
+          <Icon of={CircleHelp} />
+        </button>
+      </div>
+    </header>
+  );
+}
+
+function Saved({ session }: { session: Session }) {
+  const waiting = session.outbox.waiting.value;
+  const words = waiting ? (online.value ? "Saving" : `${waiting} kept here`) : "Saved";
+  return (
+    <span class={`saved ${waiting ? "busy" : ""}`} title="Every edit is kept on this machine until the server has it">
+      <Icon of={waiting ? LoaderCircle : Check} size={14} />
+      {words}
+    </span>
+  );
+}
+
+function JobChip({ session, onClick }: { session: Session; onClick: () => void }) {
+  const { training } = session;
+  if (!training.running) return <span class="spacer" />;
+  const propagation = training.propagation.value;
+  const labelling = training.state.value === "labelling" && propagation;
+  const eta = labelling ? propagation.etaSeconds : training.steps.value?.etaSeconds;
+  const words = labelling
+    ? `Labelling ${Number(propagation.framesDone ?? 0)} of ${Number(propagation.framesTotal ?? 0)}`
+    : { waiting: "Waiting", training: "Training", stopping: "Stopping" }[training.state.value as "waiting"];
+  return (
+    <button class="job-chip" onClick={onClick}>
+      <span class="pulse" />
+      {words}
+      {eta ? `, ${duration(eta)} left` : ""}
+    </button>
+  );
+}

@@ -1,0 +1,215 @@
+import { Copy, Minus, Palette, Plus, Sparkles, Spline, Trash2, Zap } from "lucide";
+
+import { percent } from "../lib/format";
+import { type Entry, type Row, Source, State, STATE_WORDS } from "../model/labels";
+import type { Session } from "../model/session";
+import { Icon } from "./Icon";
+
+/** What is on the frame that is shown, and what can be done with it. */
+export function LabelPanel(props: { session: Session; onClasses: () => void; onTrain: () => void }) {
+  const { session } = props;
+  session.labels.version.value;
+  const frame = session.player.shown.value;
+  const objects = session.rows().filter((row) => !row.isFrameClass);
+  const classes = session.rows().filter((row) => row.isFrameClass);
+  return (
+    <>
+      <section>
+        <div class="section-head">
+          <h2>New object</h2>
+          <button class="link" onClick={props.onClasses}>
+            <Icon of={Palette} size={13} /> Classes
+          </button>
+        </div>
+        <div class="chips" role="radiogroup" aria-label="Class of the next new object">
+          {(session.project.value.objectClasses ?? []).map((one) => {
+            const on = session.selected.value === null && session.activeClass.value === one.name;
+            return (
+              <button
+                key={one.name}
+                role="radio"
+                aria-checked={on}
+                class={`chip ${on ? "on" : ""}`}
+                onClick={() => {
+                  session.selected.value = null;
+                  session.activeClass.value = one.name;
+                }}
+              >
+                <span class="swatch" style={{ background: session.classColor(one.name) }} />
+                {one.name}
+              </button>
+            );
+          })}
+        </div>
+      </section>
+      {objects.length > 0 && (
+        <section>
+          <h2>Objects on frame {frame < 0 ? "" : frame.toLocaleString("en")}</h2>
+          <ul class="objects">
+            {objects.map((row) => (
+              <ObjectRow key={row.key} session={session} row={row} entry={frame < 0 ? null : row.get(frame)} />
+            ))}
+          </ul>
+        </section>
+      )}
+      <Selected session={session} />
+      {classes.length > 0 && (
+        <section>
+          <h2>Whole frame</h2>
+          <ul class="objects">
+            {classes.map((row) => (
+              <FrameClassRow key={row.key} session={session} row={row} frame={frame} />
+            ))}
+          </ul>
+        </section>
+      )}
+      <Next session={session} onTrain={props.onTrain} />
+    </>
+  );
+}
+
+function ObjectRow({ session, row, entry }: { session: Session; row: Row; entry: Entry | null }) {
+  const on = session.selected.value === row.key;
+  return (
+    <li>
+      <button class={`object ${on ? "on" : ""}`} aria-pressed={on} onClick={() => (session.selected.value = row.key)}>
+        <span class="swatch" style={{ background: session.classColor(row.className) }} />
+        <span class="ellipsis">{session.nameOf(row)}</span>
+        <StateTag entry={entry} />
+      </button>
+    </li>
+  );
+}
+
+function StateTag({ entry }: { entry: Entry | null }) {
+  if (!entry) return <span class="muted small-text">no label</span>;
+  const sure = Number.isNaN(entry.confidence) ? "" : percent(entry.confidence);
+  return (
+    <span class="state-tag">
+      <span class={`dot ${STATE_WORDS[entry.state]}`} />
+      {STATE_WORDS[entry.state]}
+      <span class="by">{entry.source === Source.HUMAN ? "by hand" : sure}</span>
+    </span>
+  );
+}
+
+const STATES = [
+  { state: State.VISIBLE, word: "Visible", key: "I" },
+  { state: State.OCCLUDED, word: "Hidden", key: "H" },
+  { state: State.ABSENT, word: "Absent", key: "X" },
+  { state: State.UNCERTAIN, word: "Uncertain", key: "U" },
+] as const;
+
+function Selected({ session }: { session: Session }) {
+  const row = session.selectedRow.value;
+  if (!row || row.isFrameClass) return null;
+  const frame = session.player.shown.value;
+  const entry = frame < 0 ? null : row.get(frame);
+  const press = (key: string): void => {
+    dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  };
+  return (
+    <section>
+      <h2>{session.nameOf(row)}</h2>
+      <div class="segmented" role="radiogroup" aria-label="State on this frame">
+        {STATES.map((one) => (
+          <button
+            key={one.word}
+            role="radio"
+            aria-checked={entry?.state === one.state}
+            class={entry?.state === one.state ? "on" : ""}
+            title={`${one.word} here (${one.key})`}
+            onClick={() => session.setState(one.state)}
+          >
+            {one.word}
+          </button>
+        ))}
+      </div>
+      <div class="button-row">
+        <button title="Copy from the frame before (,)" onClick={() => press(",")}>
+          <Icon of={Copy} size={14} /> From before
+        </button>
+        <button title="Copy from the next frame (.)" onClick={() => press(".")}>
+          <Icon of={Copy} size={14} /> From after
+        </button>
+        <button class="square" aria-label="Smooth" title="Smooth (S)" onClick={() => press("s")}>
+          <Icon of={Spline} size={14} />
+        </button>
+        <button class="square" aria-label="Grow" title="Grow (+)" onClick={() => press("+")}>
+          <Icon of={Plus} size={14} />
+        </button>
+        <button class="square" aria-label="Shrink" title="Shrink (-)" onClick={() => press("-")}>
+          <Icon of={Minus} size={14} />
+        </button>
+        <button class="square" aria-label="Take the label off this frame" title="Take the label off this frame (Delete)" disabled={!entry} onClick={() => session.remove()}>
+          <Icon of={Trash2} size={14} />
+        </button>
+      </div>
+    </section>
+  );
+}
+
+function FrameClassRow({ session, row, frame }: { session: Session; row: Row; frame: number }) {
+  const entry = frame < 0 ? null : row.get(frame);
+  const sure = entry && entry.source !== Source.HUMAN && !Number.isNaN(entry.confidence) ? percent(entry.confidence) : "";
+  const set = (present: boolean): void => {
+    session.selected.value = row.key;
+    session.setFrameClass(row.name, present);
+  };
+  return (
+    <li class="frame-class">
+      <span class="swatch ring" style={{ "--swatch": session.classColor(row.name, true) }} />
+      <span class="ellipsis">{row.name}</span>
+      <span class="muted small-text">{entry?.source === Source.HUMAN ? "by hand" : sure}</span>
+      <div class="segmented small" role="radiogroup" aria-label={row.name}>
+        <button role="radio" aria-checked={entry?.state === State.VISIBLE} class={entry?.state === State.VISIBLE ? "on" : ""} onClick={() => set(true)}>
+          yes
+        </button>
+        <button role="radio" aria-checked={entry?.state === State.ABSENT} class={entry?.state === State.ABSENT ? "on" : ""} onClick={() => set(false)}>
+          no
+        </button>
+      </div>
+    </li>
+  );
+}
+
+/** What to do next, in one line and one button. */
+function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
+  const anchors = new Set(session.rows().flatMap((row) => row.anchors()));
+  const { training } = session;
+  if (training.running || session.loading.value) return null;
+  const suggestion = session.suggestions.value[0];
+  if (suggestion)
+    return (
+      <section class="next">
+        <h2>
+          <Icon of={Sparkles} size={14} /> Worth a look
+        </h2>
+        <p>
+          Frame {suggestion.frame.toLocaleString("en")}: {suggestion.reason}
+        </p>
+        <button class="primary" onClick={() => session.nextSuggestion(1)}>
+          Go there <kbd>N</kbd>
+        </button>
+      </section>
+    );
+  return (
+    <section class="next">
+      <h2>
+        <Icon of={Zap} size={14} /> Next
+      </h2>
+      <p>
+        {anchors.size === 0
+          ? "Draw every object on one frame, then on one or two more, far apart."
+          : anchors.size === 1
+            ? "One frame is drawn. A second one, far from it, makes the model much surer."
+            : `${anchors.size} frames are drawn. Train, and see the rest of the video fill in.`}
+      </p>
+      {anchors.size > 0 && (
+        <button class={anchors.size > 1 ? "primary" : ""} onClick={onTrain}>
+          Train <kbd>T</kbd>
+        </button>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,251 @@
+import { Film, Palette, Trash2, Upload as UploadIcon, X } from "lucide";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import type { Operation, Project, Video } from "../api/messages";
+import { call, inWords, loginWanted, patiently } from "../api/rpc";
+import { classColor } from "../lib/color";
+import { bytes, count, duration, percent, when } from "../lib/format";
+import { say } from "../model/toasts";
+import { forget, uploadFile, uploads, type UploadState } from "../model/uploads";
+import { Classes } from "./Classes";
+import { Brand } from "./Home";
+import { Icon } from "./Icon";
+import { Bar, Dialog, ThemeButton } from "./parts";
+import { href } from "./route";
+
+const ACCEPT = ".mp4,.mov,.mkv,.webm,.avi,.mpg,.mpeg,.gif,video/*";
+
+export function ProjectView({ name }: { name: string }) {
+  const [project, setProject] = useState<Project | null>(null);
+  const [videos, setVideos] = useState<Video[]>([]);
+  const [error, setError] = useState("");
+  const [classes, setClasses] = useState(false);
+  const [doomed, setDoomed] = useState<Video | null>(null);
+  const login = loginWanted.value;
+  const loadVideos = async (): Promise<Video[]> => {
+    const all: Video[] = [];
+    let pageToken = "";
+    do {
+      const page = await patiently(() =>
+        call<{ videos?: Video[]; nextPageToken?: string }>("VideoService/ListVideos", { parent: name, pageSize: 1000, pageToken }),
+      );
+      all.push(...(page.videos ?? []));
+      pageToken = page.nextPageToken ?? "";
+    } while (pageToken);
+    setVideos(all.reverse());
+    return all;
+  };
+  useEffect(() => {
+    if (login) return;
+    void (async () => {
+      try {
+        const loaded = await patiently(() => call<Project>("ProjectService/GetProject", { name }));
+        document.title = `${loaded.displayName} · micromodels`;
+        setProject(loaded);
+        if (!loaded.objectClasses?.length && !loaded.frameClasses?.length) setClasses(true);
+        await loadVideos();
+      } catch (caught) {
+        setError(inWords(caught));
+      }
+    })();
+  }, [name, login]);
+  const reading = videos.some((video) => video.state === "VIDEO_STATE_PROBING");
+  useEffect(() => {
+    if (!reading) return;
+    const timer = setInterval(() => void loadVideos().catch(() => undefined), 1000);
+    return () => clearInterval(timer);
+  }, [reading]);
+  const add = (files: Iterable<File>): void => {
+    for (const file of files)
+      void uploadFile(name, file).then((operation: Operation | null) => operation && void loadVideos());
+  };
+  if (error)
+    return (
+      <main class="empty-page">
+        <h1>This project cannot be shown</h1>
+        <p>{error}</p>
+        <a class="button" href="#/">
+          All projects
+        </a>
+      </main>
+    );
+  if (!project) return null;
+  const mine = uploads.value.filter((upload) => upload.project === name);
+  return (
+    <div class="page">
+      <header class="masthead">
+        <Brand />
+        <ThemeButton />
+      </header>
+      <main class="column">
+        <div class="heading">
+          <h1>{project.displayName}</h1>
+          <button onClick={() => setClasses(true)}>
+            <Icon of={Palette} /> Classes
+          </button>
+        </div>
+        <ClassChips project={project} />
+        <DropZone onFiles={add} empty={!videos.length && !mine.length} />
+        {(mine.length > 0 || videos.length > 0) && (
+          <ul class="cards">
+            {mine.map((upload) => (
+              <UploadRow key={upload.id} upload={upload} />
+            ))}
+            {videos.map((video) => (
+              <VideoRow key={video.name} video={video} onDelete={() => setDoomed(video)} />
+            ))}
+          </ul>
+        )}
+      </main>
+      {classes && <Classes project={project} onClose={() => setClasses(false)} onChange={setProject} />}
+      {doomed && <DeleteVideo video={doomed} onClose={() => (setDoomed(null), void loadVideos())} />}
+    </div>
+  );
+}
+
+function ClassChips({ project }: { project: Project }) {
+  const all = [...(project.objectClasses ?? []), ...(project.frameClasses ?? [])];
+  return (
+    <ul class="chips" aria-label="Classes">
+      {all.map((one, index) => (
+        <li key={one.name} class="chip">
+          <span class="swatch" style={{ background: classColor(one.color, index) }} />
+          {one.name}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function DropZone({ onFiles, empty }: { onFiles: (files: Iterable<File>) => void; empty: boolean }) {
+  const [over, setOver] = useState(false);
+  const input = useRef<HTMLInputElement>(null);
+  return (
+    <div
+      class={`drop ${empty ? "tall" : ""} ${over ? "over" : ""}`}
+      onDragOver={(event) => (event.preventDefault(), setOver(true))}
+      onDragLeave={() => setOver(false)}
+      onDrop={(event) => {
+        event.preventDefault();
+        setOver(false);
+        onFiles(event.dataTransfer?.files ?? []);
+      }}
+    >
+      <Icon of={UploadIcon} size={empty ? 26 : 18} />
+      <p>
+        Drop a video here, or{" "}
+        <button class="link" onClick={() => input.current?.click()}>
+          choose a file
+        </button>
+      </p>
+      {empty && <p class="muted">It stays on this server. An upload that is cut goes on where it stopped.</p>}
+      <input
+        ref={input}
+        type="file"
+        accept={ACCEPT}
+        multiple
+        class="visually-hidden"
+        tabIndex={-1}
+        aria-label="Video files"
+        onChange={(event) => {
+          onFiles([...(event.currentTarget.files ?? [])]);
+          event.currentTarget.value = "";
+        }}
+      />
+    </div>
+  );
+}
+
+function UploadRow({ upload }: { upload: UploadState }) {
+  const share = upload.sent / upload.size;
+  const left = upload.speed ? (upload.size - upload.sent) / upload.speed : NaN;
+  const words =
+    upload.phase === "failed"
+      ? upload.error
+      : upload.phase === "reading"
+        ? "Checking"
+        : `${bytes(upload.sent)} of ${bytes(upload.size)}${upload.resumedAt ? `, resumed at ${percent(upload.resumedAt / upload.size)}` : ""}${left > 3 ? `, ${duration(left)} left` : ""}`;
+  return (
+    <li class="card">
+      <div class="card-main">
+        <strong>{upload.fileName}</strong>
+        <span class={upload.phase === "failed" ? "error-text" : "muted"}>{words}</span>
+        {upload.phase !== "failed" && (
+          <Bar value={share} label={`Upload of ${upload.fileName}`} indeterminate={upload.phase === "reading"} />
+        )}
+      </div>
+      <button class="quiet square" aria-label={`Give up ${upload.fileName}`} onClick={() => forget(upload.id)}>
+        <Icon of={X} />
+      </button>
+    </li>
+  );
+}
+
+function VideoRow({ video, onDelete }: { video: Video; onDelete: () => void }) {
+  const ready = video.state === "VIDEO_STATE_READY";
+  const table = video.frameTable;
+  const frames = Number(table?.frameCount ?? 0);
+  const name = video.displayName || video.name;
+  const inside = (
+    <>
+      <span class="poster">
+        {ready ? (
+          <img src={`/frames/${video.name}/${Math.floor(frames / 3)}.jpg?width=192`} alt="" loading="lazy" />
+        ) : (
+          <Icon of={Film} size={20} />
+        )}
+      </span>
+      <span class="card-text">
+        <strong>{name}</strong>
+        <span class={video.state === "VIDEO_STATE_FAILED" ? "error-text" : "muted"}>
+          {ready
+            ? `${count(frames, "frame")}, ${table?.widthPx} × ${table?.heightPx}, ${bytes(Number(video.sizeBytes ?? 0))}`
+            : video.error || "Counting its frames, one by one"}
+        </span>
+        {!ready && !video.error && <Bar value={0} label={`Reading ${name}`} indeterminate />}
+      </span>
+      <span class="muted end">
+        {Number(video.labelRevision ?? 0) > 0 ? <span class="tag">labelled</span> : null} {when(video.createTime)}
+      </span>
+    </>
+  );
+  return (
+    <li class="card">
+      {ready ? (
+        <a class="card-main video" href={href(video.name)}>
+          {inside}
+        </a>
+      ) : (
+        <div class="card-main video">{inside}</div>
+      )}
+      <button class="quiet square" aria-label={`Delete ${name}`} title="Delete" onClick={onDelete}>
+        <Icon of={Trash2} />
+      </button>
+    </li>
+  );
+}
+
+function DeleteVideo({ video, onClose }: { video: Video; onClose: () => void }) {
+  const remove = async (): Promise<void> => {
+    try {
+      await call("VideoService/DeleteVideo", { name: video.name });
+      say(`${video.displayName} deleted`, "good");
+    } catch (error) {
+      say(inWords(error), "error");
+    }
+    onClose();
+  };
+  return (
+    <Dialog title={`Delete ${video.displayName}?`} onClose={onClose}>
+      <p>Its labels go with it. Micro-models that saw it are kept. This cannot be undone.</p>
+      <div class="actions">
+        <button onClick={onClose} autofocus>
+          Keep it
+        </button>
+        <button class="danger" onClick={() => void remove()}>
+          Delete
+        </button>
+      </div>
+    </Dialog>
+  );
+}

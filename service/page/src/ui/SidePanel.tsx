@@ -1,0 +1,52 @@
+import type { Session } from "../model/session";
+import { LabelPanel } from "./LabelPanel";
+import { TrainPanel } from "./TrainPanel";
+
+export type PanelName = "label" | "train";
+
+const PANELS: { name: PanelName; title: string }[] = [
+  { name: "label", title: "Label" },
+  { name: "train", title: "Train" },
+];
+
+export function SidePanel(props: {
+  session: Session;
+  panel: PanelName;
+  onPanel: (panel: PanelName) => void;
+  onClasses: () => void;
+}) {
+  const { session, panel } = props;
+  const onArrow = (event: KeyboardEvent): void => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const at = PANELS.findIndex((one) => one.name === panel);
+    const next = PANELS[(at + by + PANELS.length) % PANELS.length];
+    props.onPanel(next.name);
+    document.getElementById(`tab-${next.name}`)?.focus();
+  };
+  return (
+    <aside class="panel" aria-label="Panel">
+      <div class="tabs" role="tablist" aria-label="Panels" onKeyDown={onArrow}>
+        {PANELS.map((one) => (
+          <button
+            key={one.name}
+            role="tab"
+            id={`tab-${one.name}`}
+            aria-selected={panel === one.name}
+            aria-controls="panel-body"
+            tabIndex={panel === one.name ? 0 : -1}
+            onClick={() => props.onPanel(one.name)}
+          >
+            {one.title}
+          </button>
+        ))}
+      </div>
+      <div class="panel-body" id="panel-body" role="tabpanel" aria-labelledby={`tab-${panel}`} tabIndex={0}>
+        {panel === "label" && <LabelPanel session={session} onClasses={props.onClasses} onTrain={() => props.onPanel("train")} />}
+        {panel === "train" && <TrainPanel session={session} />}
+      </div>
+    </aside>
+  );
+}

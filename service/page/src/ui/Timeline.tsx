@@ -1,0 +1,117 @@
+import { Eye, EyeOff, Maximize2, ZoomIn, ZoomOut } from "lucide";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import { STATE_WORDS } from "../model/labels";
+import type { Session } from "../model/session";
+import { Icon } from "./Icon";
+import { RULER_PX, ROW_PX, TimelinePainter } from "./TimelinePainter";
+
+/** All objects and frame classes through time. Click or drag to go there; Ctrl and the wheel zoom. */
+export function Timeline({ session }: { session: Session }) {
+  const holder = useRef<HTMLDivElement>(null);
+  const strips = useRef<HTMLCanvasElement>(null);
+  const overlay = useRef<HTMLCanvasElement>(null);
+  const [painter, setPainter] = useState<TimelinePainter | null>(null);
+  useEffect(() => {
+    const made = new TimelinePainter(session, strips.current!, overlay.current!);
+    setPainter(made);
+    const observer = new ResizeObserver(() => made.resize(holder.current!.clientWidth));
+    observer.observe(holder.current!);
+    return () => {
+      observer.disconnect();
+      made.destroy();
+    };
+  }, [session]);
+  session.labels.version.value;
+  session.project.value;
+  const rows = session.rows();
+  const frame = session.player.frame.value;
+  const drag = (event: PointerEvent): void => {
+    const rect = strips.current!.getBoundingClientRect();
+    const row = painter?.rowAt(event.clientY - rect.top);
+    if (event.type === "pointerdown" && row) session.selected.value = row.key;
+    session.player.pause();
+    session.player.go(painter!.frameAt(event.clientX - rect.left));
+  };
+  return (
+    <section class="timeline" aria-label="Timeline">
+      <div class="timeline-scroll">
+        <div class="timeline-names">
+          <div class="timeline-corner" style={{ height: `${RULER_PX}px` }}>
+            <button class="quiet square small" title="Zoom out" aria-label="Zoom the timeline out" onClick={() => painter?.zoom(2)}>
+              <Icon of={ZoomOut} size={13} />
+            </button>
+            <button class="quiet square small" title="Zoom in" aria-label="Zoom the timeline in" onClick={() => painter?.zoom(0.5)}>
+              <Icon of={ZoomIn} size={13} />
+            </button>
+            <button class="quiet square small" title="Whole video" aria-label="Show the whole video on the timeline" onClick={() => painter?.showAll()}>
+              <Icon of={Maximize2} size={12} />
+            </button>
+          </div>
+          {rows.map((row) => {
+            const hidden = session.hidden.value.has(row.key);
+            return (
+              <div key={row.key} class={`timeline-name ${session.selected.value === row.key ? "selected" : ""}`} style={{ height: `${ROW_PX}px` }}>
+                <button class="name" onClick={() => (session.selected.value = row.key)} title={session.nameOf(row)}>
+                  <span
+                    class={row.isFrameClass ? "swatch ring" : "swatch"}
+                    style={{ "--swatch": session.classColor(row.className, row.isFrameClass) }}
+                  />
+                  <span class="ellipsis">{session.nameOf(row)}</span>
+                </button>
+                {!row.isFrameClass && (
+                  <button
+                    class="quiet square small eye"
+                    aria-label={`${hidden ? "Show" : "Hide"} ${session.nameOf(row)}`}
+                    aria-pressed={hidden}
+                    onClick={() => {
+                      const next = new Set(session.hidden.value);
+                      if (!next.delete(row.key)) next.add(row.key);
+                      session.hidden.value = next;
+                    }}
+                  >
+                    <Icon of={hidden ? EyeOff : Eye} size={13} />
+                  </button>
+                )}
+              </div>
+            );
+          })}
+        </div>
+        <div
+          class="timeline-strips"
+          ref={holder}
+          role="slider"
+          tabIndex={0}
+          aria-label="Frame"
+          aria-valuemin={0}
+          aria-valuemax={session.frameCount - 1}
+          aria-valuenow={frame}
+          aria-valuetext={`frame ${frame}; ${describe(session, frame)}`}
+          onPointerDown={(event) => {
+            if (event.button !== 0) return;
+            event.currentTarget.setPointerCapture(event.pointerId);
+            drag(event);
+          }}
+          onPointerMove={(event) => event.currentTarget.hasPointerCapture(event.pointerId) && drag(event)}
+          onWheel={(event) => painter?.wheel(event)}
+        >
+          <canvas ref={strips} />
+          <canvas ref={overlay} class="overlay" />
+        </div>
+      </div>
+      {rows.length === 0 && <p class="timeline-empty">Objects appear here as soon as one is drawn.</p>}
+    </section>
+  );
+}
+
+/** What is on a frame, in words. */
+export function describe(session: Session, frame: number): string {
+  const parts = session.rows().flatMap((row) => {
+    const entry = row.get(frame);
+    if (!entry) return [];
+    const sure = Number.isNaN(entry.confidence) ? "drawn by hand" : `${Math.round(entry.confidence * 100)} % sure`;
+    const state = row.isFrameClass ? (entry.state === 1 ? "present" : "absent") : STATE_WORDS[entry.state];
+    return [`${session.nameOf(row)} ${state}, ${sure}`];
+  });
+  return parts.join("; ") || "no labels";
+}

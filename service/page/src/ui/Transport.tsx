@@ -1,0 +1,112 @@
+import { ChevronLeft, ChevronRight, Diamond, Pause, Play, SkipBack, SkipForward, Sparkles } from "lucide";
+import { useEffect, useRef } from "preact/hooks";
+
+import { clock } from "../lib/format";
+import type { Session } from "../model/session";
+import { speed } from "../model/settings";
+import { Icon } from "./Icon";
+import { BINDINGS } from "./keys";
+
+const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4, 8];
+
+export function Transport({ session }: { session: Session }) {
+  const { player } = session;
+  const frame = player.frame.value;
+  const press = (key: string): void => {
+    // The same actions as the keys have.
+    BINDINGS.find((binding) => binding.keys.includes(key))!.act({
+      session,
+      board: () => null,
+      help: () => undefined,
+      focusFrame: () => undefined,
+      tab: () => undefined,
+    });
+  };
+  return (
+    <section class="transport" aria-label="Playback">
+      <div class="group">
+        <button class="quiet square" aria-label="Hand label before" title="Hand label before (J)" onClick={() => press("j")}>
+          <Icon of={SkipBack} />
+        </button>
+        <button class="quiet square" aria-label="One frame back" title="One frame back (←)" onClick={() => player.step(-1)}>
+          <Icon of={ChevronLeft} size={18} />
+        </button>
+        <button
+          class="play"
+          aria-label={player.playing.value ? "Pause" : "Play"}
+          title="Play, pause (Space)"
+          onClick={() => player.toggle()}
+        >
+          <Icon of={player.playing.value ? Pause : Play} size={17} />
+        </button>
+        <button class="quiet square" aria-label="One frame on" title="One frame on (→)" onClick={() => player.step(1)}>
+          <Icon of={ChevronRight} size={18} />
+        </button>
+        <button class="quiet square" aria-label="Next hand label" title="Next hand label (K)" onClick={() => press("k")}>
+          <Icon of={SkipForward} />
+        </button>
+      </div>
+      <div class="group frame-number">
+        <FrameNumber session={session} />
+        <span class="muted">of {(session.frameCount - 1).toLocaleString("en")}</span>
+        <span class="muted clock">{clock(session.seconds(frame))}</span>
+      </div>
+      <label class="speed">
+        <span class="muted">Speed</span>
+        <select value={speed.value} onChange={(event) => (speed.value = Number(event.currentTarget.value))}>
+          {SPEEDS.map((one) => (
+            <option key={one} value={one}>
+              {one} ×
+            </option>
+          ))}
+        </select>
+      </label>
+      <span class="spacer" />
+      <Legend />
+      <button onClick={() => session.nextSuggestion(1)} title="Next suggestion (N)">
+        <Icon of={Sparkles} /> Next suggestion
+      </button>
+    </section>
+  );
+}
+
+function FrameNumber({ session }: { session: Session }) {
+  const frame = session.player.frame.value;
+  const input = useRef<HTMLInputElement>(null);
+  const show = (): void => {
+    input.current!.value = String(session.player.frame.peek());
+  };
+  useEffect(show, [frame]);
+  return (
+    <input
+      id="frame-number"
+      ref={input}
+      inputMode="numeric"
+      autocomplete="off"
+      aria-label="Frame number"
+      title="Go to a frame (G)"
+      onFocus={(event) => event.currentTarget.select()}
+      onBlur={(event) => {
+        const text = event.currentTarget.value.trim();
+        session.player.pause();
+        if (text && Number.isFinite(Number(text))) session.player.go(Number(text));
+        show();
+      }}
+      onKeyDown={(event) => {
+        if (event.key === "Escape") show();
+        if (event.key === "Enter" || event.key === "Escape") event.currentTarget.blur();
+      }}
+    />
+  );
+}
+
+/** What the strips mean. */
+function Legend() {
+  return (
+    <span class="legend" aria-hidden="true">
+      <Icon of={Diamond} size={11} /> drawn
+      <i class="ramp" /> unsure to sure
+      <i class="thin" /> absent
+    </span>
+  );
+}

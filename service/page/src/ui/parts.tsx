@@ -1,0 +1,120 @@
+/** Small parts that every view uses. */
+
+import { CloudOff, Moon, Sun, SunMoon, X } from "lucide";
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+
+import { online } from "../api/rpc";
+import { theme } from "../model/settings";
+import { dismiss, spoken, toasts } from "../model/toasts";
+import { Icon } from "./Icon";
+
+/** A window over the page; the browser keeps the focus in it, and Escape closes it. */
+export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean }) {
+  const element = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    element.current?.showModal();
+  }, []);
+  return (
+    <dialog
+      ref={element}
+      class={props.wide ? "dialog wide" : "dialog"}
+      aria-label={props.title}
+      onClose={props.onClose}
+      onClick={(event) => event.target === element.current && element.current?.close()}
+    >
+      <div class="dialog-body">
+        <header>
+          <h2>{props.title}</h2>
+          <button class="quiet square" aria-label="Close" onClick={() => element.current?.close()}>
+            <Icon of={X} />
+          </button>
+        </header>
+        {props.children}
+      </div>
+    </dialog>
+  );
+}
+
+export function Toasts() {
+  return (
+    <>
+      <div class="toasts" role="status" aria-live="polite">
+        {toasts.value.map((toast) => (
+          <div key={toast.id} class={`toast ${toast.kind}`}>
+            <span>{toast.text}</span>
+            {toast.action && (
+              <button
+                class="link"
+                onClick={() => {
+                  toast.action!.act();
+                  dismiss(toast.id);
+                }}
+              >
+                {toast.action.label}
+              </button>
+            )}
+            <button class="quiet square small" aria-label="Dismiss" onClick={() => dismiss(toast.id)}>
+              <Icon of={X} size={14} />
+            </button>
+          </div>
+        ))}
+      </div>
+      <div class="visually-hidden" role="status" aria-live="polite">
+        {spoken.value}
+      </div>
+    </>
+  );
+}
+
+export function OfflineBanner({ waiting }: { waiting: number }) {
+  if (online.value) return null;
+  return (
+    <div class="banner" role="status">
+      <Icon of={CloudOff} size={15} />
+      No connection. {waiting ? `${waiting} ${waiting === 1 ? "edit is" : "edits are"} kept here and sent` : "The page goes on"}{" "}
+      as soon as the server is back.
+    </div>
+  );
+}
+
+export function ThemeButton() {
+  const next = { system: "light", light: "dark", dark: "system" } as const;
+  const icon = { system: SunMoon, light: Sun, dark: Moon }[theme.value];
+  return (
+    <button
+      class="quiet square"
+      title={`Theme: ${theme.value}`}
+      aria-label={`Theme: ${theme.value}; change`}
+      onClick={() => (theme.value = next[theme.value])}
+    >
+      <Icon of={icon} />
+    </button>
+  );
+}
+
+export function Bar(props: { value: number; label: string; indeterminate?: boolean }) {
+  const value = Math.min(Math.max(props.value, 0), 1);
+  return (
+    <div
+      class={props.indeterminate ? "bar busy" : "bar"}
+      role="progressbar"
+      aria-label={props.label}
+      aria-valuemin={0}
+      aria-valuemax={100}
+      aria-valuenow={props.indeterminate ? undefined : Math.round(value * 100)}
+    >
+      <div style={{ transform: `scaleX(${props.indeterminate ? 1 : value})` }} />
+    </div>
+  );
+}
+
+export function Kbd({ children }: { children: string }) {
+  return (
+    <span class="keys">
+      {children.split(" ").map((key) => (
+        <kbd key={key}>{key}</kbd>
+      ))}
+    </span>
+  );
+}

@@ -1,0 +1,31 @@
+/** Where in the page one is: the part of the address after `#`. */
+
+import { signal } from "@preact/signals";
+
+export interface Route {
+  project?: string;
+  video?: string;
+  view?: "diagnostics";
+}
+
+function parse(hash: string): Route {
+  const match = /^#\/(projects\/[^/]+)(?:\/(videos\/[^/?]+))?(?:\/(diagnostics))?/.exec(hash);
+  if (!match) return {};
+  return {
+    project: match[1],
+    video: match[2] ? `${match[1]}/${match[2]}` : undefined,
+    view: match[3] as Route["view"],
+  };
+}
+
+export const route = signal(parse(location.hash));
+
+addEventListener("hashchange", () => (route.value = parse(location.hash)));
+
+export function href(name: string): string {
+  return `#/${name}`;
+}
+
+export function goTo(name: string): void {
+  location.hash = `/${name}`;
+}

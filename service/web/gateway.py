@@ -1,0 +1,191 @@
+"""Proto JSON over HTTP to the gRPC servicers: one handler for every method, found by the descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from aiohttp import web
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.message import Message
+from google.rpc import code_pb2, status_pb2
+
+from micromodels.errors import InvalidInput, MicromodelsError
+from service.api.status import error_status, make_status
+from service.web.session import call_metadata
+
+__all__ = ["Gateway", "error_response", "rpc_status"]
+
+_HTTP: dict[int, int] = {
+    code_pb2.CANCELLED: 499,
+    code_pb2.INVALID_ARGUMENT: 400,
+    code_pb2.FAILED_PRECONDITION: 400,
+    code_pb2.OUT_OF_RANGE: 400,
+    code_pb2.UNAUTHENTICATED: 401,
+    code_pb2.PERMISSION_DENIED: 403,
+    code_pb2.NOT_FOUND: 404,
+    code_pb2.ALREADY_EXISTS: 409,
+    code_pb2.ABORTED: 409,
+    code_pb2.RESOURCE_EXHAUSTED: 429,
+    code_pb2.UNIMPLEMENTED: 501,
+    code_pb2.UNAVAILABLE: 503,
+    code_pb2.DEADLINE_EXCEEDED: 504,
+}
+"""As ``google/rpc/code.proto`` maps them; every other code is 500."""
+
+_STATUS_KEY = "grpc-status-details-bin"
+_CALL_SECONDS = 330.0  # a little longer than the longest WaitOperation
+_BEAT_SECONDS = 15.0
+_SMALL_BYTES = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    call: Callable[..., Any]
+    request: type[Message]
+    streams: bool
+
+
+class Gateway:
+    """Answers ``POST /api/{full service name}/{method}`` with a JSON body.
+
+    A unary answer is the message as JSON. A stream is newline-delimited JSON: lines ``{"message": ...}`` and at the end
+    ``{"status": ...}`` with the ``google.rpc.Status`` the call ended with (code 0 is left out: ``{"status": {}}``); a
+    stream without that line was cut. An empty line now and then says that the stream is alive. A failed call is
+    ``{"error": ...}`` with the status and the HTTP code that belongs to it.
+
+    Args:
+        channel: to the gRPC server; stays open.
+        services: full names of the services to offer; their modules have been imported.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, services: Sequence[str]) -> None:
+        self._methods: dict[tuple[str, str], _Method] = {}
+        for name in services:
+            # Untyped: protobuf's stubs do not tell of server_streaming.
+            service: Any = descriptor_pool.Default().FindServiceByName(name)
+            for method in service.methods:
+                if not method.client_streaming:
+                    self._methods[name, method.name] = _method(channel, name, method)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Carry one call over and its answer back."""
+        method = self._methods.get((request.match_info["service"], request.match_info["method"]))
+        if method is None:
+            message = f"there is no method {request.match_info['service']}/{request.match_info['method']}"
+            return error_response(make_status(code_pb2.UNIMPLEMENTED, "UNIMPLEMENTED", message))
+        try:
+            body = await _parse(await request.read(), method.request)
+        except MicromodelsError as error:
+            return error_response(error_status(error))
+        metadata = call_metadata(request)
+        if method.streams:
+            return await _stream(request, method.call(body, metadata=metadata))
+        try:
+            answer = await method.call(body, metadata=metadata, timeout=_CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return error_response(rpc_status(error))
+        return web.Response(body=await _dump(answer), content_type="application/json")
+
+
+def _method(channel: grpc.aio.Channel, service: str, method: Any) -> _Method:
+    request = message_factory.GetMessageClass(method.input_type)
+    response = message_factory.GetMessageClass(method.output_type)
+    make = channel.unary_stream if method.server_streaming else channel.unary_unary
+    call = make(
+        f"/{service}/{method.name}",
+        request_serializer=request.SerializeToString,
+        response_deserializer=response.FromString,
+    )
+    return _Method(call, request, method.server_streaming)
+
+
+async def _parse(body: bytes, kind: type[Message]) -> Message:
+    """The message of a JSON body.
+
+    Raises:
+        InvalidInput: it is not JSON, or not JSON of this message.
+    """
+
+    def parse() -> Message:
+        try:
+            return json_format.Parse(body or b"{}", kind())
+        except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInput("body", str(error)[:300], f"the JSON form of {kind.DESCRIPTOR.full_name}") from None
+
+    return parse() if len(body) <= _SMALL_BYTES else await asyncio.to_thread(parse)
+
+
+async def _dump(message: Message) -> bytes:
+    def dump() -> bytes:
+        # One line, and not by MessageToJson, whose output is indented or slow.
+        return json.dumps(json_format.MessageToDict(message), ensure_ascii=False, separators=(",", ":")).encode()
+
+    return dump() if message.ByteSize() <= _SMALL_BYTES else await asyncio.to_thread(dump)
+
+
+async def _stream(request: web.Request, call: Any) -> web.StreamResponse:
+    """Give out what a server stream sends, as it comes."""
+    try:
+        first = await call.read()
+        if first is grpc.aio.EOF and await call.code() is not grpc.StatusCode.OK:
+            return error_response(await _ended(call))
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        message = first
+        while message is not grpc.aio.EOF:
+            await response.write(b'{"message":' + await _dump(message) + b"}\n")
+            message = await _read_with_beats(call, response)
+        await response.write(b'{"status":' + await _dump(await _ended(call)) + b"}\n")
+        await response.write_eof()
+        return response
+    except grpc.aio.AioRpcError as error:
+        return error_response(rpc_status(error))
+    finally:
+        call.cancel()  # harmless after the end; otherwise the reader has gone away
+
+
+async def _read_with_beats(call: Any, response: web.StreamResponse) -> Any:
+    """The next message, or the end; empty lines go out while there is none."""
+    reading = asyncio.ensure_future(call.read())
+    try:
+        while True:
+            done, _ = await asyncio.wait({reading}, timeout=_BEAT_SECONDS)
+            if done:
+                try:
+                    return reading.result()
+                except grpc.aio.AioRpcError:
+                    return grpc.aio.EOF  # the status tells
+            await response.write(b"\n")
+    finally:
+        reading.cancel()
+
+
+async def _ended(call: Any) -> status_pb2.Status:
+    code = await call.code()
+    if code is grpc.StatusCode.OK:
+        return status_pb2.Status()
+    return _status(code, await call.details(), await call.trailing_metadata())
+
+
+def rpc_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    """The status, with its details, that a call failed with."""
+    return _status(error.code(), error.details(), error.trailing_metadata())
+
+
+def _status(code: grpc.StatusCode, message: str | None, metadata: Any) -> status_pb2.Status:
+    for key, value in metadata or ():
+        if key == _STATUS_KEY:
+            return status_pb2.Status.FromString(value)
+    return status_pb2.Status(code=code.value[0], message=message or code.name)
+
+
+def error_response(status: status_pb2.Status) -> web.Response:
+    """A failed call as JSON, as Google's APIs do it: ``{"error": status}``."""
+    body = {"error": json_format.MessageToDict(status)}
+    return web.json_response(body, status=_HTTP.get(status.code, 500), headers={"Cache-Control": "no-store"})

@@ -1,0 +1,69 @@
+"""A real server with its web page, and plain HTTP to it."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from concurrent.futures import Future
+from typing import Any
+
+import grpc.aio
+
+from service.api import ApiServer
+from service.web import WebServer
+from tests.api.harness import Running
+
+
+class Served(Running):
+    """As ``Running``, with the page; ``web_port`` is the port of the page."""
+
+    async def _serve(self, ready: Future[int], port: int) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            api = ApiServer(self.store, "127.0.0.1", port)
+            await api.start()
+            options = [("grpc.max_receive_message_length", 16 << 20)]
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{api.port}", options=options)
+            web = WebServer(self.store, channel, "127.0.0.1", getattr(self, "web_port", 0))
+            await web.start()
+        except BaseException as error:
+            ready.set_exception(error)
+            raise
+        self.web_port = web.port
+        ready.set_result(api.port)
+        await self._stopping.wait()
+        await web.stop()
+        await api.stop(1.0)
+
+    @property
+    def url(self) -> str:
+        """What to open."""
+        return f"http://127.0.0.1:{self.web_port}/"
+
+    def http(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One request: status, headers with lower-case names, body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.web_port, timeout=30)
+        try:
+            data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            given = {"Content-Type": "application/json", **(headers or {})}
+            connection.request(method, path, data, {k: v for k, v in given.items() if v})
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    def rpc(self, method: str, body: object = None, **headers: str) -> Any:
+        """The JSON that a call through the gateway answers with."""
+        status, _, data = self.http("POST", f"/api/{method}", body or {}, headers)
+        answer = json.loads(data)
+        assert status == 200, answer
+        return answer
+
+    def lines(self, method: str, body: object) -> list[dict[str, Any]]:
+        """The lines of a stream through the gateway."""
+        status, headers, data = self.http("POST", f"/api/{method}", body)
+        assert (status, headers["content-type"]) == (200, "application/x-ndjson"), data
+        return [json.loads(line) for line in data.splitlines() if line]
