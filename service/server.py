@@ -10,8 +10,8 @@ import asyncio
 import logging
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,9 @@ async def _serve(store: Store, settings: Settings, listening: _Listening) -> Non
 
     for number in _SIGNALS:
         signal.signal(number, stop)
-    async with AsyncExitStack() as stack:
-        # The way from the page to the API; the folder is this user's alone.
-        socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micromodels-"))) / "api"
+    # The way from the page to the API; the folder is this user's alone.
+    with tempfile.TemporaryDirectory(prefix="micromodels-") as folder:
+        socket = Path(folder) / "api"
         api = ApiServer(store, listening.host, listening.port, transport=listening.transport, local_socket=socket)
         runner = JobRunner(store, settings)
         await loop.run_in_executor(None, runner.start)
@@ -108,30 +108,34 @@ async def _serve(store: Store, settings: Settings, listening: _Listening) -> Non
             await api.start()
             host = f"[{listening.host}]" if ":" in listening.host else listening.host
             listening.on_ready(f"{host}:{api.port}")
-            if listening.page_port is not None:
-                await _start_page(store, settings, listening, socket, stack)
-            await stopping.wait()
-            _LOG.info("stopping")
+            async with _page(store, settings, listening, socket):
+                await stopping.wait()
+                _LOG.info("stopping")
         finally:
             await asyncio.gather(loop.run_in_executor(None, runner.stop), api.stop(_GRACE_SECONDS))
 
 
-async def _start_page(
-    store: Store, settings: Settings, listening: _Listening, socket: Path, stack: AsyncExitStack
-) -> None:
-    """Serve the web page until the stack is left."""
+@asynccontextmanager
+async def _page(store: Store, settings: Settings, listening: _Listening, socket: Path) -> AsyncIterator[None]:
+    """Serve the web page, where one is wanted."""
+    if listening.page_port is None:
+        yield
+        return
     options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.max_send_message_length", _MESSAGE_BYTES)]
     web = WebServer(
         store,
         grpc.aio.insecure_channel(f"unix:{socket}", options=options),
         listening.host,
-        listening.page_port or 0,
+        listening.page_port,
         hosts=reachable_names(listening.host, settings.tls_names),
         tls=listening.transport.ssl_context(),
     )
     await web.start()
-    stack.push_async_callback(web.stop)
     listening.on_page(web.address)
+    try:
+        yield
+    finally:
+        await web.stop()
 
 
 def _tell(transport: Transport, store: Store, say: Callable[[str], None]) -> None:

@@ -328,7 +328,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve the web page.")] = True,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Serve no web page.")] = False,
     allow_root: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Folder whose videos clients may register by path; may be repeated."),
@@ -355,7 +355,7 @@ def serve(
             data_dir=data,
             host=host,
             port=port,
-            page_port=page_port if page else None,
+            page_port=None if no_page else page_port,
             allowed_roots=tuple(allow_root or ()),
             on_ready=tell,
             on_page=tell,
