@@ -68,6 +68,8 @@ class Project:
     created_at: datetime
     updated_at: datetime
     etag: str
+    retention_days: int = 0
+    """A video is deleted for good so many days after it was brought in; 0 for never."""
 
 
 class UploadState(StrEnum):

@@ -1,17 +1,17 @@
-"""Tokens and roles, as the client sees them."""
+"""Tokens, roles and the audit, as the client sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from micromodels.client.connection import Connection
-from micromodels.v1 import access_pb2
+from micromodels.v1 import access_pb2, audit_pb2
 
 __all__ = ["Access"]
 
 
 class Access:
-    """Who may use a server; ``Client.access``. Every method may raise ``ApiError``.
+    """Who may use a server, and who did what; ``Client.access``. Every method may raise ``ApiError``.
 
     Args:
         connection: the client's.
@@ -76,3 +76,29 @@ class Access:
     def remove_member(self, name: str) -> None:
         """Take a user out of a project."""
         self._connection.call(self._connection.stubs.access.RemoveMember, access_pb2.RemoveMemberRequest(name=name))
+
+    def list_audit_entries(self, project: str, *, resource: str = "") -> Iterator[audit_pb2.AuditEntry]:
+        """The audit of a project, oldest first; with ``resource`` only what is about that and what lies below it."""
+        request = audit_pb2.ListAuditEntriesRequest(parent=project, resource=resource)
+        for page in self._connection.pages(self._connection.stubs.audit.ListAuditEntries, request):
+            yield from page.entries
+
+    def verify_audit(self, expected_head: str = "") -> audit_pb2.VerifyAuditResponse:
+        """Compute the chain of the audit anew; ``problem`` is empty if every row holds.
+
+        Args:
+            expected_head: ``head`` of an earlier answer, which the chain must still contain; empty not to check.
+        """
+        request = audit_pb2.VerifyAuditRequest(expected_head=expected_head)
+        report: audit_pb2.VerifyAuditResponse = self._connection.call(
+            self._connection.stubs.audit.VerifyAudit, request, 600.0
+        )
+        return report
+
+    def get_deletion_receipt(self, video: str) -> audit_pb2.DeletionReceipt:
+        """What was removed with a video that was deleted."""
+        request = audit_pb2.GetDeletionReceiptRequest(name=f"{video}/deletionReceipt")
+        found: audit_pb2.DeletionReceipt = self._connection.call(
+            self._connection.stubs.audit.GetDeletionReceipt, request
+        )
+        return found

@@ -31,7 +31,11 @@ _BATCH_BYTES = 4 << 20
 _READ_BYTES = 1 << 20
 _MAX_RESENDS = 5
 
-_FORMATS = {"jsonl": labeling_pb2.EXPORT_FORMAT_JSONL, "coco": labeling_pb2.EXPORT_FORMAT_COCO}
+_FORMATS = {
+    "jsonl": labeling_pb2.EXPORT_FORMAT_JSONL,
+    "coco": labeling_pb2.EXPORT_FORMAT_COCO,
+    "archive": labeling_pb2.EXPORT_FORMAT_ARCHIVE,
+}
 _RESPONSES: dict[labeling_pb2.OperationKind.ValueType, type[Message]] = {
     labeling_pb2.OPERATION_KIND_PROBE: video_pb2.Video,
     labeling_pb2.OPERATION_KIND_TRAIN: micro_model_pb2.MicroModelVersion,
@@ -121,7 +125,13 @@ class Client:
             yield from page.projects
 
     def update_project(
-        self, name: str, *, display_name: str | None = None, ontology: Ontology | None = None, etag: str = ""
+        self,
+        name: str,
+        *,
+        display_name: str | None = None,
+        ontology: Ontology | None = None,
+        retention_days: int | None = None,
+        etag: str = "",
     ) -> project_pb2.Project:
         """Change what is given; with an ``etag`` only if nobody changed the project since that was read."""
         request = project_pb2.UpdateProjectRequest()
@@ -131,6 +141,9 @@ class Client:
         if display_name is not None:
             request.project.display_name = display_name
             request.update_mask.paths.append("display_name")
+        if retention_days is not None:
+            request.project.retention_days = retention_days
+            request.update_mask.paths.append("retention_days")
         request.project.name, request.project.etag = name, etag
         changed: project_pb2.Project = self._connection.call(self.stubs.projects.UpdateProject, request)
         return changed
@@ -196,7 +209,7 @@ class Client:
             yield from page.frames
 
     def delete_video(self, name: str) -> None:
-        """Delete a video and its labels."""
+        """Delete a video for good, and the micro-models that saw it; ``access.get_deletion_receipt`` says what went."""
         self._connection.call(self.stubs.videos.DeleteVideo, video_pb2.DeleteVideoRequest(name=name))
 
     # Labels
@@ -353,7 +366,7 @@ class Client:
         Args:
             video: name of the video.
             folder: where the files go; made if it is not there.
-            file_format: ``jsonl`` or ``coco``.
+            file_format: ``jsonl``, ``coco``, or ``archive``: everything that is kept about the video, as a zip.
 
         Raises:
             ValueError: another format.

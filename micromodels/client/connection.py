@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from micromodels.client.errors import ApiError
 from micromodels.v1 import (
     access_pb2_grpc,
+    audit_pb2_grpc,
     correction_pb2_grpc,
     file_pb2_grpc,
     history_pb2_grpc,
@@ -112,6 +113,7 @@ class Stubs:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.access = access_pb2_grpc.AccessServiceStub(channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(channel)
         self.projects = project_pb2_grpc.ProjectServiceStub(channel)
         self.videos = video_pb2_grpc.VideoServiceStub(channel)
         self.labels = label_pb2_grpc.LabelServiceStub(channel)

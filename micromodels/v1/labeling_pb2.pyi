@@ -36,6 +36,10 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     """`labels.jsonl`: native JSON Lines with provenance."""
     EXPORT_FORMAT_COCO: _ExportFormat.ValueType  # 2
     """`coco.json`: COCO."""
+    EXPORT_FORMAT_ARCHIVE: _ExportFormat.ValueType  # 3
+    """`archive.zip`: everything that is kept about the video: its bytes, labels with their history, the rows of every
+    table about it, its rows of the audit, and which micro-models saw it. For administrators of the project.
+    """
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
     """What an export can be."""
@@ -46,6 +50,10 @@ EXPORT_FORMAT_JSONL: ExportFormat.ValueType  # 1
 """`labels.jsonl`: native JSON Lines with provenance."""
 EXPORT_FORMAT_COCO: ExportFormat.ValueType  # 2
 """`coco.json`: COCO."""
+EXPORT_FORMAT_ARCHIVE: ExportFormat.ValueType  # 3
+"""`archive.zip`: everything that is kept about the video: its bytes, labels with their history, the rows of every
+table about it, its rows of the audit, and which micro-models saw it. For administrators of the project.
+"""
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
 class _OperationKind:

@@ -62,12 +62,17 @@ class Project(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: `projects/{project}`."""
     display_name: _builtins.str
     """A name for people, up to 200 characters."""
     etag: _builtins.str
     """Changes with every change. Given in UpdateProject, the update is refused if somebody else changed the project since."""
+    retention_days: _builtins.int
+    """How many days a video is kept after it was brought in, up to 36500; then it is deleted for good, as DeleteVideo does.
+    0: for ever.
+    """
     @_builtins.property
     def object_classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectClass]:
         """The kinds of object that may be labelled. Class names are unique over object and frame classes."""
@@ -94,10 +99,11 @@ class Project(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        retention_days: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "frame_classes", b"frame_classes", "name", b"name", "object_classes", b"object_classes", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "frame_classes", b"frame_classes", "name", b"name", "object_classes", b"object_classes", "retention_days", b"retention_days", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,7 +305,7 @@ class UpdateProjectRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of `display_name`, `object_classes`, `frame_classes` to change. Empty or `*`: all three."""
+        """Which of `display_name`, `object_classes`, `frame_classes`, `retention_days` to change. Empty or `*`: all of them."""
 
     def __init__(
         self,

@@ -176,8 +176,10 @@ class VideoServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVideo(self, request, context):
-        """Deletes a video with its bytes, labels and caches. Micro-models that saw it are kept. Errors: `NOT_FOUND`;
-        `FAILED_PRECONDITION` while an operation works on it.
+        """Deletes a video for good: its bytes, labels with their history, caches, operations and exports, and every
+        micro-model version that was trained on it or made from one that was, for these remember it. Labels that such a
+        micro-model made on other videos stay. AuditService.GetDeletionReceipt says what was removed. Errors: `NOT_FOUND`;
+        `FAILED_PRECONDITION` while an operation works on it or uses such a micro-model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -74,8 +74,10 @@ class VideoServiceStub:
     ListFrames: _grpc.UnaryUnaryMultiCallable[_video_pb2.ListFramesRequest, _video_pb2.ListFramesResponse]
     """Lists the frame table itself: every frame with its time, in display order. Errors: `NOT_FOUND`."""
     DeleteVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.DeleteVideoRequest, _empty_pb2.Empty]
-    """Deletes a video with its bytes, labels and caches. Micro-models that saw it are kept. Errors: `NOT_FOUND`;
-    `FAILED_PRECONDITION` while an operation works on it.
+    """Deletes a video for good: its bytes, labels with their history, caches, operations and exports, and every
+    micro-model version that was trained on it or made from one that was, for these remember it. Labels that such a
+    micro-model made on other videos stay. AuditService.GetDeletionReceipt says what was removed. Errors: `NOT_FOUND`;
+    `FAILED_PRECONDITION` while an operation works on it or uses such a micro-model.
     """
 
 @_typing.type_check_only
@@ -122,8 +124,10 @@ class VideoServiceAsyncStub(VideoServiceStub):
     ListFrames: _aio.UnaryUnaryMultiCallable[_video_pb2.ListFramesRequest, _video_pb2.ListFramesResponse]  # type: ignore[assignment]
     """Lists the frame table itself: every frame with its time, in display order. Errors: `NOT_FOUND`."""
     DeleteVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.DeleteVideoRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a video with its bytes, labels and caches. Micro-models that saw it are kept. Errors: `NOT_FOUND`;
-    `FAILED_PRECONDITION` while an operation works on it.
+    """Deletes a video for good: its bytes, labels with their history, caches, operations and exports, and every
+    micro-model version that was trained on it or made from one that was, for these remember it. Labels that such a
+    micro-model made on other videos stay. AuditService.GetDeletionReceipt says what was removed. Errors: `NOT_FOUND`;
+    `FAILED_PRECONDITION` while an operation works on it or uses such a micro-model.
     """
 
 class VideoServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -227,8 +231,10 @@ class VideoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.DeleteVideoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a video with its bytes, labels and caches. Micro-models that saw it are kept. Errors: `NOT_FOUND`;
-        `FAILED_PRECONDITION` while an operation works on it.
+        """Deletes a video for good: its bytes, labels with their history, caches, operations and exports, and every
+        micro-model version that was trained on it or made from one that was, for these remember it. Labels that such a
+        micro-model made on other videos stay. AuditService.GetDeletionReceipt says what was removed. Errors: `NOT_FOUND`;
+        `FAILED_PRECONDITION` while an operation works on it or uses such a micro-model.
         """
 
 def add_VideoServiceServicer_to_server(servicer: VideoServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

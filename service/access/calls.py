@@ -14,7 +14,7 @@ from typing import Any
 
 from service.access.roles import LOCAL_OWNER, Caller
 
-__all__ = ["Call", "calling", "context_of", "current_call", "current_caller", "note"]
+__all__ = ["Call", "calling", "context_of", "current_call", "current_caller", "forget_notes", "note"]
 
 
 @dataclass(slots=True)
@@ -30,6 +30,8 @@ class Call:
     """What it is about, built from ids only: never anything that a person has typed."""
     is_audited: bool = True
     """Whether its writes get audit rows."""
+    only_noted: bool = False
+    """Whether only those writes do for which something was noted: a job's signs of life are not worth a row."""
     rows: int = 0
     """How many audit rows it has."""
     revision: int = 0
@@ -65,6 +67,13 @@ def context_of(call: Call) -> Context:
     context = copy_context()
     context.run(_CALL.set, call)
     return context
+
+
+def forget_notes() -> None:
+    """Take back what was noted for a transaction that did not come about."""
+    call = _CALL.get()
+    if call is not None:
+        call.revision, call.detail = 0, {}
 
 
 @contextmanager

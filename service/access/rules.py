@@ -157,6 +157,14 @@ RULES: Mapping[str, Rule] = {
         },
     ),
     **_service(
+        "micromodels.v1.AuditService",
+        {
+            "ListAuditEntries": Rule(_MANAGE, "parent"),
+            "VerifyAudit": Rule(_SERVER, ""),
+            "GetDeletionReceipt": Rule(_CURATE),
+        },
+    ),
+    **_service(
         "micromodels.v1.AccessService",
         {
             "GetCaller": Rule(Permission.SIGNED_IN, ""),

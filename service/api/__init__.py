@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from micromodels.errors import FailedPrecondition
 from micromodels.v1 import (
     access_pb2_grpc,
+    audit_pb2_grpc,
     correction_pb2_grpc,
     file_pb2_grpc,
     history_pb2_grpc,
@@ -25,6 +26,7 @@ from micromodels.v1 import (
 )
 from service.access.transport import PLAIN, Transport
 from service.api.access import AccessServicer
+from service.api.audit import AuditServicer
 from service.api.corrections import CorrectionServicer
 from service.api.guard import Guard
 from service.api.history import HistoryServicer, TrackServicer
@@ -45,6 +47,7 @@ SERVICES = (
     "google.longrunning.Operations",
     "micromodels.v1.AccessService",
     "micromodels.v1.CorrectionService",
+    "micromodels.v1.AuditService",
     "micromodels.v1.FileService",
     "micromodels.v1.HistoryService",
     "micromodels.v1.LabelService",
@@ -113,6 +116,7 @@ class ApiServer:
         history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(self._backend), self._server)
         track_pb2_grpc.add_TrackServiceServicer_to_server(TrackServicer(self._backend), self._server)
         review_pb2_grpc.add_ReviewServiceServicer_to_server(ReviewServicer(self._backend), self._server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(self._backend), self._server)
         file_pb2_grpc.add_FileServiceServicer_to_server(FileServicer(self._backend), self._server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._backend, results), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

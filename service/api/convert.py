@@ -91,6 +91,7 @@ _STATES: dict[JobState, labeling_pb2.OperationState.ValueType] = {
 EXPORT_FORMATS: dict[int, str] = {
     labeling_pb2.EXPORT_FORMAT_JSONL: "jsonl",
     labeling_pb2.EXPORT_FORMAT_COCO: "coco",
+    labeling_pb2.EXPORT_FORMAT_ARCHIVE: "archive",
 }
 """Formats of the API, and what the jobs call them."""
 
@@ -107,6 +108,7 @@ def project_message(project: Project) -> project_pb2.Project:
     message = ontology_to_message(project.ontology)
     message.name = names.PROJECT.format(project.project_id)
     message.display_name, message.etag = project.display_name, project.etag
+    message.retention_days = project.retention_days
     message.create_time.CopyFrom(timestamp(project.created_at))
     message.update_time.CopyFrom(timestamp(project.updated_at))
     return message

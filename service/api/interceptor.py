@@ -105,11 +105,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:
                 status = _status(method, error)
-                outcome = code_pb2.Code.Name(status.code)
+                self._end(call, code_pb2.Code.Name(status.code))
+                call = None
                 await _abort(context, status)
             finally:
-                if call is not None:
-                    self._guard.ended(call, outcome)
+                self._end(call, outcome)
 
         return wrapped
 
@@ -132,13 +132,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:
                 status = _status(method, error)
-                outcome = code_pb2.Code.Name(status.code)
+                self._end(call, code_pb2.Code.Name(status.code))
+                call = None
                 await _abort(context, status)
             finally:
-                if call is not None:
-                    self._guard.ended(call, outcome)
+                self._end(call, outcome)
 
         return wrapped
+
+    def _end(self, call: Call | None, outcome: str) -> None:
+        """See to the audit before the caller has the answer; there is nothing to see to twice."""
+        if call is not None:
+            self._guard.ended(call, outcome)
 
     async def _watched(
         self, call: Call, header: str, responses: AsyncGenerator[Any, None]

@@ -11,7 +11,7 @@ from google.longrunning import operations_pb2
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import AnyLabel
 from micromodels.v1 import labeling_pb2, labeling_pb2_grpc, micro_model_pb2
-from service.access import current_caller
+from service.access import Permission, current_caller
 from service.api import names
 from service.api.convert import EXPORT_FORMATS, operation_message, progress_message
 from service.api.labels import label_batches, parse_labels, write_checked
@@ -80,6 +80,8 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         project_id, video_id = names.VIDEO.parse(request.video, "video")
         if request.format not in EXPORT_FORMATS:
             raise InvalidInput("format", request.format, ", ".join(EXPORT_FORMATS.values()))
+        if request.format == labeling_pb2.EXPORT_FORMAT_ARCHIVE:
+            current_caller().check(Permission.MANAGE, project_id)  # it has the audit in it
         spec = ExportSpec(video_id, EXPORT_FORMATS[request.format])
         return await self._submit(project_id, spec, request.request_id)
 

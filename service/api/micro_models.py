@@ -11,6 +11,7 @@ from google.protobuf import empty_pb2
 
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.v1 import file_pb2, file_pb2_grpc, micro_model_pb2, micro_model_pb2_grpc
+from service.access import Permission, current_caller
 from service.api import names
 from service.api.convert import model_message
 from service.api.threads import Backend, Context
@@ -119,6 +120,8 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
         else:
             project_id, job_id, file_name = names.EXPORT_FILE.parse(name)
             job = self._store.jobs.get(project_id, job_id)
+            if job.spec.get("format") == "archive":
+                current_caller().check(Permission.MANAGE, project_id)
             files = [BlobFile(**file) for file in job.result.get("files", ())]
         for file in files:
             if file.name == file_name:

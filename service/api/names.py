@@ -8,6 +8,7 @@ from micromodels.errors import InvalidInput
 
 __all__ = [
     "COMMENT",
+    "DELETION_RECEIPT",
     "EXPORT_FILE",
     "LATEST",
     "MEMBER",
@@ -76,6 +77,7 @@ UPLOAD = Template("projects/{project}/uploads/{upload}")
 OPERATION = Template("projects/{project}/operations/{operation}")
 MICRO_MODEL = Template("projects/{project}/microModels/{micro_model}")
 MODEL_VERSION = Template("projects/{project}/microModels/{micro_model}/versions/{version}")
+DELETION_RECEIPT = Template("projects/{project}/videos/{video}/deletionReceipt")
 MEMBER = Template("projects/{project}/members/{member}")
 TOKEN = Template("tokens/{token}")
 COMMENT = Template("projects/{project}/videos/{video}/comments/{comment}")

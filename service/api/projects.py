@@ -18,7 +18,7 @@ from service.store import Project
 __all__ = ["ProjectServicer"]
 
 _PAGE = (50, 1000)
-_MUTABLE = ("display_name", "object_classes", "frame_classes")
+_MUTABLE = ("display_name", "object_classes", "frame_classes", "retention_days")
 
 
 class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
@@ -41,6 +41,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
             wanted.display_name,
             ontology,
             project_id=request.project_id,
+            retention_days=wanted.retention_days,
             request_id=request.request_id,
         )
         return project_message(made)
@@ -84,8 +85,13 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
                 objects = ontology.object_classes if "object_classes" in paths else kept.object_classes
                 frames = ontology.frame_classes if "frame_classes" in paths else kept.frame_classes
                 ontology = Ontology(objects, frames)
-        display_name = wanted.display_name if "display_name" in paths else None
-        return self._store.projects.update(project_id, display_name=display_name, ontology=ontology, etag=etag)
+        return self._store.projects.update(
+            project_id,
+            display_name=wanted.display_name if "display_name" in paths else None,
+            ontology=ontology,
+            retention_days=wanted.retention_days if "retention_days" in paths else None,
+            etag=etag,
+        )
 
     async def DeleteProject(self, request: project_pb2.DeleteProjectRequest, context: Context) -> empty_pb2.Empty:
         """See the proto."""
@@ -96,4 +102,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     def _delete(self, project_id: str, force: bool) -> None:
         if not force and self._store.videos.list(project_id, limit=1).items:
             raise FailedPrecondition(f"project {project_id!r} has videos; delete them first, or set force")
+        while videos := self._store.videos.list(project_id).items:
+            for video in videos:
+                self._store.erasure.delete(project_id, video.video_id)
         self._store.projects.delete(project_id)

@@ -123,7 +123,7 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
 
     async def DeleteVideo(self, request: video_pb2.DeleteVideoRequest, context: Context) -> empty_pb2.Empty:
         """See the proto."""
-        await self._run(self._store.videos.delete, *names.VIDEO.parse(request.name))
+        await self._run(self._store.erasure.delete, *names.VIDEO.parse(request.name))
         return empty_pb2.Empty()
 
 

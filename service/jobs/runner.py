@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 from micromodels.errors import MicromodelsError
+from service.access import Call, Caller, calling
 from service.jobs.supervise import Supervisor
 from service.settings import Settings
-from service.store import JobError, JobKind, Lease, Store, Watch
+from service.store import Job, JobError, JobKind, Lease, Store, Watch
 
 __all__ = ["JobRunner", "prune_cache"]
 
@@ -101,12 +102,15 @@ class JobRunner:
                     break
                 lease, job = taken
                 supervisor = Supervisor(self._store, self._settings, lease, job, self._stopping, self._preload)
-                thread = threading.Thread(target=self._supervise, args=(supervisor,), daemon=True)
+                thread = threading.Thread(target=self._supervise, args=(supervisor, job), daemon=True)
                 self._running[thread] = (job.kind, lease)
                 thread.start()
 
-    def _supervise(self, supervisor: Supervisor) -> None:
-        supervisor.run()
+    def _supervise(self, supervisor: Supervisor, job: Job) -> None:
+        resource = f"projects/{job.project_id}/videos/{job.video_id}"
+        call = Call(Caller(job.author), f"job/{job.kind.value}", job.project_id, resource, only_noted=True)
+        with calling(call):  # what the job does is audited as its author's
+            supervisor.run()
         self._job_ended = True
         self._wake.set()
 

@@ -23,11 +23,13 @@ from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsErro
 from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
 from service.errors import NotFound, StaleLease, Unavailable
+from service.jobs.archive import lay_out
 from service.jobs.protocol import MAX_LINE_BYTES, Order, Say, Task, label_from_json, write_labels
 from service.jobs.specs import PropagateSpec, TrainSpec, spec_from_dict
 from service.records import provenance_version
 from service.settings import Settings
 from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
+from service.store.erasure import cache_folder
 
 __all__ = ["Supervisor"]
 
@@ -163,8 +165,8 @@ class Supervisor:
             Path(table).write_text(json.dumps(store.videos.frame_table(job.project_id, job.video_id)))
             labels = str(self._scratch / "labels.in")
             self._write_labels(Path(labels))
-        cache = self._settings.data_dir.resolve() / "cache"
-        cache.mkdir(exist_ok=True)
+        cache = cache_folder(self._settings, store.videos.get(job.project_id, job.video_id).content_hash)
+        cache.mkdir(parents=True, exist_ok=True)
         device = spec.device if isinstance(spec, (TrainSpec, PropagateSpec)) else ""
         return Task(
             kind=job.kind.value,
@@ -185,6 +187,8 @@ class Supervisor:
         project_id, video_id = self._job.project_id, self._job.video_id
         if self._job.kind is JobKind.EXPORT:
             write_labels(path, self._current_labels())
+            if self._job.spec.get("format") == "archive":
+                lay_out(self._store, self._job, self._scratch, self._show_life)
         else:
             anchors, revision = self._store.labels.anchors(project_id, video_id)
             self._label_revisions[video_id] = revision
@@ -195,8 +199,11 @@ class Supervisor:
         for record in self._store.labels.stream(self._job.project_id, self._job.video_id):
             if record.label is not None:
                 yield record.label
-            if time.monotonic() - self._committed > _BEAT_SECONDS:
-                self._commit()
+            self._show_life()
+
+    def _show_life(self) -> None:
+        if time.monotonic() - self._committed > _BEAT_SECONDS:
+            self._commit()
 
     def _materialise(self) -> str:
         """Write out the model to use, if there is one: the spec's, or the one that an earlier try has trained."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from micromodels.events import Event, FlipBookPicture, Run, StopRequest
 from micromodels.types import FrameResult
 from service.codec import decode_ontology
+from service.jobs.archive import pack
 from service.jobs.protocol import Say, Task, label_to_json, read_labels
 from service.jobs.specs import AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec
 from service.records import JobKind
@@ -134,6 +135,10 @@ def _export(task: Task, channel: Channel) -> None:
     from micromodels.video import FrameTable
 
     spec = ExportSpec(**task.spec)
+    if spec.format == "archive":
+        packed = pack(Path(task.scratch), Path(task.video_path), read_labels(Path(task.labels)))
+        channel.say(Say.FILE, path=str(packed))
+        return
     labels = read_labels(Path(task.labels))
     path = Path(task.scratch) / {"jsonl": "labels.jsonl", "coco": "coco.json"}[spec.format]
     if spec.format == "jsonl":

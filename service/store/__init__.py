@@ -13,6 +13,7 @@ from types import TracebackType
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
+from service.access.calls import forget_notes
 from service.access.clock import SteadyClock
 from service.records import (
     AccessToken,
@@ -49,6 +50,7 @@ from service.store.access import Access
 from service.store.audit import Audit
 from service.store.blobs import Blobs, disk_errors
 from service.store.database import Database, database_url, now
+from service.store.erasure import Erasure
 from service.store.history import History
 from service.store.labels import Labels
 from service.store.ledger import Jobs, Watch
@@ -114,6 +116,7 @@ class Store:
         blobs: see ``Blobs``.
         access: see ``Access``.
         audit: see ``Audit``.
+        erasure: see ``Erasure``.
         clock: the time of day for what expires.
     """
 
@@ -132,7 +135,9 @@ class Store:
         self.clock = SteadyClock(_last_instant(database))
         self.access = Access(database, self.clock)
         self.audit = Audit(database, self.clock)
+        self.erasure = Erasure(database, blobs, settings, self.audit, self.clock)
         database.before_commit = self.audit.before_commit
+        database.after_failure = forget_notes
         self._database = database
         self._lock = lock
 
@@ -179,11 +184,13 @@ class Store:
             os.close(lock)
 
     def tidy(self, unused_seconds: float = 3600.0) -> None:
-        """Forget idle uploads and old request ids, and delete blobs that nothing refers to any more.
+        """Finish deletions, delete videos past their time, idle uploads, old request ids and blobs nobody refers to.
 
         Args:
             unused_seconds: only blobs that were last added longer ago go.
         """
+        self.erasure.finish_all()
+        self.erasure.sweep()
         self.uploads.expire()
         self._forget_requests()
         self.blobs.sweep(self._referenced(), unused_seconds)

@@ -6,6 +6,7 @@ fsync of the folder. The same bytes are kept once. With an object store, a blob 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -13,7 +14,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -194,6 +195,28 @@ class Blobs:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed if self._objects is None else self._objects.sweep(keep, unused_seconds)
+
+    def remove(self, names: Collection[str], since: float) -> list[str]:
+        """Delete blobs at once, and return the names of those that are gone.
+
+        Args:
+            names: blobs that nothing refers to.
+            since: instant of ``time.monotonic()``; what was added again later stays, for its reference is under way.
+        """
+        gone = []
+        for sha256 in names:
+            place, aside = self._place(sha256), self._temporary / f"{sha256}.gone"
+            with contextlib.suppress(FileNotFoundError):
+                place.replace(aside)  # first out of the way: who adds the same bytes from here on makes a new file
+            if self._added.get(sha256, since) > since:
+                with contextlib.suppress(FileNotFoundError):
+                    aside.replace(place)
+                continue
+            if self._objects is not None:
+                self._objects.remove(sha256)
+            aside.unlink(missing_ok=True)
+            gone.append(sha256)
+        return gone
 
     def prune(self, limit_bytes: int) -> None:
         """With an object store, delete copies in the folder, the longest unused first, until the rest fits."""

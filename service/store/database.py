@@ -41,6 +41,7 @@ class Database:
 
     Attributes:
         before_commit: called last in every transaction that writes, inside it.
+        after_failure: called when such a transaction was rolled back.
 
     Raises:
         FailedPrecondition: the database was written by a newer version of the service.
@@ -53,6 +54,7 @@ class Database:
         self._engine = _engine(url)
         self._writing = threading.Lock()
         self.before_commit: Callable[[sa.Connection], None] = lambda connection: None
+        self.after_failure: Callable[[], None] = lambda: None
         self.is_sqlite = self._engine.dialect.name == "sqlite"
         if self.is_sqlite:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
@@ -74,7 +76,7 @@ class Database:
             StorageFailure: the database failed.
             Unavailable: it stays locked, or cannot be reached.
         """
-        with _database_errors():
+        with _database_errors(), self._watched(write):
             if write and self.is_sqlite:  # it has one writer: queue here rather than poll for its lock
                 if not self._writing.acquire(timeout=_BUSY_SECONDS):
                     raise Unavailable("the database is busy")
@@ -92,6 +94,25 @@ class Database:
                     yield connection
                     if write:
                         self.before_commit(connection)
+
+    @contextmanager
+    def _watched(self, write: bool) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if write:
+                self.after_failure()
+            raise
+
+    def scrub(self) -> None:
+        """Make what was deleted unreadable in the files too, as far as the database is asked to.
+
+        SQLite overwrites deleted rows (``secure_delete``); this empties its log, which has older pages. PostgreSQL
+        reuses the space of deleted rows after its own vacuum.
+        """
+        if self.is_sqlite:
+            with _database_errors(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as plain:
+                plain.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the connections."""
@@ -177,6 +198,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
+        "secure_delete=ON",  # a deleted video leaves nothing in the file
         f"busy_timeout={_BUSY_SECONDS * 1000:.0f}",
     ):
         connection.execute(f"PRAGMA {pragma}")

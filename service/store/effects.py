@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from service.access.calls import note
 from service.errors import NotFound
 from service.history import Act, ChangeKind
 from service.records import Effects, JobKind, JobState, NewEvent, VideoState
@@ -33,6 +34,7 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
     model: dict[str, Any] = {}
     if effects.model is not None:
         model = insert_model(connection, row, effects.model)
+        note(micro_model=f"{model['model_id']}@{model['version']}")
     if effects.progress is not None:
         values["progress"] = dict(effects.progress)
     if effects.checkpoint is not None or model:
@@ -47,9 +49,11 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
             values["result"] = {**values.get("result", row.result), "revision": written.revision}
         if effects.frame_table is not None:
             _make_ready(connection, video, effects.frame_table)
+            note(frames=effects.frame_table["frame_count"])
     events = [*effects.events]
     if effects.state is not None:
         values |= _enter(connection, row, effects)
+        note(operation=row.job_id, state=values["state"])
         events.append(NewEvent("state", {"state": values["state"]}))
     if events:
         values["last_sequence"] = _append_events(connection, row, events)

@@ -99,7 +99,6 @@ class Labels:
                 raise FailedPrecondition(f"video {video_id!r} is {video.state}; labels need a ready one")
             _check(labels, changes, video, decode_ontology(project_row(connection, project_id).ontology))
             result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
-            note(revision=result.revision, written=result.written, deleted=result.deleted)
             kept = [[key.frame, key.is_frame_class, key.name] for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 
@@ -321,6 +320,7 @@ def write_labels(
         _append(connection, video.key, todo, current, stamp)
         record_change(connection, video.key, revision, act, len(todo))
     deleted = sum(change.payload is None for change in todo)
+    note(revision=revision, labels_written=len(todo) - deleted, labels_deleted=deleted)
     return WriteResult(revision, len(todo) - deleted, deleted, tuple(sorted(kept)))
 
 

@@ -111,6 +111,17 @@ class ObjectStore:
         except FileNotFoundError:
             raise NotFound("blob", sha256) from None
 
+    def remove(self, sha256: str) -> None:
+        """Delete one blob; one that is not there is no error.
+
+        Raises:
+            StorageFailure: the store refuses.
+            Unavailable: the store cannot be reached.
+        """
+        with _object_errors():
+            if self._files.exists(self._key(sha256)):
+                self._files.rm_file(self._key(sha256))
+
     def sweep(self, keep: frozenset[str], unused_seconds: float) -> int:
         """Delete the objects that were put longer ago than this, by the store's own clock; returns how many.
 

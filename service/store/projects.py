@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from micromodels.errors import FailedPrecondition
+from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import Ontology
+from service.access.calls import note
 from service.codec import decode_ontology, encode_ontology
 from service.errors import Aborted, AlreadyExists, NotFound
 from service.records import Page, Project
@@ -17,6 +18,8 @@ from service.store.database import Database, check_id, check_text, new_id, now, 
 from service.store.queue import FINAL_STATES
 
 __all__ = ["Projects", "project_row"]
+
+_MOST_DAYS = 36_500
 
 
 def project_row(connection: sa.Connection, project_id: str, lock: bool = False) -> sa.Row[Any]:
@@ -33,9 +36,20 @@ def project_row(connection: sa.Connection, project_id: str, lock: bool = False) 
     return row
 
 
+def _check_days(days: int) -> None:
+    if not 0 <= days <= _MOST_DAYS:
+        raise InvalidInput("retention_days", days, f"0 for ever, or 1 to {_MOST_DAYS}")
+
+
 def _project(row: sa.Row[Any]) -> Project:
     return Project(
-        row.project_id, row.display_name, decode_ontology(row.ontology), row.created_at, row.updated_at, str(row.edits)
+        row.project_id,
+        row.display_name,
+        decode_ontology(row.ontology),
+        row.created_at,
+        row.updated_at,
+        str(row.edits),
+        int(row.retention_days),
     )
 
 
@@ -45,22 +59,32 @@ class Projects:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, display_name: str, ontology: Ontology, *, project_id: str = "", request_id: str = "") -> Project:
+    def create(
+        self,
+        display_name: str,
+        ontology: Ontology,
+        *,
+        project_id: str = "",
+        retention_days: int = 0,
+        request_id: str = "",
+    ) -> Project:
         """Make a project.
 
         Args:
             display_name: for people.
             ontology: what may be labelled.
             project_id: chosen by the caller; empty for a fresh one.
+            retention_days: how long videos are kept, 1 to 36500; 0 for ever.
             request_id: the same one with the same body gives the same project.
 
         Raises:
             AlreadyExists: the id is taken, or the request id was used with another body.
-            InvalidInput: the id or the name is not allowed.
+            InvalidInput: the id, the name or the number of days is not allowed.
         """
         check_text("display_name", display_name)
         if project_id:
             check_id("project_id", project_id)
+        _check_days(retention_days)
         encoded = encode_ontology(ontology)
 
         def act() -> dict[str, Any]:
@@ -70,11 +94,14 @@ class Projects:
                 raise AlreadyExists("project", made)
             moment = now()
             values = {"project_id": made, "display_name": display_name, "ontology": encoded}
-            connection.execute(table.insert().values(**values, created_at=moment, updated_at=moment))
+            connection.execute(
+                table.insert().values(**values, retention_days=retention_days, created_at=moment, updated_at=moment)
+            )
             return {"project_id": made}
 
         with self._database.begin(write=True) as connection:
-            answer = once(connection, "projects.create", request_id, [display_name, encoded, project_id], act)
+            body = [display_name, encoded, project_id, *([retention_days] if retention_days else [])]
+            answer = once(connection, "projects.create", request_id, body, act)
             return _project(project_row(connection, answer["project_id"]))
 
     def get(self, project_id: str) -> Project:
@@ -101,7 +128,13 @@ class Projects:
         return Page(tuple(map(_project, rows[:limit])), str(rows[limit - 1].key) if len(rows) > limit else "")
 
     def update(
-        self, project_id: str, *, display_name: str | None = None, ontology: Ontology | None = None, etag: str = ""
+        self,
+        project_id: str,
+        *,
+        display_name: str | None = None,
+        ontology: Ontology | None = None,
+        retention_days: int | None = None,
+        etag: str = "",
     ) -> Project:
         """Change a name or an ontology; None leaves a field as it is.
 
@@ -109,11 +142,12 @@ class Projects:
             project_id: which one.
             display_name: new name.
             ontology: new ontology; labels of classes that it lacks stay as they are.
+            retention_days: how long videos are kept, 1 to 36500; 0 for ever.
             etag: if given, the project must not have changed since it was read.
 
         Raises:
             Aborted: it changed since ``etag``.
-            InvalidInput: the name is not allowed.
+            InvalidInput: the name or the number of days is not allowed.
             NotFound: there is no such project.
         """
         table = schema.projects
@@ -125,6 +159,10 @@ class Projects:
             if display_name is not None:
                 check_text("display_name", display_name)
                 values["display_name"] = display_name
+            if retention_days is not None:
+                _check_days(retention_days)
+                values["retention_days"] = retention_days
+                note(retention_days=retention_days)
             if ontology is not None:
                 values["ontology"] = encode_ontology(ontology)
             connection.execute(table.update().where(table.c.key == row.key).values(values))

@@ -22,7 +22,7 @@ from service.store import schema
 from service.store.blobs import Blobs, disk_errors, sync_folder
 from service.store.database import Database, check_text, new_id, now, once, page_start
 from service.store.projects import project_row
-from service.store.queue import insert_job, is_busy
+from service.store.queue import insert_job
 
 __all__ = ["Uploads", "Videos", "video_row"]
 
@@ -173,19 +173,6 @@ class Videos:
         """
         video = self.get(project_id, video_id)
         return self._blobs.path(video.blob) if video.blob else Path(video.source_path)
-
-    def delete(self, project_id: str, video_id: str) -> None:
-        """Delete a video with its labels. Its bytes go with the next sweep of the blobs.
-
-        Raises:
-            FailedPrecondition: a job on it has not ended.
-            NotFound: there is no such video.
-        """
-        with self._database.begin(write=True) as connection:
-            row = video_row(connection, project_id, video_id, lock=True)
-            if job_id := is_busy(connection, row.project, video_id):
-                raise FailedPrecondition(f"job {job_id!r} on video {video_id!r} is not finished; cancel it first")
-            connection.execute(schema.videos.delete().where(schema.videos.c.key == row.key))
 
 
 def _upload(project_id: str, row: sa.Row[Any]) -> Upload:

@@ -13,6 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDe
 
 from micromodels.v1 import (
     access_pb2,
+    audit_pb2,
     correction_pb2,
     error_reason_pb2,
     file_pb2,
@@ -32,6 +33,7 @@ FILES: list[FileDescriptor] = [
     for module in (
         access_pb2,
         correction_pb2,
+        audit_pb2,
         error_reason_pb2,
         file_pb2,
         history_pb2,

@@ -158,7 +158,7 @@ def test_frame_tables(store: Store, project: Project, video: VideoRecord) -> Non
     with pytest.raises(FailedPrecondition, match="not ready"):
         store.videos.frame_table(project.project_id, waiting.video_id)
     with pytest.raises(FailedPrecondition, match="not finished"):
-        store.videos.delete(project.project_id, waiting.video_id)
+        store.erasure.delete(project.project_id, waiting.video_id)
     store.jobs.cancel(project.project_id, waiting.probe_job_id)
 
 
@@ -168,7 +168,7 @@ def test_delete_and_foreign_projects(store: Store, project: Project, video: Vide
     with pytest.raises(NotFound, match="video"):
         store.videos.get(other.project_id, video.video_id)
     assert [v.video_id for v in store.videos.list(project.project_id).items] == [video.video_id]
-    store.videos.delete(project.project_id, video.video_id)
+    store.erasure.delete(project.project_id, video.video_id)
     assert store.videos.list(project.project_id).items == ()
     with pytest.raises(NotFound, match="video"):
         store.labels.revision(project.project_id, video.video_id)
