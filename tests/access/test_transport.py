@@ -219,8 +219,12 @@ def served(data: Path, root: Path) -> Iterator[tuple[str, str]]:
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        said = [process.stderr.readline(), process.stderr.readline()]
-        yield process.stdout.readline().strip().rsplit(":", 1)[1], " ".join(said)
+        said = ""
+        while "no token exists" not in said:  # the last of what it says before it answers
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield process.stdout.readline().strip().rsplit(":", 1)[1], said
     finally:
         process.terminate()
         process.communicate(timeout=60)
