@@ -46,6 +46,13 @@ class Settings:
     min_free_bytes: int = 512 << 20
     """An upload is refused if it would leave less than this free on the disk of the data folder."""
 
+    reserve_bytes: int = 16 << 20
+    """Room on the disk of the data folder that is kept so that a full disk can still be tidied: with less than half of
+    it free, writes are refused, and reading and deleting go on. 0 for none."""
+
+    project_bytes: int = 1 << 50
+    """How many bytes the videos of one project may have, uploads that have begun included."""
+
     upload_idle_hours: float = 48.0
     """An upload without a new chunk for this long is given up and its bytes are deleted."""
 
@@ -101,6 +108,8 @@ class Settings:
         bounds: dict[str, tuple[float, float]] = {
             "max_upload_bytes": (1, 1 << 50),
             "min_free_bytes": (0, 1 << 50),
+            "reserve_bytes": (0, 1 << 40),
+            "project_bytes": (0, 1 << 60),
             "upload_idle_hours": (0.01, 24 * 365),
             "request_id_hours": (0.01, 24 * 365),
             "heavy_jobs": (0, 64),

@@ -76,6 +76,12 @@ class Postgres:
         """Stop it: ``fast``, or ``immediate`` as in a crash."""
         self._run("pg_ctl", "-w", "-m", mode, "stop")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether somebody listens on its port."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
     def database(self) -> str:
         """The URL of a new, empty database."""
         name = f"t{uuid.uuid4().hex[:12]}"
@@ -141,7 +147,8 @@ def running_postgres() -> Iterator[Postgres]:
         try:
             yield postgres
         finally:
-            postgres.stop("immediate")
+            if postgres.is_running:
+                postgres.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

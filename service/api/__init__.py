@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from pathlib import Path
 
 import grpc.aio
@@ -60,6 +62,7 @@ SERVICES = (
 )
 """Full names of the services that health and reflection tell of."""
 
+_LOG = logging.getLogger(__name__)
 _MESSAGE_BYTES = 16 << 20
 _OPTIONS = [
     ("grpc.so_reuseport", 0),  # otherwise a second server on the port starts without a word
@@ -102,9 +105,10 @@ class ApiServer:
         local_socket: Path | None = None,
     ) -> None:
         self._backend = Backend(store)
+        self._telling: asyncio.Future[None] | None = None
         self._health = health.aio.HealthServicer()
         guard = Guard(self._backend, transport.tokens_required)
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(guard)], options=_OPTIONS)
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(guard, on_failure=self._broken)], options=_OPTIONS)
         results = Results(store)
         project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(self._backend), self._server)
         video_pb2_grpc.add_VideoServiceServicer_to_server(VideoServicer(self._backend, results), self._server)
@@ -137,8 +141,16 @@ class ApiServer:
     async def start(self) -> None:
         """Begin to answer."""
         await self._server.start()
+        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def _broken(self) -> None:
+        """Disk or database has failed: have traffic sent elsewhere, and somebody look."""
+        _LOG.critical("the storage has failed: this server is NOT_SERVING until it is started again")
+        self._telling = asyncio.ensure_future(self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING))
+
+    async def _tell_health(self, status: int) -> None:
         for name in ("", *SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await self._health.set(name, status)
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let those that run end, and cut off those that are still there after a while."""

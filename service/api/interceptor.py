@@ -17,6 +17,7 @@ from micromodels.errors import InvalidInput, MicromodelsError
 from service.access.calls import Call, calling, context_of
 from service.api.guard import RECHECK_SECONDS, Guard
 from service.api.status import Overloaded, error_status, make_status
+from service.errors import StorageFailure
 
 __all__ = ["CallInterceptor"]
 
@@ -62,10 +63,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         guard: says who calls and whether they may, and sees to the audit.
         unary_limit: how many unary calls may run at once.
         stream_limit: how many streams may be open at once.
+        on_failure: called in the event loop when a call has found disk or database broken.
     """
 
-    def __init__(self, guard: Guard, unary_limit: int = 256, stream_limit: int = 512) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        unary_limit: int = 256,
+        stream_limit: int = 512,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self._guard = guard
+        self._on_failure = on_failure
         self._unary = _Slots(unary_limit, "calls")
         self._streams = _Slots(stream_limit, "streams")
 
@@ -104,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
-                status = _status(method, error)
+                status = self._status(method, error)
                 self._end(call, code_pb2.Code.Name(status.code))
                 call = None
                 await _abort(context, status)
@@ -131,7 +140,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError):
                 raise
             except Exception as error:
-                status = _status(method, error)
+                status = self._status(method, error)
                 self._end(call, code_pb2.Code.Name(status.code))
                 call = None
                 await _abort(context, status)
@@ -144,6 +153,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """See to the audit before the caller has the answer; there is nothing to see to twice."""
         if call is not None:
             self._guard.ended(call, outcome)
+
+    def _status(self, method: str, error: Exception) -> status_pb2.Status:
+        if isinstance(error, StorageFailure):
+            self._on_failure()
+        return _status(method, error)
 
     async def _watched(
         self, call: Call, header: str, responses: AsyncGenerator[Any, None]

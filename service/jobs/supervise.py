@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError
 from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
-from service.errors import NotFound, StaleLease, Unavailable
+from service.errors import NotFound, ResourceExhausted, StaleLease, Unavailable
 from service.jobs.archive import lay_out
 from service.jobs.protocol import MAX_LINE_BYTES, Order, Say, Task, label_from_json, write_labels
 from service.jobs.specs import PropagateSpec, TrainSpec, spec_from_dict
@@ -125,7 +125,7 @@ class Supervisor:
             except (NotFound, FailedPrecondition, InvalidInput) as error:  # would be the same the next time
                 reason = JobError("FAILED_PRECONDITION", str(error), type(error).__name__)
                 self._store.jobs.commit(self._lease, Effects(state=JobState.FAILED, error=reason))
-            except Unavailable as error:  # not the job's fault, and so no try
+            except (Unavailable, ResourceExhausted) as error:  # not the job's fault, and so no try
                 _LOG.warning("job %s is given back: %s", self._job.job_id, error)
                 self._store.jobs.requeue(self._lease, None)
             except MicromodelsError as error:
@@ -389,11 +389,20 @@ class Supervisor:
         while True:
             try:
                 return act()
-            except Unavailable as error:
+            except (Unavailable, ResourceExhausted) as error:
                 if self._stopping.is_set() or time.monotonic() > limit:
                     raise
                 _LOG.warning("job %s waits: %s", self._job.job_id, error)
-                self._stopping.wait(min(error.retry_after_seconds, _PAUSE_SECONDS))
+                self._stopping.wait(min(error.retry_after_seconds or _PAUSE_SECONDS, _PAUSE_SECONDS))
+                self._look_for_orders()
+                if self._orders.cancel:
+                    raise
+
+    def _look_for_orders(self) -> None:
+        """A job that waits for room on the disk can be cancelled. A beat would need room, too."""
+        with contextlib.suppress(Unavailable):
+            job = self._store.jobs.get(self._job.project_id, self._job.job_id)
+            self._orders = replace(self._orders, cancel=job.state is JobState.CANCELLING)
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:

@@ -57,6 +57,7 @@ from service.store.ledger import Jobs, Watch
 from service.store.models import Models
 from service.store.objects import ObjectStore
 from service.store.projects import Projects
+from service.store.reserve import Reserve
 from service.store.reviews import Reviews
 from service.store.tracks import Tracks
 from service.store.videos import Uploads, Videos
@@ -140,6 +141,10 @@ class Store:
         database.after_failure = forget_notes
         self._database = database
         self._lock = lock
+        if database.is_sqlite:
+            database.reserve = Reserve(settings.data_dir, settings.reserve_bytes)
+            with disk_errors():
+                database.reserve.refill()
 
     @classmethod
     def open(cls, settings: Settings, *, exclusive: bool = True) -> Store:
@@ -189,6 +194,9 @@ class Store:
         Args:
             unused_seconds: only blobs that were last added longer ago go.
         """
+        if self._database.reserve is not None:
+            with disk_errors():
+                self._database.reserve.refill()
         self.erasure.finish_all()
         self.erasure.sweep()
         self.uploads.expire()
@@ -197,7 +205,7 @@ class Store:
 
     def _forget_requests(self) -> None:
         limit = now() - timedelta(hours=self.settings.request_id_hours)
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             connection.execute(schema.requests.delete().where(schema.requests.c.created_at < limit))
 
     def _referenced(self) -> frozenset[str]:

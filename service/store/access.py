@@ -114,7 +114,7 @@ class Access:
         Raises:
             NotFound: there is none.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = self._row(connection, token_id)
             if row.revoked_at is None:
                 mine = _TOKENS.c.key == row.key
@@ -170,7 +170,7 @@ class Access:
         Raises:
             NotFound: there is no such project, or the user is no member of it.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             project, key = self._pair(connection, project_id, user)
             mine = (_MEMBERS.c.project == project, _MEMBERS.c.user == key)
             if not connection.execute(_MEMBERS.delete().where(*mine)).rowcount:

@@ -19,6 +19,7 @@ from micromodels.errors import FailedPrecondition, InvalidInput
 from service.errors import Aborted, AlreadyExists, ResourceExhausted, StorageFailure, Unavailable
 from service.settings import Settings
 from service.store import schema
+from service.store.reserve import Reserve
 
 __all__ = ["Database", "check_id", "check_text", "database_url", "new_id", "now", "once", "page_start"]
 
@@ -40,6 +41,7 @@ class Database:
         migrate: bring its tables up to date; otherwise they stay as they are.
 
     Attributes:
+        reserve: what writes ask for room; None not to ask.
         before_commit: called last in every transaction that writes, inside it.
         after_failure: called when such a transaction was rolled back.
 
@@ -53,6 +55,8 @@ class Database:
     def __init__(self, url: str, *, migrate: bool = True) -> None:
         self._engine = _engine(url)
         self._writing = threading.Lock()
+        self._failure = ""
+        self.reserve: Reserve | None = None
         self.before_commit: Callable[[sa.Connection], None] = lambda connection: None
         self.after_failure: Callable[[], None] = lambda: None
         self.is_sqlite = self._engine.dialect.name == "sqlite"
@@ -67,16 +71,22 @@ class Database:
             raise
 
     @contextmanager
-    def begin(self, write: bool = False) -> Iterator[sa.Connection]:
+    def begin(self, write: bool = False, *, frees: bool = False) -> Iterator[sa.Connection]:
         """One transaction: committed at the end of the block, rolled back on any exception.
+
+        Args:
+            write: it may write.
+            frees: it also goes through on a full disk, since it makes room or ends something: see ``Reserve``.
 
         Raises:
             Aborted: another server wrote the same rows at the same moment.
             ResourceExhausted: the disk is full.
-            StorageFailure: the database failed.
+            StorageFailure: the database failed, now or in an earlier write.
             Unavailable: it stays locked, or cannot be reached.
         """
-        with _database_errors(), self._watched(write):
+        if write:
+            self._admit(frees)
+        with self._broken_for_good(), _database_errors(), self._watched(write):
             if write and self.is_sqlite:  # it has one writer: queue here rather than poll for its lock
                 if not self._writing.acquire(timeout=_BUSY_SECONDS):
                     raise Unavailable("the database is busy")
@@ -94,6 +104,23 @@ class Database:
                     yield connection
                     if write:
                         self.before_commit(connection)
+
+    def _admit(self, frees: bool) -> None:
+        """Refuse a write that must not, or cannot, go well."""
+        if self._failure:
+            raise StorageFailure(f"nothing is written any more until a restart: {self._failure}")
+        if self.reserve is not None:
+            self.reserve.open() if frees else self.reserve.admit()
+
+    @contextmanager
+    def _broken_for_good(self) -> Iterator[None]:
+        """After the disk has failed once, a commit that seems to go well proves nothing: write no more."""
+        try:
+            yield
+        except StorageFailure as error:
+            if self.is_sqlite and re.search("I/O error|malformed", str(error)):
+                self._failure = str(error)
+            raise
 
     @contextmanager
     def _watched(self, write: bool) -> Iterator[None]:

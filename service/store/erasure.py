@@ -76,7 +76,7 @@ class Erasure:
             NotFound: there is no such video.
         """
         since = time.monotonic()
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = video_row(connection, project_id, video_id, lock=True)
             if job_id := is_busy(connection, row.project, video_id):
                 raise FailedPrecondition(f"job {job_id!r} on video {video_id!r} is not finished; cancel it first")
@@ -195,7 +195,7 @@ class Erasure:
             "blobs_kept_for_others": len(row.todo["blobs"]) - len(removed),
             "cache_bytes": cache_bytes,
         }
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             connection.execute(erasures.delete().where(erasures.c.key == key))
             resource = f"projects/{row.project_id}/videos/{row.video_id}"
             return self._audit.record(

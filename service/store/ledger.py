@@ -164,7 +164,7 @@ class Jobs:
         Raises:
             NotFound: there is no such job.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = _job_row(connection, project_id, job_id, lock=True)
             if row.state == JobState.QUEUED.value:
                 apply_effects(connection, row, Effects(state=JobState.CANCELLED))
@@ -181,7 +181,7 @@ class Jobs:
             FailedPrecondition: the job has ended.
             NotFound: there is no such job.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = _job_row(connection, project_id, job_id, lock=True)
             if row.state in FINAL_STATES:
                 raise FailedPrecondition(f"operation {job_id!r} has ended: {row.state}")
@@ -197,7 +197,7 @@ class Jobs:
             FailedPrecondition: the job has not ended.
             NotFound: there is no such job.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = _job_row(connection, project_id, job_id, lock=True)
             if row.state not in FINAL_STATES:
                 raise FailedPrecondition(f"operation {job_id!r} is {row.state}; cancel it first")
@@ -289,7 +289,7 @@ class Jobs:
         Raises:
             StaleLease: the job is no longer this worker's; nothing was applied.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=_ends(effects)) as connection:
             row = _held_row(connection, lease.job_id, lease.fence)
             if row is None:
                 raise StaleLease(f"worker {lease.worker!r} does not hold job {lease.job_id!r} with fence {lease.fence}")
@@ -323,7 +323,7 @@ class Jobs:
         Raises:
             StaleLease: the job is no longer this worker's.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = _held_row(connection, lease.job_id, lease.fence)
             if row is None:
                 raise StaleLease(f"worker {lease.worker!r} does not hold job {lease.job_id!r} with fence {lease.fence}")
@@ -338,13 +338,18 @@ class Jobs:
             seen: what was observed.
             reason: what is known of the holder's end.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = _held_row(connection, seen.job_id, seen.fence)
             if row is None or row.beat != seen.beat:
                 return False
             _requeue(connection, row, reason)
         self._tell(seen.job_id)
         return True
+
+
+def _ends(effects: Effects) -> bool:
+    """Whether a commit has to go through on a full disk too: a beat, and the end of a job without new labels."""
+    return effects == Effects() or (effects.state is not None and effects.state.is_final and not effects.labels)
 
 
 def _held_row(connection: sa.Connection, job_id: str, fence: int) -> sa.Row[Any] | None:

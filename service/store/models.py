@@ -103,7 +103,7 @@ class Models:
         Raises:
             NotFound: there is none.
         """
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = self._row(connection, project_id, model_id, version)
             connection.execute(_MODELS.delete().where(_MODELS.c.key == row.key))
 

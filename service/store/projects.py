@@ -176,7 +176,7 @@ class Projects:
             NotFound: there is no such project.
         """
         jobs = schema.jobs
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             row = project_row(connection, project_id, lock=True)
             busy = sa.select(jobs.c.job_id).where(jobs.c.project == row.key, jobs.c.state.not_in(FINAL_STATES))
             if (job := connection.execute(busy).first()) is not None:

@@ -200,6 +200,15 @@ def _upload_row(connection: sa.Connection, project_id: str, upload_id: str) -> s
     return row
 
 
+def _used_bytes(connection: sa.Connection, project: int) -> int:
+    """Bytes of a project's uploaded videos, and of those on their way."""
+    videos, uploads = schema.videos, schema.uploads
+    there = sa.select(sa.func.sum(videos.c.size_bytes)).where(videos.c.project == project, videos.c.blob != "")
+    coming = sa.select(sa.func.sum(uploads.c.size_bytes))
+    coming = coming.where(uploads.c.project == project, uploads.c.state == UploadState.ACTIVE.value)
+    return sum(int(connection.execute(query).scalar() or 0) for query in (there, coming))
+
+
 class Uploads:
     """Videos on their way in. Chunks are on the disk before they are acknowledged."""
 
@@ -229,7 +238,7 @@ class Uploads:
             AlreadyExists: the request id was used with another body.
             InvalidInput: name, size or checksum are not allowed.
             NotFound: there is no such project.
-            ResourceExhausted: the disk has no room for it.
+            ResourceExhausted: the disk has no room for it, or the project has too much already.
         """
         check_text("display_name", display_name)
         sha256 = sha256.lower()
@@ -242,6 +251,10 @@ class Uploads:
             free = os.statvfs(self._folder)
             if free.f_bavail * free.f_frsize - size_bytes < self._settings.min_free_bytes:
                 raise ResourceExhausted(f"the disk has no room for {size_bytes} bytes", retry_after_seconds=60.0)
+            used = _used_bytes(connection, project.key)
+            if used + size_bytes > self._settings.project_bytes:
+                bound = f"the project has {used} of {self._settings.project_bytes} bytes"
+                raise ResourceExhausted(f"{bound}; there is no room for {size_bytes} more")
             values = {"upload_id": new_id(), "display_name": display_name, "size_bytes": size_bytes, "sha256": sha256}
             moment = now()
             state = UploadState.ACTIVE.value
@@ -253,7 +266,7 @@ class Uploads:
             return {"upload_id": values["upload_id"]}
 
         with self._database.begin(write=True) as connection:
-            project = project_row(connection, project_id)
+            project = project_row(connection, project_id, lock=True)  # uploads that begin at once are added up
             body = [display_name, size_bytes, sha256]
             answer = once(connection, f"uploads.begin/{project_id}", request_id, body, act)
             return _upload(project_id, _upload_row(connection, project_id, answer["upload_id"]))
@@ -380,7 +393,7 @@ class Uploads:
 
     def _end(self, upload_id: str, state: UploadState) -> None:
         table = schema.uploads
-        with self._database.begin(write=True) as connection:
+        with self._database.begin(write=True, frees=True) as connection:
             connection.execute(
                 table.update().where(table.c.upload_id == upload_id).values(state=state.value, updated_at=now())
             )

@@ -265,3 +265,24 @@ def test_one_failing_part_undoes_the_whole_commit(store: Store, video: VideoReco
         store.jobs.commit(lease, effects)
     assert labels_of(store, video) == []
     assert get(store, job) == before
+
+
+def test_f65_cancel_races_completion(store: Store, project: Project) -> None:
+    """Whoever comes first: each job has exactly one end, and says so once."""
+    jobs = [store.jobs.create(project.project_id, JobKind.EXPORT, {}) for _ in range(20)]
+    leases = {}
+    while taken := store.jobs.lease("w", [JobKind.EXPORT]):
+        leases[taken[1].job_id] = taken[0]
+    with ThreadPoolExecutor(8) as pool:
+        for job in jobs:
+            pool.submit(store.jobs.cancel, project.project_id, job.job_id)
+            pool.submit(store.jobs.commit, leases[job.job_id], Effects(state=JobState.SUCCEEDED))
+            pool.submit(store.jobs.requeue, leases[job.job_id], CRASH)
+    for job in jobs:
+        if beats := [beat for beat in store.jobs.held() if beat.job_id == job.job_id]:
+            store.jobs.take_back(beats[0], CRASH)
+        states = [e.payload["state"] for e in store.jobs.events(project.project_id, job.job_id)]
+        finals = [state for state in states if JobState(state).is_final]
+        assert len(finals) <= 1, states
+        assert store.jobs.get(project.project_id, job.job_id).state.value == states[-1]
+        store.jobs.cancel(project.project_id, job.job_id)
