@@ -237,7 +237,7 @@ def account(scene: Scene, writers: list[Writer], tally: Tally) -> None:
         for writer in writers:
             tally.acknowledged += writer.acknowledged
             for frame in range(FRAMES):
-                history = store.labels.history(scene.project, scene.written, LabelKey(frame, False, writer.track))
+                history = store.history.of_label(scene.project, scene.written, LabelKey(frame, False, writer.track))
                 numbers = [
                     int(r.label.shape.x1) + SIDE * int(r.label.shape.y1)  # type: ignore[union-attr]
                     for r in history

@@ -215,7 +215,7 @@ def test_f63_postgresql_restarts(tmp_path: Path) -> None:
             done = store.jobs.get(scene.project, job.job_id)
             assert (done.state, done.tries) == (JobState.SUCCEEDED, 1)
             for record in store.labels.stream(scene.project, scene.worked):
-                assert len(store.labels.history(scene.project, scene.worked, record.key)) == 1
+                assert len(store.history.of_label(scene.project, scene.worked, record.key)) == 1
 
 
 def _restart_below(cluster: Postgres, scene: Scene) -> None:
