@@ -23,7 +23,7 @@ from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, pooled
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.parallel import WorkLine, narrow_operations, worker_count
 from micromodels.propagation import FramePosterior, PropagationSettings, propagate_windows
-from micromodels.seeds import IGNORE, SeedSet, ViewMaker
+from micromodels.seeds import IGNORE, SeedSet, ViewMaker, boxed
 from micromodels.training import Clock, HeadTrainer, Sample
 from micromodels.types import AnyLabel, Ontology, ShapeKind
 
@@ -306,7 +306,9 @@ class _Training:
         self._line.require(len(self._order) + len(frames))
         self._video.tell_times()
         found: list[tuple[float, Sample]] = []
-        for posterior in propagate_windows(self._video, head, self._targets, frames, self._run, PropagationSettings()):
+        drawn = boxed(self._seeds.tracks)
+        settings = PropagationSettings()
+        for posterior in propagate_windows(self._video, head, self._targets, frames, self._run, settings, drawn):
             if posterior.frame in self._targets:
                 continue
             label_map, certainty = _pseudo_labels(posterior)

@@ -19,7 +19,7 @@ from micromodels.features import EncodedVideo, FrameSource
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.propagation import PropagationSettings, propagate_windows
-from micromodels.seeds import SeedSet, TrackSpec
+from micromodels.seeds import SeedSet, TrackSpec, boxed
 from micromodels.tracking import Tracker
 from micromodels.types import AnyLabel, FrameResult, ShapeKind
 
@@ -108,7 +108,9 @@ class DenseModel:
                 self.manifest.frame_classes,
                 self.manifest.typical_areas,
             )
-            posteriors = propagate_windows(encoded, self._head, targets, wanted, run, PropagationSettings())
+            posteriors = propagate_windows(
+                encoded, self._head, targets, wanted, run, PropagationSettings(), boxed(self.manifest.tracks)
+            )
             for done, result in enumerate(tracker.results(posteriors), start=1):
                 yield result
                 pace = (time.perf_counter() - started) / done

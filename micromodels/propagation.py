@@ -3,7 +3,8 @@
 For every frame the head gives *evidence*: log-odds per track. Two sweeps carry each track from the anchors through the
 video along dense optical flow (DIS; Kroeger et al., ECCV 2016), one forward and one backward; on each frame the carried
 mask is a prior that the evidence corrects, and evidence far from the prior is damped, which is what keeps look-alikes
-out. Between two anchors the sweeps are blended by their distance to them. Anchors are never changed.
+out. Between two anchors the sweeps are blended by their distance to them. Anchors are never changed. Tracks that are
+drawn as boxes also get the best path from anchor to anchor (``micromodels.paths``).
 
 Long videos are worked through in windows, so memory does not depend on their length.
 """
@@ -29,16 +30,18 @@ from micromodels.evidence import EvidenceSource, FrameEvidence, HeadEvidence
 from micromodels.features import EncodedVideo
 from micromodels.heads import DenseHead
 from micromodels.parallel import mapped, narrow_operations
+from micromodels.paths import FramePlaces, PathSettings, PathSweep, Sizes, best_places, no_places, place_scores
 from micromodels.seeds import IGNORE, SeedFrame
 
 __all__ = ["Flows", "FramePosterior", "PropagationSettings", "posteriors", "propagate_windows", "reach_frames"]
 
-WINDOW_BYTES = 256 << 20
-MAX_REACH_FRAMES = 96
+WINDOW_BYTES = 384 << 20
+MAX_REACH_FRAMES = 192
 MIN_REACH_FRAMES = 16
 WINDOW_FRAMES = 96
 MIN_WINDOW_FRAMES = 16
 """Shorter windows, ended at an anchor, are not worth their look-ahead."""
+OUTSIDE_LOG_ODDS = -6.0
 CUT_CORRELATION = 0.25
 """Neighbouring frames whose grey thumbnails correlate less are a scene cut."""
 
@@ -74,6 +77,7 @@ class FramePosterior:
         agreement: float32 ``(tracks,)`` IoU of the two sweeps' masks, NaN where only one reaches the frame.
         anchor_distance: int64 ``(tracks,)`` frames to the track's nearest anchor; -1 where it has none.
         pooled: the frame's pooled features for frame classes.
+        places: paths of box tracks.
         scene_cut: whether a cut lies between this frame and the one before.
     """
 
@@ -83,6 +87,7 @@ class FramePosterior:
     agreement: Floats
     anchor_distance: npt.NDArray[np.int64]
     pooled: Floats = field(repr=False)
+    places: FramePlaces
     scene_cut: bool = False
 
 
@@ -102,6 +107,7 @@ class Motion:
         self._frames, self._device, self._flows = frames, device, flows
         self._height, self._width = size[0] // 4, size[1] // 4
         self._grids: dict[tuple[int, int], torch.Tensor | None] = {}
+        self._coarse: dict[tuple[int, int], torch.Tensor | None] = {}
 
     def grid(self, to: int, origin: int) -> torch.Tensor | None:
         """Where each pixel of frame ``to`` lies on frame ``origin``, for ``grid_sample``."""
@@ -130,6 +136,15 @@ class Motion:
         y = (rows + flow[..., 1].astype(np.float32) + 0.5) * 2 / self._height - 1
         return torch.from_numpy(np.stack([x, y], axis=-1).astype(np.float32))[None].to(self._device)
 
+    def coarse_grid(self, to: int, origin: int) -> torch.Tensor | None:
+        """The same at stride 8."""
+        key = (to, origin)
+        if key not in self._coarse:
+            grid = self.grid(to, origin)
+            mean = F.avg_pool2d(grid.movedim(-1, 1), 2).movedim(1, -1) if grid is not None else None
+            self._coarse[key] = mean
+        return self._coarse[key]
+
     def carry(self, probability: torch.Tensor, to: int, origin: int) -> torch.Tensor | None:
         """Carry ``(tracks, h4, w4)`` from frame ``origin`` to its neighbour ``to``; None across a cut."""
         grid = self.grid(to, origin)
@@ -153,6 +168,7 @@ def propagate_windows(
     frames: range,
     run: Run,
     settings: PropagationSettings,
+    boxed: Sequence[bool] = (),
 ) -> Iterator[FramePosterior]:
     """Posterior of every frame of ``frames``, in order: :func:`posteriors` on what ``head`` says of ``video``.
 
@@ -163,11 +179,13 @@ def propagate_windows(
         frames: a range with step 1.
         run: events and stopping.
         settings: weights of the sweeps.
+        boxed: which tracks are drawn as boxes, and so get paths; empty for none.
 
     Raises:
         Cancelled: the user cancelled.
     """
-    return posteriors(HeadEvidence(video, head, settings.temperature, run), anchors, frames, run, settings)
+    source = HeadEvidence(video, head, settings.temperature, run)
+    return posteriors(source, anchors, frames, run, settings, boxed=boxed)
 
 
 def reach_frames(tracks: int, size: tuple[int, int]) -> int:
@@ -183,6 +201,7 @@ def posteriors(
     run: Run,
     settings: PropagationSettings,
     flows: Flows | None = None,
+    boxed: Sequence[bool] = (),
 ) -> Iterator[FramePosterior]:
     """Posterior of every frame of ``frames``, in order.
 
@@ -196,6 +215,7 @@ def posteriors(
         run: events and stopping.
         settings: weights of the sweeps.
         flows: optical flow that is known already; what is found is added. None: forgotten behind each window.
+        boxed: which tracks are drawn as boxes, and so get paths; empty for none.
 
     Raises:
         Cancelled: the user cancelled.
@@ -204,6 +224,8 @@ def posteriors(
     carried = _Carried.nothing(source.tracks)
     reach = reach_frames(source.tracks, source.size)
     known = _known_frames(anchors, source.tracks)
+    sizes = Sizes(anchors, known, boxed)
+    onward = PathSweep(sizes, PathSettings())
     start = frames.start
     while start < frames.stop:
         stop = _window_end(start, min(frames.stop, start + min(WINDOW_FRAMES, reach)), anchors)
@@ -221,8 +243,10 @@ def posteriors(
                 promised = other.submit(_sweep, back, held, priors, motion, settings, nothing)
                 forward, last = _sweep(range(start, stop), held, priors, motion, settings, carried)
                 backward, _ = promised.result()
+            ways = _paths(range(start, stop), ahead, held, anchors, sizes, motion, onward)
             believed = partial(
                 _posterior,
+                ways=ways,
                 held=held,
                 anchors=anchors,
                 known=known,
@@ -372,6 +396,29 @@ class _Blend:
                 self.forward[track] = 0.0 if before is None else (after - index) / max(span, 1)
 
 
+def _paths(
+    frames: range,
+    ahead: int,
+    held: Mapping[int, FrameEvidence],
+    anchors: Mapping[int, SeedFrame],
+    sizes: Sizes,
+    motion: Motion,
+    onward: PathSweep,
+) -> dict[int, FramePlaces]:
+    """Places of box tracks on the frames of a window; ``onward`` is the forward sweep over all windows."""
+    if not any(sizes.boxes):
+        return {}
+    settings = PathSettings()
+    everything = range(frames.start, ahead)
+    scores = dict(
+        zip(everything, mapped(lambda i: place_scores(held[i], i, sizes, settings), iter(everything)), strict=True)
+    )
+    back = PathSweep(sizes, settings)
+    backward = {i: back.step(i, scores[i], anchors.get(i), motion, i + 1 in held) for i in reversed(everything)}
+    forward = {i: onward.step(i, scores[i], anchors.get(i), motion, i - 1 in held) for i in frames}
+    return {i: best_places(i, held[i], scores[i], forward[i], backward[i], sizes) for i in frames}
+
+
 def _posterior(
     index: int,
     held: Mapping[int, FrameEvidence],
@@ -381,6 +428,7 @@ def _posterior(
     forward: Mapping[int, torch.Tensor],
     backward: Mapping[int, torch.Tensor],
     motion: Motion,
+    ways: Mapping[int, FramePlaces],
 ) -> FramePosterior:
     frame, blend = held[index], _Blend(known, index, reach)
     fine = frame.log_odds.float()
@@ -404,7 +452,24 @@ def _posterior(
         agreement[anchors[index].known] = np.nan
     cut = index - 1 in held and tracks > 0 and motion.grid(index, index - 1) is None
     sides = frame.sides.astype(np.float32) if frame.sides is not None else None
-    return FramePosterior(index, fine.cpu().numpy(), sides, agreement, blend.distance, frame.pooled, cut)
+    places = ways.get(index) or no_places(tracks)
+    log_odds = fine.cpu().numpy()
+    _keep_inside(log_odds, places)
+    return FramePosterior(index, log_odds, sides, agreement, blend.distance, frame.pooled, places, cut)
+
+
+def _keep_inside(log_odds: Floats, places: FramePlaces) -> None:
+    """A track with a path is nowhere but in its box and a rim around it."""
+    height, width = log_odds.shape[1:]
+    for track, box in enumerate(places.boxes):
+        if np.isnan(box[0]):
+            continue
+        middle, half = (box[:2] + box[2:]) / 4, 0.6 * (box[2:] - box[:2]) / 2
+        low = np.clip(np.floor(middle - half), 0, [width, height]).astype(int)
+        high = np.clip(np.ceil(middle + half), 0, [width, height]).astype(int)
+        outside = np.ones((height, width), bool)
+        outside[low[1] : high[1], low[0] : high[0]] = False
+        log_odds[track][outside] = np.minimum(log_odds[track][outside], OUTSIDE_LOG_ODDS)
 
 
 def _draw_anchor(fine: torch.Tensor, frame: FrameEvidence, anchor: SeedFrame) -> None:

@@ -35,7 +35,7 @@ from micromodels.types import (
     shape_kind,
 )
 
-__all__ = ["IGNORE", "MAX_TRACKS", "SeedFrame", "SeedSet", "TrackSpec", "View", "ViewMaker"]
+__all__ = ["IGNORE", "MAX_TRACKS", "SeedFrame", "SeedSet", "TrackSpec", "View", "ViewMaker", "boxed"]
 
 IGNORE = 255
 MAX_TRACKS = 250
@@ -52,6 +52,11 @@ class TrackSpec:
     track: str
     object_class: str
     shape: ShapeKind
+
+
+def boxed(tracks: Sequence[TrackSpec]) -> list[bool]:
+    """Which tracks are drawn as boxes."""
+    return [spec.shape is ShapeKind.BOX for spec in tracks]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from micromodels.insight import Insight
 from micromodels.labeling import MicroModel
 from micromodels.learning import Learner, SessionSettings
 from micromodels.propagation import PropagationSettings, posteriors
-from micromodels.seeds import MAX_TRACKS, SeedSet
+from micromodels.seeds import MAX_TRACKS, SeedSet, boxed
 from micromodels.suggestions import Suggestion
 from micromodels.tracking import Tracker
 from micromodels.types import HUMAN, AnyLabel, FrameLabel, FrameResult, Label, Ontology, ShapeKind, State, shape_box
@@ -346,7 +346,8 @@ class LabelSession:
         version = self.model.manifest.version
         tracker = Tracker(specs, seeds, targets, self._encoded.size, version, None, (), typical, others)
         source = TrackSelection(self._evidence, chosen, self._insight.evidence_of(names), fresh=fresh)
-        found = posteriors(source, targets, frames, self._run, PropagationSettings(), self._flows)
+        settings = PropagationSettings()
+        found = posteriors(source, targets, frames, self._run, settings, self._flows, boxed(specs))
         return tracker.results(self._insight.watch(names, found))
 
     def _fixed_labels(self, frames: range, tracks: Sequence[str]) -> list[Label]:

@@ -30,6 +30,8 @@ __all__ = ["Clock", "HeadTrainer", "Sample"]
 CELL_PX = 32
 CROP_CELLS = (6, 10)
 """Rows and columns of a crop in units of 32 work pixels."""
+FOCUSED_CROPS = 0.65
+FOCUS_TRIES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +161,9 @@ class HeadTrainer:
 
     def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample], count: int) -> _Batch:
         from_video = self._batch // 2 if pseudo else 0
-        samples = [pseudo[int(self._rng.integers(len(pseudo)))] for _ in range(from_video)]
-        samples += [views[int(self._rng.integers(count))] for _ in range(self._batch - from_video)]
-        windows = [self._window(sample) for sample in samples]
+        crops_of = [self._crop(pseudo, len(pseudo)) for _ in range(from_video)]
+        crops_of += [self._crop(views, count) for _ in range(self._batch - from_video)]
+        samples, windows = [sample for sample, _ in crops_of], [window for _, window in crops_of]
         levels = self.head.settings.levels
         features = []
         for index, level in enumerate(levels):
@@ -189,20 +191,29 @@ class HeadTrainer:
             torch.tensor([sample.weight for sample in samples], device=self._device),
         )
 
-    def _window(self, sample: Sample) -> tuple[int, int, int, int]:
-        """Top row, left column, rows, columns of a crop in cells; two in three contain a pixel of an object."""
+    def _crop(self, samples: Sequence[Sample], count: int) -> tuple[Sample, tuple[int, int, int, int]]:
+        """A sample and top row, left column, rows, columns of a crop of it in cells.
+
+        Two crops in three contain a pixel of a track that was drawn by lot, so that small and rare ones count as much
+        as large ones that are everywhere.
+        """
+        sample = samples[int(self._rng.integers(count))]
         half = CELL_PX // 2
         height, width = sample.label_map.shape[0] // half, sample.label_map.shape[1] // half
         # All crops of a batch have one size, and so have all work images of a video.
         rows, columns = min(CROP_CELLS[0], height), min(CROP_CELLS[1], width)
+        if self._rng.random() < FOCUSED_CROPS:
+            value = 1 + int(self._rng.integers(self.head.settings.tracks))
+            for _ in range(FOCUS_TRIES):
+                ys, xs = np.nonzero(sample.label_map == value)
+                if len(ys):
+                    pick = int(self._rng.integers(len(ys)))
+                    top = int(np.clip(ys[pick] // half - self._rng.integers(0, rows), 0, height - rows))
+                    left = int(np.clip(xs[pick] // half - self._rng.integers(0, columns), 0, width - columns))
+                    return sample, (top, left, rows, columns)
+                sample = samples[int(self._rng.integers(count))]
         top, left = int(self._rng.integers(0, height - rows + 1)), int(self._rng.integers(0, width - columns + 1))
-        if self._rng.random() < 0.65:
-            ys, xs = np.nonzero((sample.label_map > 0) & (sample.label_map != IGNORE))
-            if len(ys):
-                pick = int(self._rng.integers(len(ys)))
-                top = int(np.clip(ys[pick] // half - self._rng.integers(0, rows), 0, height - rows))
-                left = int(np.clip(xs[pick] // half - self._rng.integers(0, columns), 0, width - columns))
-        return top, left, rows, columns
+        return sample, (top, left, rows, columns)
 
     def _loss(self, batch: _Batch) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""From posteriors to labels: smoothing, presence, states, anchors."""
+"""From posteriors to labels: presence, states, gaps, anchors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from micromodels.heads import FrameClassifier
+from micromodels.paths import FramePlaces, no_places
 from micromodels.propagation import FramePosterior
 from micromodels.seeds import SeedSet, TrackSpec
-from micromodels.tracking import CHUNK_FRAMES, Tracker, rts_smooth
+from micromodels.tracking import MAX_GAP_FRAMES, SHORT_GAP_FRAMES, Tracker
 from micromodels.types import (
     AnyLabel,
     Box,
@@ -31,9 +30,13 @@ SIZE = (HEIGHT, WIDTH)
 
 
 def posterior(
-    frame: int, boxes: Sequence[Box | None], pooled: Sequence[float] = (), sure: float = 8.0
+    frame: int,
+    boxes: Sequence[Box | None],
+    pooled: Sequence[float] = (),
+    sure: float = 8.0,
+    paths: Sequence[Box] = (),
 ) -> FramePosterior:
-    """What a perfect head says of boxes; None where a track is not to be seen."""
+    """What a perfect head says of boxes, None where a track is not to be seen; ``paths`` are where they would be."""
     ys, xs = np.mgrid[: HEIGHT // 4, : WIDTH // 4] * 4.0 + 2.0
     log_odds = np.full((len(boxes), HEIGHT // 2, WIDTH // 2), -sure, np.float32)
     sides = np.ones((4, HEIGHT // 4, WIDTH // 4), np.float32)
@@ -44,8 +47,12 @@ def posterior(
             own = np.stack([xs - box.x1, ys - box.y1, box.x2 - xs, box.y2 - ys])
             sides = np.where(inside[2::4, 2::4], own, sides).astype(np.float32)
     agreement = np.full(len(boxes), np.nan, np.float32)
+    places = no_places(len(boxes))
+    if paths:
+        likeness = np.array([0.0 if box is None else 1.0 for box in boxes], np.float32)
+        places = FramePlaces(np.array([box.as_list() for box in paths], np.float32), likeness, np.ones_like(likeness))
     return FramePosterior(
-        frame, log_odds, sides, agreement, np.ones(len(boxes), np.int64), np.array(pooled, np.float32)
+        frame, log_odds, sides, agreement, np.ones(len(boxes), np.int64), np.array(pooled, np.float32), places
     )
 
 
@@ -65,83 +72,61 @@ def track(
     return list(tracker.results(posteriors))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(2, 20), st.floats(-50, 50), st.floats(-8, 8))
-def test_smoothing_follows_a_line_through_a_gap(gap: int, start: float, velocity: float) -> None:
-    """A constant motion is seen for ten rows, not seen, and seen for ten more: the result is the line."""
-    rows = gap + 20
-    line = start + velocity * np.arange(rows)[:, None] * np.ones((1, 2))
-    values, noise = line.copy(), np.full(rows, 0.05)
-    values[10 : 10 + gap] = noise[10 : 10 + gap] = np.nan
-    smooth = rts_smooth(values, noise, acceleration=3.0)
-    assert smooth.shape == values.shape
-    assert np.abs(smooth - line).max() < 0.1
-
-
-@pytest.mark.parametrize("velocity", [0.0, 1.0, 7.0])
-def test_two_anchors_alone_are_joined_almost_straight(velocity: float) -> None:
-    """With nothing between two exact ends the path stays within a step of the line."""
-    line = velocity * np.arange(30)[:, None]
-    values, noise = np.full((30, 1), np.nan), np.full(30, np.nan)
-    values[[0, -1]], noise[[0, -1]] = line[[0, -1]], 0.05
-    smooth = rts_smooth(values, noise, acceleration=3.0)
-    assert np.abs(smooth - line).max() <= max(0.01, velocity)
-    assert np.abs(smooth - line)[[0, -1]].max() < 0.1
-
-
-def test_doubtful_rows_hardly_bend_the_line() -> None:
-    """A measurement with a large deviation among exact ones is ignored; the same one if exact is followed."""
-    values = np.arange(21.0)[:, None]
-    values[10] += 30
-    noise = np.full(21, 0.1)
-    noise[10] = 1000.0
-    assert abs(rts_smooth(values, noise, 0.5)[10, 0] - 10) < 0.5
-    noise[10] = 0.1
-    assert abs(rts_smooth(values, noise, 5.0)[10, 0] - 40) < 2
-
-
-def test_smoothing_takes_noise_away() -> None:
-    """Noisy measurements of a line come out nearer to it."""
-    line = np.linspace(0, 100, 60)[:, None]
-    noisy = line + np.random.default_rng(0).normal(0, 3, line.shape)
-    smooth = rts_smooth(noisy, np.full(60, 3.0), 0.1)
-    assert np.abs(smooth - line).mean() < 0.5 * np.abs(noisy - line).mean()
-
-
-def test_boxes_are_found_and_bridged() -> None:
-    """Each frame's box is that of the square; where it cannot be seen and nothing hides it, it is absent."""
-    hidden = range(8, 11)
-    results = track([posterior(i, [None if i in hidden else square(i)]) for i in range(20)])
+@pytest.mark.parametrize("length", [1, SHORT_GAP_FRAMES, SHORT_GAP_FRAMES + 1])
+def test_short_gaps_are_bridged_and_long_ones_are_absences(length: int) -> None:
+    """An object does not leave for a moment; where it is out of sight for longer and nothing hides it, it is absent."""
+    gap = range(8, 8 + length)
+    results = track([posterior(i, [None if i in gap else square(i)], paths=[square(i)]) for i in range(20)])
     assert [r.frame for r in results] == list(range(20))
     for result in results:
         (label,) = result.labels
         assert label.provenance.kind is ProvenanceKind.MODEL
         assert label.provenance.version == "v1"
         assert label.confidence is not None
-        if result.frame in hidden:
+        if result.frame in gap and length > SHORT_GAP_FRAMES:
             assert label.state is State.ABSENT
             assert label.shape is None
         else:
             assert label.state is State.VISIBLE
-            assert isinstance(label.shape, Box)
-            assert label.shape.iou(square(result.frame)) > 0.9
+            assert label.shape == square(result.frame)
+
+
+def test_a_box_without_a_path_is_where_the_pixels_vote_for() -> None:
+    """With no anchor to come from, as in an archive, each frame speaks for itself."""
+    for result in track([posterior(i, [square(i)]) for i in range(6)]):
+        shape = result.labels[0].shape
+        assert isinstance(shape, Box)
+        assert shape.iou(square(result.frame)) > 0.9
 
 
 def test_a_track_behind_another_is_occluded() -> None:
-    """Where the square vanishes behind another track it keeps its box, by its motion, and is called occluded."""
+    """Where the square vanishes behind another track it keeps the box of its path, and is called occluded."""
     wall = Box(20, 24, 80, 72)
     hidden = range(8, 13)
     results = track(
-        [posterior(i, [None if i in hidden else square(i), wall if i in hidden else None]) for i in range(20)],
+        [
+            posterior(i, [None if i in hidden else square(i), wall if i in hidden else None], paths=[square(i), wall])
+            for i in range(20)
+        ],
         tracks=("1", "2"),
     )
     states = [result.labels[0].state for result in results]
     assert [i for i, state in enumerate(states) if state is State.OCCLUDED] == list(hidden)
     for frame in hidden:
-        shape = results[frame].labels[0].shape
-        assert isinstance(shape, Box)
-        assert shape.iou(square(frame)) > 0.8
+        assert results[frame].labels[0].shape == square(frame)
         assert results[frame].labels[1].state is State.VISIBLE
+
+
+def test_an_anchor_that_says_absent_ends_a_gap() -> None:
+    """A track that a person says is gone is not behind the wall before or after."""
+    wall = Box(20, 24, 80, 72)
+    hidden = range(8, 14)
+    posteriors = [
+        posterior(i, [None if i in hidden else square(i), wall if i in hidden else None], paths=[square(i), wall])
+        for i in range(20)
+    ]
+    results = track(posteriors, [Label(10, "1", "square", State.ABSENT)], tracks=("1", "2"))
+    assert all(results[frame].labels[0].state is State.ABSENT for frame in hidden)
 
 
 @pytest.mark.parametrize("kind", list(ShapeKind))
@@ -185,7 +170,13 @@ def test_confidence_falls_with_distance_doubt_and_disagreement() -> None:
     def confidence(distance: int = 1, agreement: float = 1.0, sure: float = 8.0) -> float:
         base = posterior(0, [square(0)], sure=sure)
         said = FramePosterior(
-            0, base.log_odds, base.sides, np.array([agreement], np.float32), np.array([distance]), base.pooled
+            0,
+            base.log_odds,
+            base.sides,
+            np.array([agreement], np.float32),
+            np.array([distance]),
+            base.pooled,
+            base.places,
         )
         value = track([said])[0].labels[0].confidence
         assert value is not None
@@ -199,15 +190,23 @@ def test_confidence_falls_with_distance_doubt_and_disagreement() -> None:
     assert confidence(sure=1.0) < best
 
 
-@pytest.mark.parametrize("count", [1, 15, 17, CHUNK_FRAMES, CHUNK_FRAMES + 1])
+@pytest.mark.parametrize("count", [1, 15, 17, MAX_GAP_FRAMES, 2 * MAX_GAP_FRAMES + 3])
 @pytest.mark.parametrize("anchored", [[], [0], [16]])
-def test_chunks_give_every_frame_once(count: int, anchored: list[int]) -> None:
-    """Smoothing works in chunks; none is lost or doubled where they meet, with or without anchors."""
+def test_every_frame_comes_once(count: int, anchored: list[int]) -> None:
+    """None is lost or doubled, however long the track is out of sight."""
     labels = [seed(f, ShapeKind.BOX, box=Box(10, 10, 30, 30)) for f in anchored]
     empty = np.full((1, 4, 4), -8, np.float32)
     nothing = np.full(1, np.nan, np.float32)
     posteriors = [
-        FramePosterior(i, empty, np.ones((4, 2, 2), np.float32), nothing, np.ones(1, np.int64), np.zeros(0, np.float32))
+        FramePosterior(
+            i,
+            empty,
+            np.ones((4, 2, 2), np.float32),
+            nothing,
+            np.ones(1, np.int64),
+            np.zeros(0, np.float32),
+            no_places(1),
+        )
         for i in range(count)
     ]
     assert [result.frame for result in track(posteriors, labels)] == list(range(count))

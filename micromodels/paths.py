@@ -1,0 +1,335 @@
+"""Where a box track is on every frame: the best path from anchor to anchor over the whole span.
+
+On each frame every place on a grid of 8 pixels has a score: how much likelier the track is inside a box there than
+around it. Two sweeps of dynamic programming add up the best way to every place from the anchor before and from the
+anchor after, moving along the optical flow or standing still, at a cost that grows with the square of the distance; the
+place where both are best is on the best path through the span (Viterbi's max-marginals; the maxima over neighbourhoods
+are the separable distance transform of Felzenszwalb & Huttenlocher, *Distance Transforms of Sampled Functions*, 2012).
+A look-alike that passes by is nowhere on the way to the next anchor, so it cannot capture the track.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from micromodels.evidence import FrameEvidence
+from micromodels.seeds import SeedFrame
+
+__all__ = [
+    "FramePlaces",
+    "PathSettings",
+    "PathSweep",
+    "PlaceScores",
+    "Sizes",
+    "Warp",
+    "Ways",
+    "best_places",
+    "no_places",
+    "place_scores",
+]
+
+CELL_PX = 8
+NEVER = -1e9
+LEAST_LEVEL = 0.02
+"""Below this a head knows nothing of a track even on its anchors."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class Warp(Protocol):
+    """Motion between neighbouring frames."""
+
+    def coarse_grid(self, to: int, origin: int) -> torch.Tensor | None:
+        """Where each cell of frame ``to`` lies on ``origin``, ``(1, h8, w8, 2)`` for ``grid_sample``; None at a cut."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PathSettings:
+    """Weights of paths; dev-set values, see docs/experiments.md.
+
+    Attributes:
+        ring: weight of what is around a box against what is in it.
+        least: no place is worse than this: an object may be hidden there.
+        step_cost: cost of one cell off the motion, squared.
+        reach: how many cells off the motion a step may go, each way.
+        still_cost: cost of standing still where the optical flow moves.
+    """
+
+    ring: float = 0.5
+    least: float = 0.05
+    step_cost: float = 0.03
+    reach: int = 3
+    still_cost: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlaces:
+    """Where tracks are on one frame.
+
+    Attributes:
+        boxes: float32 ``(tracks, 4)`` x1, y1, x2, y2 in work pixels; NaN for tracks without a path.
+        likeness: float32 ``(tracks,)`` mean probability of the track in its box, relative to that in the boxes
+            that people drew on the neighbouring anchors: about 1 where it is seen as well as there; NaN as above.
+        margin: float32 ``(tracks,)`` how much better the path is than the best one elsewhere; NaN as above.
+    """
+
+    boxes: Floats = field(repr=False)
+    likeness: Floats
+    margin: Floats
+
+
+def no_places(tracks: int) -> FramePlaces:
+    """Places of tracks without a path."""
+    nothing = np.full(tracks, np.nan, np.float32)
+    return FramePlaces(np.full((tracks, 4), np.nan, np.float32), nothing, nothing)
+
+
+class Sizes:
+    """Width and height of every track on every frame, interpolated between its anchors on a log scale.
+
+    Args:
+        anchors: human labels by frame.
+        known: frames on which people spoke of each track, ascending.
+        boxed: which tracks are drawn as boxes; others have no size, and so no path. Empty: none is.
+    """
+
+    def __init__(self, anchors: Mapping[int, SeedFrame], known: Sequence[Sequence[int]], boxed: Sequence[bool]) -> None:
+        self.boxes: list[dict[int, Floats]] = []
+        for track, frames in enumerate(known):
+            drawn = (
+                {frame: anchors[frame].boxes[track] for frame in frames} if track < len(boxed) and boxed[track] else {}
+            )
+            self.boxes.append({frame: box for frame, box in drawn.items() if not np.isnan(box[0])})
+        self._frames = [np.array(sorted(boxes), np.float64) for boxes in self.boxes]
+        self._logs = [
+            np.log([np.maximum(boxes[f][2:] - boxes[f][:2], 1.0) for f in sorted(boxes)]) if boxes else np.zeros((0, 2))
+            for boxes in self.boxes
+        ]
+
+    def at(self, track: int, frame: int) -> tuple[float, float] | None:
+        """Width and height in work pixels; None for a track that was never drawn."""
+        if not len(self._frames[track]):
+            return None
+        logs = self._logs[track]
+        width, height = (float(np.exp(np.interp(frame, self._frames[track], logs[:, side]))) for side in (0, 1))
+        return width, height
+
+
+def _kernel(length_cells: float, like: torch.Tensor) -> torch.Tensor:
+    """Weights of the cells that an interval of this length covers, centred on a cell; they sum to 1."""
+    half = max(length_cells, 1.0) / 2
+    reach = int(np.ceil(half - 0.5))
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.clip(np.minimum(half, offsets + 0.5) - np.maximum(-half, offsets - 0.5), 0, 1)
+    return torch.tensor(weights / weights.sum(), dtype=like.dtype, device=like.device)
+
+
+def _box_mean(values: torch.Tensor, width_cells: float, height_cells: float) -> torch.Tensor:
+    """Mean over a box centred on each cell; outside the image counts as 0. ``(h, w)`` to ``(h, w)``."""
+    rows, columns = _kernel(height_cells, values), _kernel(width_cells, values)
+    mixed = F.conv2d(values[None, None], rows[None, None, :, None], padding=(len(rows) // 2, 0))
+    return F.conv2d(mixed, columns[None, None, None, :], padding=(0, len(columns) // 2))[0, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceScores:
+    """How well each track fits each place of a frame.
+
+    Attributes:
+        worth: ``(tracks, h8, w8)`` how much likelier it is inside a box there than around it.
+        inside: ``(tracks, h8, w8)`` mean probability inside the box.
+    """
+
+    worth: torch.Tensor = field(repr=False)
+    inside: torch.Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The best ways of one direction to the places of a frame.
+
+    Attributes:
+        worth: ``(tracks, h8, w8)`` worth of the best way to each place.
+        alive: bool ``(tracks,)``: whether an anchor of the track was met, where it was there.
+        levels: float32 ``(tracks,)`` mean probability inside the box on that anchor; NaN before the first.
+    """
+
+    worth: torch.Tensor = field(repr=False)
+    alive: npt.NDArray[np.bool_]
+    levels: Floats
+
+
+def place_scores(evidence: FrameEvidence, frame: int, sizes: Sizes, settings: PathSettings) -> PlaceScores:
+    """Scores of one frame for tracks that have a size there; the others have the least everywhere."""
+    probability = F.avg_pool2d(torch.sigmoid(evidence.log_odds.float())[None], 4)[0]
+    scores, inside = torch.full_like(probability, settings.least), torch.zeros_like(probability)
+    for track in range(len(probability)):
+        size = sizes.at(track, frame)
+        if size is None:
+            continue
+        width, height = size[0] / CELL_PX, size[1] / CELL_PX
+        core = _box_mean(probability[track], 0.8 * width, 0.8 * height)
+        around = _box_mean(probability[track], 1.6 * width, 1.6 * height)
+        scores[track] = (core - settings.ring * around).clamp(min=settings.least)
+        inside[track] = _box_mean(probability[track], width, height)
+    return PlaceScores(scores, inside)
+
+
+def _spread(scores: torch.Tensor, cost: float, reach: int) -> torch.Tensor:
+    """The best of the neighbourhood of each place less the cost of coming from there; ``(tracks, h, w)``."""
+    for axis in (-1, -2):
+        best = scores.clone()
+        length = scores.shape[axis]
+        for shift in range(1, min(reach, length - 1) + 1):
+            ahead, behind = scores.narrow(axis, shift, length - shift), scores.narrow(axis, 0, length - shift)
+            worth = cost * shift * shift
+            low, high = best.narrow(axis, 0, length - shift), best.narrow(axis, shift, length - shift)
+            low.copy_(torch.maximum(low, ahead - worth))
+            high.copy_(torch.maximum(high, behind - worth))
+        scores = best
+    return scores
+
+
+class PathSweep:
+    """One direction of the dynamic programme: the worth of the best way to each place so far.
+
+    Args:
+        sizes: of the tracks, with the boxes that people drew.
+        settings: weights.
+    """
+
+    def __init__(self, sizes: Sizes, settings: PathSettings) -> None:
+        self._sizes, self._settings = sizes, settings
+        self._worth: torch.Tensor | None = None
+        self._frame = -1
+        self._alive = np.zeros(len(sizes.boxes), bool)
+        self._levels = np.full(len(sizes.boxes), np.nan, np.float32)
+
+    def step(self, frame: int, scores: PlaceScores, anchor: SeedFrame | None, motion: Warp, known: bool) -> Ways:
+        """Go to the next frame of this direction.
+
+        Args:
+            frame: its index.
+            scores: of ``place_scores``.
+            anchor: what people drew on it, if anything.
+            motion: between neighbouring frames.
+            known: whether the frame that this sweep comes from is at hand.
+
+        Returns:
+            The worth of each place.
+        """
+        worth = scores.worth.clone()
+        if self._worth is not None and known:
+            grid = motion.coarse_grid(frame, self._frame)
+            if grid is not None:
+                settings = self._settings
+                moved = F.grid_sample(self._worth[None], grid, padding_mode="border", align_corners=False)[0]
+                moved = _spread(moved, settings.step_cost, settings.reach)
+                still = _spread(self._worth, settings.step_cost, settings.reach) - settings.still_cost
+                worth += torch.maximum(moved, still)
+        for track in np.nonzero(anchor.known)[0].tolist() if anchor is not None else ():
+            box = self._sizes.boxes[track].get(frame)
+            # Nobody has to come from where the object was not.
+            self._alive[track] = box is not None
+            worth[track] = scores.worth[track]
+            if box is not None:
+                worth[track] = _drawn(box, worth[track])
+                self._levels[track] = float(scores.inside[track].flatten()[worth[track].argmax()])
+        # Only differences count; this keeps numbers small on a long way.
+        self._worth, self._frame = worth - worth.amax(dim=(1, 2), keepdim=True), frame
+        return Ways(self._worth, self._alive.copy(), self._levels.copy())
+
+
+def _drawn(box: Floats, like: torch.Tensor) -> torch.Tensor:
+    """Worth of places on an anchor: the drawn one, and next to none else."""
+    rows = (torch.arange(like.shape[0], device=like.device) + 0.5) * CELL_PX
+    columns = (torch.arange(like.shape[1], device=like.device) + 0.5) * CELL_PX
+    x, y = float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2
+    return -4.0 * (((columns[None] - x) / CELL_PX) ** 2 + ((rows[:, None] - y) / CELL_PX) ** 2)
+
+
+def best_places(
+    frame: int, evidence: FrameEvidence, scores: PlaceScores, forward: Ways, backward: Ways, sizes: Sizes
+) -> FramePlaces:
+    """The place of each track on the best path through a frame.
+
+    Args:
+        frame: its index.
+        evidence: of the frame.
+        scores: of ``place_scores``.
+        forward: of ``PathSweep.step`` from the anchors before.
+        backward: the same from the anchors after.
+        sizes: of the tracks.
+    """
+    places = no_places(len(scores.worth))
+    boxes, likeness, margin = (array.copy() for array in (places.boxes, places.likeness, places.margin))
+    for track in range(len(scores.worth)):
+        size = sizes.at(track, frame)
+        reached = [ways for ways in (forward, backward) if ways.alive[track]]
+        if size is None or not reached:
+            continue
+        total = sum((ways.worth[track] for ways in reached), torch.zeros_like(scores.worth[track]))
+        if len(reached) == 2:
+            total = total - scores.worth[track]  # both have counted it
+        x, y, row, column = _peak(total)
+        boxes[track] = _with_sides(evidence, track, _box_around(x, y, size))
+        level = max(LEAST_LEVEL, float(np.mean([ways.levels[track] for ways in reached])))
+        likeness[track] = float(scores.inside[track, row, column]) / level
+        margin[track] = _margin(total, row, column, size)
+    return FramePlaces(boxes, likeness, margin)
+
+
+def _peak(total: torch.Tensor) -> tuple[float, float, int, int]:
+    """The best place: x and y in work pixels, by a parabola through its neighbours, and its cell."""
+    row, column = divmod(int(total.argmax()), total.shape[1])
+
+    def offset(values: torch.Tensor, index: int) -> float:
+        if not 0 < index < len(values) - 1:
+            return 0.0
+        before, here, after = (float(v) for v in values[index - 1 : index + 2])
+        bend = before - 2 * here + after
+        return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < -1e-6 else 0.0
+
+    x = column + 0.5 + offset(total[row], column)
+    y = row + 0.5 + offset(total[:, column], row)
+    return x * CELL_PX, y * CELL_PX, row, column
+
+
+def _box_around(x: float, y: float, size: tuple[float, float]) -> Floats:
+    return np.array([x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2], np.float32)
+
+
+def _with_sides(evidence: FrameEvidence, track: int, box: Floats) -> Floats:
+    """The mean of a box of the interpolated size and of the box that the track's pixels in its middle vote for."""
+    if evidence.sides is None:
+        return box
+    height, width = evidence.sides.shape[1:]
+    middle, half = (box[:2] + box[2:]) / 2, 0.4 * (box[2:] - box[:2])
+    low = np.clip(np.round((middle - half) / 4), 0, [width - 1, height - 1]).astype(int)
+    high = np.clip(np.round((middle + half) / 4), low + 1, [width, height]).astype(int)
+    columns, rows = slice(low[0], high[0]), slice(low[1], high[1])
+    odds = evidence.log_odds[track, 2 * low[1] : 2 * high[1], 2 * low[0] : 2 * high[0]].float()
+    votes = torch.sigmoid(F.avg_pool2d(odds[None], 2)[0]).cpu().numpy()
+    if votes.sum() < 0.05 * votes.size:
+        return box
+    left, top, right, bottom = evidence.sides[:, rows, columns].astype(np.float32)
+    y, x = np.mgrid[rows, columns] * 4.0 + 2.0
+    edges = np.stack([x - left, y - top, x + right, y + bottom])
+    voted = (edges * votes).sum(axis=(1, 2)) / votes.sum()
+    return np.asarray((box + voted) / 2, np.float32)
+
+
+def _margin(total: torch.Tensor, row: int, column: int, size: tuple[float, float]) -> float:
+    """How much the best place is better than the best one more than half a box away."""
+    elsewhere = total.clone()
+    height, width = (max(1, round(side / CELL_PX / 2)) for side in (size[1], size[0]))
+    elsewhere[max(0, row - height) : row + height + 1, max(0, column - width) : column + width + 1] = NEVER
+    return float(total[row, column] - elsewhere.max())
