@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from micromodels.evidence import FrameEvidence
+from micromodels.evidence import LOOK_SIZE, FrameEvidence
 from micromodels.paths import CELL_PX, FramePlaces, PathSettings, PathSweep, Sizes, best_places, place_scores
 from micromodels.seeds import SeedFrame
 from micromodels.types import Box
@@ -38,7 +38,8 @@ def evidence(*seen: Sequence[Box]) -> FrameEvidence:
         for box in boxes:
             log_odds[track][torch.from_numpy(box_mask(box)[::2, ::2])] = 6.0
     grey = np.zeros((HEIGHT // 2, WIDTH // 2), np.uint8)
-    return FrameEvidence(log_odds.half(), None, grey, np.zeros(0, np.float32))
+    looks = np.zeros((len(seen), LOOK_SIZE), np.float16)
+    return FrameEvidence(log_odds.half(), None, grey, np.zeros(0, np.float32), looks)
 
 
 def anchor(frame: int, *boxes: Box | None) -> SeedFrame:
