@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
+from micromodels.checkpoints import Checkpoints
 from micromodels.dense_model import DenseModel, head_tensors, load
 from micromodels.encoder import default_encoder_name, load_encoder, select_device
 from micromodels.errors import Cancelled, OutOfMemory
@@ -119,6 +121,11 @@ class _Training:
         self._images = {frame: video.image(frame) for frame in {*self._seed_frames, *self._flip_frames}}
         self._stopped_early = False
         self._line: WorkLine
+        self._checkpoints = None
+        if run.checkpoint_dir is not None:
+            depends_on = (seeds_digest(seeds), settings, self._base, video.encoder.name, video.size, video.frame_count)
+            identity = hashlib.sha256(repr(depends_on).encode()).hexdigest()
+            self._checkpoints = Checkpoints(run.checkpoint_dir, identity)
 
     def finish(self) -> DenseModel:
         """Train everything; returns the model."""
@@ -206,8 +213,8 @@ class _Training:
         trial_steps = [max(4, v.steps // 2) for v in variants] if count > 1 and len(self._targets) > 1 else [0] * count
         final = self._base.steps + self._base.self_steps
         clock = Clock(0, count, sum(trial_steps) + final)
-        results: list[tuple[float | None, float]] = []
-        for number, variant in enumerate(variants):
+        results: list[tuple[float | None, float]] = self._kept_trials()
+        for number, variant in list(enumerate(variants))[len(results) :]:
             clock.experiment = number
             started = time.perf_counter()
             score = self._trial(variant, number, trial_steps[number], clock) if trial_steps[number] else None
@@ -216,7 +223,7 @@ class _Training:
         best = int(np.argmax(scores))
         clock.experiment, clock.steps_total = best, sum(trial_steps) + variants[best].steps + variants[best].self_steps
         started = time.perf_counter()
-        head = self._train_fully(variants[best], best, clock)
+        head = self._train_fully(variants[best], best, clock, results)
         for number, (score, seconds) in enumerate(results):
             spent = seconds + (time.perf_counter() - started if number == best else 0.0)
             described = {key: str(value) for key, value in asdict(variants[number]).items()}
@@ -269,9 +276,22 @@ class _Training:
         self._run.on_event(StageFinished(Stage.TRAIN, time.perf_counter() - started))
         self._check_stop()
 
-    def _train_fully(self, variant: DenseSettings, number: int, clock: Clock) -> DenseHead:
+    def _kept_trials(self) -> list[tuple[float | None, float]]:
+        """Scores and times of the trials of an earlier try that got as far as its last training."""
+        saved = self._checkpoints.load() if self._checkpoints is not None else None
+        return [] if saved is None else [tuple(result) for result in saved.state["outside"]["trials"]]
+
+    def _train_fully(
+        self, variant: DenseSettings, number: int, clock: Clock, trials: list[tuple[float | None, float]]
+    ) -> DenseHead:
         head = self._new_head(variant, number)
-        trainer = HeadTrainer(head, self._settings.seed + number, learning_rate=variant.learning_rate)
+        trainer = HeadTrainer(
+            head,
+            self._settings.seed + number,
+            learning_rate=variant.learning_rate,
+            checkpoints=self._checkpoints,
+            outside={"trials": trials},
+        )
         first = clock.steps_done
         marks = {first + max(1, round(variant.steps * share)) for share in (0.05, 0.2, 0.5, 1.0)}
 

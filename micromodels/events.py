@@ -125,9 +125,12 @@ class Run:
         cache_dir: folder of the feature cache; None for a temporary one that goes with the run.
         on_event: called with every event, from the thread that works.
         should_stop: asked between steps and frames.
+        checkpoint_dir: folder where training leaves its state every ten seconds and, if an earlier try has left one,
+            goes on from it; None to keep no state. The caller deletes it when the work is done.
     """
 
     device: str = "auto"
     cache_dir: Path | None = None
     on_event: Callable[[Event], None] = _ignore
     should_stop: Callable[[], StopRequest] = _go_on
+    checkpoint_dir: Path | None = None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from micromodels.checkpoints import Checkpoints
 from micromodels.encoder import Features
 from micromodels.errors import Cancelled, Diverged
 from micromodels.events import Run, StopRequest, TrainingProgress
@@ -87,10 +89,25 @@ class HeadTrainer:
         seed: of every random choice.
         batch: crops per step.
         learning_rate: peak of a one-cycle schedule.
+        checkpoints: where its state is kept and looked for; None for nowhere.
+        outside: JSON that is kept with the state, for the caller.
     """
 
-    def __init__(self, head: DenseHead, seed: int = 0, batch: int = 4, learning_rate: float = 8e-3) -> None:
+    def __init__(
+        self,
+        head: DenseHead,
+        seed: int = 0,
+        batch: int = 4,
+        learning_rate: float = 8e-3,
+        checkpoints: Checkpoints | None = None,
+        outside: Mapping[str, Any] | None = None,
+    ) -> None:
         self.head = head
+        self._seed = seed
+        self._checkpoints = checkpoints
+        self._outside = dict(outside or {})
+        self._resumed = checkpoints.load() if checkpoints is not None else None
+        self._fits = 0
         self._rng = np.random.default_rng(seed)
         self._batch = batch
         self._rate = learning_rate
@@ -127,11 +144,14 @@ class HeadTrainer:
         rate = self._rate * rate_scale
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
+        number, self._fits = self._fits, self._fits + 1
+        first = self._resume(number, steps, optimizer, schedule, clock)
         batches = prefetched(
-            self._draw(views, pseudo, len(views) if available is None else available(step)) for step in range(steps)
+            self._draw(views, pseudo, len(views) if available is None else available(step))
+            for step in range(first, steps)
         )
         started = time.perf_counter()
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(batches, start=first):
             loss = self._loss(batch)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -149,6 +169,8 @@ class HeadTrainer:
                     clock.experiment, clock.experiments, clock.steps_done - 1, clock.steps_total, value, eta
                 )
             )
+            if self._checkpoints is not None and self._checkpoints.is_due:
+                self._save(number, step + 1, optimizer, clock)
             if on_step is not None:
                 on_step(clock.steps_done)
             request = run.should_stop()
@@ -158,6 +180,49 @@ class HeadTrainer:
                 break
         batches.close()
         head.eval()
+
+    def _save(self, number: int, step: int, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
+        assert self._checkpoints is not None
+        tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"moment.{index}.{name}": tensor for name, tensor in moments.items()}
+        state = {"fit": number, "step": step, "steps_done": clock.steps_done, "seconds": clock.seconds}
+        self._checkpoints.save(tensors, {**state, "outside": self._outside})
+
+    def _resume(
+        self,
+        number: int,
+        steps: int,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.OneCycleLR,
+        clock: Clock,
+    ) -> int:
+        """Bring back what an earlier try had reached; returns the step to go on with, ``steps`` where it had ended.
+
+        The random choices from there on are others than they would have been: the state is kept by the thread that
+        trains, while another one draws batches ahead of it.
+        """
+        saved = self._resumed
+        if saved is None or number > saved.state["fit"]:
+            return 0
+        weights = {name[5:]: tensor for name, tensor in saved.tensors.items() if name.startswith("head.")}
+        self.head.load_state_dict(weights)
+        if number < saved.state["fit"]:
+            clock.steps_done += steps
+            return steps
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in saved.tensors.items():
+            if name.startswith("moment."):
+                _, index, which = name.split(".")
+                moments.setdefault(int(index), {})[which] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        step = int(saved.state["step"])
+        # Its other fields follow from the number of steps; the counter is what its check of the order of calls reads.
+        schedule.load_state_dict({"last_epoch": step - 1, "_step_count": step + 1})
+        schedule.step()
+        clock.steps_done, clock.seconds = int(saved.state["steps_done"]), float(saved.state["seconds"])
+        self._rng = np.random.default_rng((self._seed, number, step))
+        return step
 
     def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample], count: int) -> _Batch:
         from_video = self._batch // 2 if pseudo else 0

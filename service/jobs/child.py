@@ -71,6 +71,11 @@ def _reason(error: BaseException) -> str:
     return _REASONS.get(name) or re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
 
 
+def _is_of_device(error: BaseException) -> bool:
+    """Whether the GPU failed, or went away; torch and ONNX Runtime say so in words."""
+    return type(error).__name__ == "AcceleratorError" or re.search(r"\bCUDA\b.*(error|failure)", str(error)) is not None
+
+
 def main() -> None:
     """Do one job; see the module."""
     messages = os.fdopen(os.dup(1), "wb")
@@ -95,7 +100,8 @@ def main() -> None:
         pipe.say(Say.ERROR, error_class=name, reason=_reason(error), message=str(error) or "out of memory")
     except Exception as error:
         traceback.print_exc()
-        pipe.say(Say.ERROR, error_class="", reason="INTERNAL", message=f"{type(error).__name__}: {error}")
+        reason = "DEVICE_LOST" if _is_of_device(error) else "INTERNAL"
+        pipe.say(Say.ERROR, error_class="", reason=reason, message=f"{type(error).__name__}: {error}")
     sys.stderr.flush()
     os._exit(0)  # threads and finalizers of the libraries have nothing left to do
 

@@ -65,6 +65,8 @@ class Task:
     niceness: int
     checkpoint: Mapping[str, Any]
     """Where an earlier try got to: any of ``next_frame``, ``model_id`` and ``version``."""
+    checkpoints: str = ""
+    """Folder that the tries of this job share, for the state of a training."""
     ontology: Mapping[str, Any] = field(default_factory=dict)
     frame_table: str = ""
     """File in scratch with the frame table as JSON; empty when it is to be built."""

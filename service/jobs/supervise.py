@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -24,8 +23,9 @@ from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
 from service.errors import NotFound, ResourceExhausted, StaleLease, Unavailable
 from service.jobs.archive import lay_out
-from service.jobs.protocol import MAX_LINE_BYTES, Order, Say, Task, label_from_json, write_labels
-from service.jobs.specs import PropagateSpec, TrainSpec, spec_from_dict
+from service.jobs.processes import Lines, await_exit, end_process, oom_kills, tell
+from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels
+from service.jobs.specs import JobSpec, PropagateSpec, TrainSpec, spec_from_dict
 from service.records import provenance_version
 from service.settings import Settings
 from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
@@ -40,39 +40,15 @@ _PAUSE_SECONDS = 1.0
 _COMMIT_SECONDS = 0.25
 _COMMIT_LABELS = 500
 _BEAT_SECONDS = 1.0  # also how soon a cancel is noticed
-_EXIT_SECONDS = 5.0  # between a child's last word and its end
 _WARNINGS_KEPT = 20
 # The library tells the time of each stage frame by frame. Its events here are sums, this far apart at first, then at a
 # hundredth of the job's time, so that their number stays small however long a job is.
 _STAGE_SECONDS = 2.0
 _STAGE_SHARE = 0.01
+# What the next try does otherwise after an end of this kind.
+_SECOND_TRIES: dict[str, dict[str, Any]] = {"OOM": {"smaller": True}, "DEVICE_LOST": {"device": "cpu"}}
 _SNAPSHOTS = {"training_progress": "training", "propagation_progress": "propagation"}
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-
-
-class _Lines:
-    """Complete lines from a pipe, without blocking for longer than asked."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._buffer = bytearray()
-        self.ended = False
-
-    def read(self, timeout_seconds: float) -> Iterator[bytes]:
-        """What has arrived; waits for the first of it. Sets ``ended`` at the end of the pipe."""
-        if not select.select([self._descriptor], [], [], timeout_seconds)[0]:
-            return
-        chunk = os.read(self._descriptor, 1 << 20)
-        if not chunk:
-            self.ended = True
-            return
-        self._buffer += chunk
-        if len(self._buffer) > MAX_LINE_BYTES:
-            raise ValueError("the child sent a line without an end")
-        if b"\n" in chunk:
-            *lines, rest = bytes(self._buffer).split(b"\n")
-            self._buffer = bytearray(rest)
-            yield from lines
 
 
 class Supervisor:
@@ -97,6 +73,7 @@ class Supervisor:
         self._stopping = stopping
         self._preload = preload
         self._scratch = settings.data_dir.resolve() / "scratch" / f"{job.job_id}-{lease.fence}"
+        self._checkpoints: Path | None = None
         self._label_revisions: dict[str, int] = {}
         self._model_name = ""
         self._progress: dict[str, Any] = dict(job.progress)
@@ -137,20 +114,27 @@ class Supervisor:
             _LOG.error("job %s cannot be ended: %s", self._job.job_id, error)
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
+            self._forget_checkpoints()
+
+    def _forget_checkpoints(self) -> None:
+        """They are of use to a next try only."""
+        with contextlib.suppress(MicromodelsError):
+            if self._checkpoints and self._store.jobs.get(self._job.project_id, self._job.job_id).state.is_final:
+                shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def _do(self) -> None:
         self._orders = self._patiently(lambda: self._store.jobs.beat(self._lease))
         with self._alive():
             task = self._patiently(self._prepare)
         self._apply(Effects(state=JobState.RUNNING))
-        oom_kills = _oom_kills()
+        killed_before = oom_kills()
         process = self._start(task)
         try:
             self._listen(process)
-            _await_exit(process)
+            await_exit(process)
         finally:
-            _end_process(process)
-        self._conclude(process.returncode, _oom_kills() > oom_kills)
+            end_process(process)
+        self._conclude(process.returncode, oom_kills() > killed_before)
 
     # 1. What the child needs.
 
@@ -167,21 +151,27 @@ class Supervisor:
             self._write_labels(Path(labels))
         cache = cache_folder(self._settings, store.videos.get(job.project_id, job.video_id).content_hash)
         cache.mkdir(parents=True, exist_ok=True)
-        device = spec.device if isinstance(spec, (TrainSpec, PropagateSpec)) else ""
+        self._checkpoints = cache / f"checkpoints-{job.job_id}"
         return Task(
             kind=job.kind.value,
             spec=job.spec,
             video_path=str(store.videos.path(job.project_id, job.video_id)),
             scratch=str(self._scratch),
             cache=str(cache),
-            device=device or self._settings.device,
+            device=str(job.checkpoint.get("device") or self._device(spec)),
             niceness=self._settings.job_niceness,
             checkpoint=job.checkpoint,
+            checkpoints=str(self._checkpoints) if isinstance(spec, TrainSpec) else "",
             ontology=encode_ontology(store.projects.get(job.project_id).ontology),
             frame_table=table,
             labels=labels,
             model=self._materialise(),
         )
+
+    def _device(self, spec: JobSpec) -> str:
+        """What was asked for."""
+        asked = spec.device if isinstance(spec, (TrainSpec, PropagateSpec)) else ""
+        return asked or self._settings.device
 
     def _write_labels(self, path: Path) -> None:
         project_id, video_id = self._job.project_id, self._job.video_id
@@ -238,7 +228,7 @@ class Supervisor:
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        lines = _Lines(process.stdout.fileno())
+        lines = Lines(process.stdout.fileno())
         told: set[Order] = set()
         self._heard = time.monotonic()
         while not lines.ended:
@@ -256,10 +246,10 @@ class Supervisor:
         """Pass orders on, and end a child that does not follow or does nothing."""
         now, grace = time.monotonic(), self._settings.cancel_grace_seconds
         if self._orders.finish_early:
-            _tell(process, Order.FINISH_EARLY, told)
+            tell(process, Order.FINISH_EARLY, told)
         if self._orders.cancel:
             self._cancelled_at = self._cancelled_at or now
-            _tell(process, Order.CANCEL, told)
+            tell(process, Order.CANCEL, told)
             if now - self._cancelled_at > 2 * grace:
                 os.kill(process.pid, signal.SIGKILL)
             elif now - self._cancelled_at > grace:
@@ -438,7 +428,7 @@ class Supervisor:
             self._commit(state=JobState.CANCELLED, result=result)
         elif self._end is not None:
             error = JobError(self._end["reason"], self._end["message"], self._end["error_class"])
-            if error.reason == "OOM":
+            if error.reason in _SECOND_TRIES and self._may_change(error.reason):
                 self._commit()
                 self._give_back(error)
             else:
@@ -450,7 +440,14 @@ class Supervisor:
             self._commit()
             self._give_back(self._crash(code, out_of_memory))
 
+    def _may_change(self, reason: str) -> bool:
+        """Whether the next try may do what this one could not: leave a device only if none was asked for."""
+        spec = spec_from_dict(self._job.kind, self._job.spec)
+        return reason != "DEVICE_LOST" or self._device(spec) == "auto"
+
     def _give_back(self, reason: JobError | None) -> None:
+        if reason is not None and reason.reason in _SECOND_TRIES:
+            self._apply(Effects(checkpoint=_SECOND_TRIES[reason.reason]))
         self._patiently(lambda: self._store.jobs.requeue(self._lease, reason))
 
     def _crash(self, code: int, out_of_memory: bool) -> JobError:
@@ -466,41 +463,3 @@ class Supervisor:
 
 def _likeness(event: NewEvent) -> tuple[str, object]:
     return event.kind, event.payload.get("experiment")
-
-
-def _tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> None:
-    """Send an order once."""
-    if order in told:
-        return
-    told.add(order)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(order.value.encode() + b"\n")
-
-
-def _await_exit(process: subprocess.Popen[bytes]) -> None:
-    """Give a child that has had its say time to end, without reaping it: its process id stays its own."""
-    limit = time.monotonic() + _EXIT_SECONDS
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if time.monotonic() > limit:
-            return
-        time.sleep(0.01)
-
-
-def _end_process(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of the child's process group behind, and reap it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for memory since it started; 0 where it does not tell."""
-    try:
-        text = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,7 @@ from micromodels.types import FrameResult
 from service.codec import decode_ontology
 from service.jobs.archive import pack
 from service.jobs.protocol import Say, Task, label_to_json, read_labels
-from service.jobs.specs import AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec
+from service.jobs.specs import MIN_EFFORT, AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec
 from service.records import JobKind
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def _run(task: Task, channel: Channel) -> Run:
         picture = _jpeg(payload.pop("image")) if isinstance(event, FlipBookPicture) else ""
         channel.say(Say.EVENT, kind=event_kind(event), payload=payload, picture=picture)
 
-    return Run(task.device, Path(task.cache), on_event, channel.should_stop)
+    checkpoints = Path(task.checkpoints) if task.checkpoints else None
+    return Run(task.device, Path(task.cache), on_event, channel.should_stop, checkpoints)
 
 
 def _open(task: Task) -> AbstractContextManager[Video]:
@@ -94,6 +95,10 @@ def _trained(task: Task, channel: Channel, video: Video, spec: TrainSpec) -> Mic
 
     seeds = list(read_labels(Path(task.labels)))
     settings = TrainSettings(recipe=spec.recipe, experiments=spec.experiments, seed=spec.seed, effort=spec.effort)
+    if task.checkpoint.get("smaller"):
+        settings = replace(settings, experiments=1, effort=max(settings.effort / 2, MIN_EFFORT))
+        message = "memory ran out; this try has one experiment and half the views and steps"
+        channel.say(Say.EVENT, kind="warned", payload={"message": message}, picture="")
     model = train(video, seeds, settings, ontology=decode_ontology(dict(task.ontology)), run=_run(task, channel))
     folder = Path(task.scratch) / "trained"
     model.save(folder)

@@ -31,7 +31,7 @@ __all__ = ["Jobs", "Watch"]
 DEFAULT_TRIES = 3
 """A job that took its worker down this often is set aside as failed."""
 
-MAX_TRIES = {"OOM": 2}
+MAX_TRIES = {"DEVICE_LOST": 2, "OOM": 2}
 """For some reasons it is sooner."""
 
 _LOG = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 
 Keys: ``frames``; ``seconds_per_frame``; ``steps`` and ``seconds_per_step`` of training; ``die``: a list of points
 (``"train"``, ``"probe"`` or ``"frame N"``), at each of which the process is killed once; ``hang``: the same, but it
-stops doing anything; ``fail``: name of an error that training raises; ``deaf``: ignores orders.
+stops doing anything; ``fail``: name of an error that training raises; ``large``: an effort above which training runs
+out of memory; ``lose_device``: training on any device but the CPU loses it; ``deaf``: ignores orders.
 """
 
 from __future__ import annotations
@@ -144,6 +145,10 @@ def train(
     print("a library that prints")
     if name := video.script.get("fail"):
         raise getattr(errors, name)("as the script says")
+    if settings.effort > video.script.get("large", 100.0):
+        raise errors.OutOfMemory("no memory for this much")
+    if video.script.get("lose_device") and run.device != "cpu":
+        raise RuntimeError("CUDA error: unspecified launch failure")
     run.on_event(Warned("this is a fake"))
     steps = video.script.get("steps", 3)
     for step in range(steps):

@@ -170,6 +170,28 @@ def test_an_error_of_the_library_is_the_jobs_error(bench: Bench, error: str, rea
     assert "as the script says" in job.error.message
 
 
+def test_f54_memory_runs_out_and_a_smaller_try_does(bench: Bench) -> None:
+    """The second try has half the effort, and says so."""
+    video = bench.ready(frames=3, large=0.7)
+    bench.start()
+    job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id, effort=1.0)).job_id)
+    assert (job.state, job.tries, job.error) == (JobState.SUCCEEDED, 2, None)
+    assert any("memory ran out" in warning for warning in job.progress["warnings"])
+    job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id, effort=4.0)).job_id)
+    assert job.error is not None
+    assert (job.state, job.tries, job.error.reason) == (JobState.FAILED, 2, "OOM")
+
+
+@pytest.mark.parametrize(("device", "state", "tries"), [("", "succeeded", 2), ("cuda", "failed", 1)])
+def test_f55_the_device_is_lost(bench: Bench, device: str, state: str, tries: int) -> None:
+    """The next try is on the CPU, unless the GPU was asked for: then it is FAILED(DEVICE_LOST)."""
+    video = bench.ready(frames=3, lose_device=True)
+    bench.start()
+    job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id, device=device)).job_id)
+    assert (job.state.value, job.tries) == (state, tries)
+    assert (job.error.reason if job.error else "") == ("DEVICE_LOST" if device else "")
+
+
 def test_killed_children_resume_without_duplicates(bench: Bench) -> None:
     """Killed in training it trains again; killed in propagation it goes on behind the last stored frame."""
     video = bench.ready(frames=40, seconds_per_frame=0.02, die=["train", "frame 30"])

@@ -1,0 +1,81 @@
+"""A job child's process as its supervisor handles it: reading from it, telling it things, ending it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.jobs.protocol import MAX_LINE_BYTES, Order
+
+__all__ = ["Lines", "await_exit", "end_process", "oom_kills", "tell"]
+
+_EXIT_SECONDS = 5.0  # between a child's last word and its end
+
+
+class Lines:
+    """Complete lines from a pipe, without blocking for longer than asked."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._buffer = bytearray()
+        self.ended = False
+
+    def read(self, timeout_seconds: float) -> Iterator[bytes]:
+        """What has arrived; waits for the first of it. Sets ``ended`` at the end of the pipe."""
+        if not select.select([self._descriptor], [], [], timeout_seconds)[0]:
+            return
+        chunk = os.read(self._descriptor, 1 << 20)
+        if not chunk:
+            self.ended = True
+            return
+        self._buffer += chunk
+        if len(self._buffer) > MAX_LINE_BYTES:
+            raise ValueError("the child sent a line without an end")
+        if b"\n" in chunk:
+            *lines, rest = bytes(self._buffer).split(b"\n")
+            self._buffer = bytearray(rest)
+            yield from lines
+
+
+def tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> None:
+    """Send an order once."""
+    if order in told:
+        return
+    told.add(order)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(order.value.encode() + b"\n")
+
+
+def await_exit(process: subprocess.Popen[bytes]) -> None:
+    """Give a child that has had its say time to end, without reaping it: its process id stays its own."""
+    limit = time.monotonic() + _EXIT_SECONDS
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > limit:
+            return
+        time.sleep(0.01)
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of the child's process group behind, and reap it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where it does not tell."""
+    try:
+        text = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
