@@ -274,6 +274,8 @@ class Job:
     error: JobError | None
     last_sequence: int
     """Number of the newest event; 0 before the first."""
+    traceparent: str
+    """What its trace goes on from; empty where nothing was traced."""
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

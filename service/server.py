@@ -10,8 +10,8 @@ import asyncio
 import logging
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from service.api import ApiServer
 from service.jobs.runner import JobRunner
 from service.settings import Settings
 from service.store import Store
+from service.telemetry.logs import set_up_logs
+from service.telemetry.metrics import REGISTRY, serve_metrics, watch_store
+from service.telemetry.traces import set_up_traces, stop_traces
 from service.web import WebServer
 
 __all__ = ["DEFAULT_PAGE_PORT", "DEFAULT_PORT", "serve"]
@@ -80,10 +83,25 @@ def serve(
         StorageFailure: the data folder cannot be used.
     """
     settings = Settings.from_environment(data_dir=data_dir, allowed_roots=tuple(allowed_roots) or None)
-    with Store.open(settings) as store:
+    set_up_logs(settings.log_format, settings.log_level)
+    set_up_traces(settings.trace_file)
+    with Store.open(settings) as store, _measured(store, settings):
         transport = transport_for(settings, host)
         _tell(transport, store, on_notice)
         asyncio.run(_serve(store, settings, _Listening(host, port, page_port, transport, on_ready, on_page)))
+
+
+@contextmanager
+def _measured(store: Store, settings: Settings) -> Iterator[None]:
+    """Measure the store, and give the numbers to whoever asks."""
+    collector = watch_store(store)
+    try:
+        if settings.metrics_port:
+            serve_metrics(settings.metrics_port)
+        yield
+    finally:
+        REGISTRY.unregister(collector)
+        stop_traces()
 
 
 async def _serve(store: Store, settings: Settings, listening: _Listening) -> None:

@@ -77,6 +77,18 @@ class Settings:
     tls_names: str = ""
     """Further names and addresses for the server's own certificate, separated by commas."""
 
+    log_format: str = "text"
+    """How the server logs: ``text`` for people, or ``json``: an object a line, without what anybody has typed."""
+
+    log_level: str = "warning"
+    """From where on it logs: ``debug``, ``info`` (a line for every call), ``warning`` or ``error``."""
+
+    metrics_port: int = 0
+    """Port on loopback that answers ``/metrics`` for Prometheus; 0 for none."""
+
+    trace_file: str = ""
+    """File that gets the spans of traces as JSON Lines; empty for none. ``OTEL_TRACES_EXPORTER`` names other places."""
+
     device: str = "auto"
     """Where jobs train and predict: ``auto``, ``cpu`` or ``cuda``."""
 
@@ -114,6 +126,7 @@ class Settings:
             "request_id_hours": (0.01, 24 * 365),
             "heavy_jobs": (0, 64),
             "light_jobs": (0, 64),
+            "metrics_port": (0, 65535),
             "lease_seconds": (0.2, 3600),
             "outage_seconds": (0, 86400),
             "silence_seconds": (0.2, 86400),
@@ -126,6 +139,7 @@ class Settings:
             if not low <= value <= high:
                 raise InvalidInput(name, value, f"{low} to {high}")
         words = {"device": ("auto", "cpu", "cuda"), "auth": ("auto", "required"), "tls": ("auto", "on")}
+        words |= {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
         for name, allowed in words.items():
             if getattr(self, name) not in allowed:
                 raise InvalidInput(name, getattr(self, name), " or ".join(allowed))

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -18,6 +19,9 @@ from service.access.calls import Call, calling, context_of
 from service.api.guard import RECHECK_SECONDS, Guard
 from service.api.status import Overloaded, error_status, make_status
 from service.errors import StorageFailure
+from service.telemetry.calls import call_ended
+from service.telemetry.metrics import OPEN_STREAMS
+from service.telemetry.traces import span
 
 __all__ = ["CallInterceptor"]
 
@@ -51,6 +55,51 @@ class _Slots:
             yield
         finally:
             self._free += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _From:
+    """What the metadata of a call say."""
+
+    method: str
+    header: str
+    """Value of ``authorization``; empty where there was none."""
+    traceparent: str
+
+
+class _Answer:
+    """One call from its beginning to its end, which is told once: to the audit, the log and the metrics."""
+
+    def __init__(self, guard: Guard, method: str) -> None:
+        self._guard = guard
+        self._method = method
+        self._begun = time.monotonic()
+        self._call: Call | None = None
+        self._ended = False
+
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._begun
+
+    async def admit(self, request: Any, header: str) -> Call:
+        """The call, if it may be answered; see ``Guard.admit``."""
+        self._call = await self._guard.admit(self._method, None if request is _MALFORMED else request, header)
+        return self._call
+
+    def fail(self, error: Exception) -> status_pb2.Status:
+        """End with an error; the status to answer with."""
+        status = _status(self._method, error)
+        self.end(code_pb2.Code.Name(status.code))
+        return status
+
+    def end(self, outcome: str) -> None:
+        """End, before the caller has the answer; does nothing the second time."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._call is not None:
+            self._guard.ended(self._call, outcome)
+        call_ended(self._method, outcome, self.seconds(), self._call)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -88,76 +137,64 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler  # type: ignore[no-any-return]
-        header = _authorization(handler_call_details)
+        caller = _caller(handler_call_details)
         deserialize = _lenient(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, header, handler.unary_stream), deserialize, handler.response_serializer
+                self._stream(caller, handler.unary_stream), deserialize, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._call(method, header, handler.unary_unary), deserialize, handler.response_serializer
+            self._call(caller, handler.unary_unary), deserialize, handler.response_serializer
         )
 
-    def _call(self, method: str, header: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    def _call(self, caller: _From, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def wrapped(request: Any, context: Any) -> Any:
-            call, outcome, begun = None, "CANCELLED", time.monotonic()
+            answer = _Answer(self._guard, caller.method)
             try:
-                with self._unary.taken():
-                    call = await self._guard.admit(method, _message(request), header)
+                with self._unary.taken(), span(caller.method, caller.traceparent):
+                    call = await answer.admit(request, caller.header)
                     with calling(call):
                         response = await behaviour(_checked(request), context)
-                    if time.monotonic() - begun > RECHECK_SECONDS:  # it waited for news
-                        await self._guard.recheck_reading(call, header)
-                outcome = "OK"
+                    if answer.seconds() > RECHECK_SECONDS:  # it waited for news
+                        await self._guard.recheck_reading(call, caller.header)
+                answer.end("OK")
                 return response
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
-                status = self._status(method, error)
-                self._end(call, code_pb2.Code.Name(status.code))
-                call = None
-                await _abort(context, status)
+                await _abort(context, self._fail(answer, error))
             finally:
-                self._end(call, outcome)
+                answer.end("CANCELLED")
 
         return wrapped
 
     def _stream(
-        self, method: str, header: str, behaviour: Callable[..., AsyncGenerator[Any, None]]
+        self, caller: _From, behaviour: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
-            call, outcome = None, "CANCELLED"
+            answer = _Answer(self._guard, caller.method)
             try:
-                with self._streams.taken():
-                    call = await self._guard.admit(method, _message(request), header)
+                with self._streams.taken(), OPEN_STREAMS.track_inprogress(), span(caller.method, caller.traceparent):
+                    call = await answer.admit(request, caller.header)
                     self._guard.opened(call)
-                    async with aclosing(
-                        self._watched(call, header, behaviour(_checked(request), context))
-                    ) as responses:
+                    given = behaviour(_checked(request), context)
+                    async with aclosing(self._watched(call, caller.header, given)) as responses:
                         async for response in responses:
                             yield response
-                outcome = "OK"
+                answer.end("OK")
             except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError):
                 raise
             except Exception as error:
-                status = self._status(method, error)
-                self._end(call, code_pb2.Code.Name(status.code))
-                call = None
-                await _abort(context, status)
+                await _abort(context, self._fail(answer, error))
             finally:
-                self._end(call, outcome)
+                answer.end("CANCELLED")
 
         return wrapped
 
-    def _end(self, call: Call | None, outcome: str) -> None:
-        """See to the audit before the caller has the answer; there is nothing to see to twice."""
-        if call is not None:
-            self._guard.ended(call, outcome)
-
-    def _status(self, method: str, error: Exception) -> status_pb2.Status:
+    def _fail(self, answer: _Answer, error: Exception) -> status_pb2.Status:
         if isinstance(error, StorageFailure):
             self._on_failure()
-        return _status(method, error)
+        return answer.fail(error)
 
     async def _watched(
         self, call: Call, header: str, responses: AsyncGenerator[Any, None]
@@ -191,11 +228,9 @@ async def _next(responses: AsyncGenerator[Any, None]) -> Any:
     return await anext(responses, _END)
 
 
-def _authorization(details: grpc.HandlerCallDetails) -> str:
-    for key, value in details.invocation_metadata or ():
-        if key == "authorization":
-            return value if isinstance(value, str) else ""
-    return ""
+def _caller(details: grpc.HandlerCallDetails) -> _From:
+    found = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
+    return _From(details.method, found.get("authorization", ""), found.get("traceparent", ""))
 
 
 def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -208,10 +243,6 @@ def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return _MALFORMED
 
     return wrapped
-
-
-def _message(request: Any) -> Any:
-    return None if request is _MALFORMED else request
 
 
 def _checked(request: Any) -> Any:

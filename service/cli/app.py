@@ -21,6 +21,7 @@ from micromodels.events import Event, Run
 from micromodels.types import AnyLabel, Label, Ontology
 from service.cli import access, keeping, outputs
 from service.cli.audit import audit
+from service.cli.doctor import doctor
 from service.cli.exits import ExitCode, exit_codes
 from service.cli.progress import Display
 from service.cli.stopping import StopSignals
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.add_typer(access.token, name="token", epilog=EXIT_CODES)
 app.add_typer(access.role, name="role", epilog=EXIT_CODES)
 app.add_typer(audit, name="audit", epilog=EXIT_CODES)
+app.command(epilog=EXIT_CODES)(doctor)
 app.add_typer(access.certificate, name="certificate", epilog=EXIT_CODES)
 
 

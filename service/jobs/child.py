@@ -19,6 +19,7 @@ from typing import IO, Any
 from micromodels.errors import Cancelled, MicromodelsError, VideoError
 from micromodels.events import StopRequest
 from service.jobs.protocol import Order, Say, Task
+from service.telemetry.traces import set_up_traces, span, stop_traces
 
 __all__ = ["main"]
 
@@ -91,7 +92,9 @@ def main() -> None:
         from service.jobs.work import WORK
         from service.records import JobKind
 
-        WORK[JobKind(task.kind)](task, pipe)
+        set_up_traces(os.environ.get("MICROMODELS_TRACE_FILE", ""))
+        with span(f"child {task.kind}", os.environ.get("TRACEPARENT", "")):
+            WORK[JobKind(task.kind)](task, pipe)
         pipe.say(Say.DONE)
     except Cancelled:
         pipe.say(Say.CANCELLED)
@@ -102,6 +105,7 @@ def main() -> None:
         traceback.print_exc()
         reason = "DEVICE_LOST" if _is_of_device(error) else "INTERNAL"
         pipe.say(Say.ERROR, error_class="", reason=reason, message=f"{type(error).__name__}: {error}")
+    stop_traces()
     sys.stderr.flush()
     os._exit(0)  # threads and finalizers of the libraries have nothing left to do
 

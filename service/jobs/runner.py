@@ -15,6 +15,7 @@ from service.access import Call, Caller, calling
 from service.jobs.supervise import Supervisor
 from service.settings import Settings
 from service.store import Job, JobError, JobKind, Lease, Store, Watch
+from service.telemetry.traces import span
 
 __all__ = ["JobRunner", "prune_cache"]
 
@@ -109,8 +110,9 @@ class JobRunner:
     def _supervise(self, supervisor: Supervisor, job: Job) -> None:
         resource = f"projects/{job.project_id}/videos/{job.video_id}"
         call = Call(Caller(job.author), f"job/{job.kind.value}", job.project_id, resource, only_noted=True)
-        with calling(call):  # what the job does is audited as its author's
-            supervisor.run()
+        about = {"operation": job.job_id, "video": resource}
+        with calling(call), span(f"job {job.kind.value}", job.traceparent, **about):
+            supervisor.run()  # what it does is audited as its author's
         self._job_ended = True
         self._wake.set()
 

@@ -30,6 +30,7 @@ from service.records import provenance_version
 from service.settings import Settings
 from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
 from service.store.erasure import cache_folder
+from service.telemetry.traces import traceparent
 
 __all__ = ["Supervisor"]
 
@@ -152,10 +153,11 @@ class Supervisor:
         cache = cache_folder(self._settings, store.videos.get(job.project_id, job.video_id).content_hash)
         cache.mkdir(parents=True, exist_ok=True)
         self._checkpoints = cache / f"checkpoints-{job.job_id}"
+        self._video_path = str(store.videos.path(job.project_id, job.video_id))
         return Task(
             kind=job.kind.value,
             spec=job.spec,
-            video_path=str(store.videos.path(job.project_id, job.video_id)),
+            video_path=self._video_path,
             scratch=str(self._scratch),
             cache=str(cache),
             device=str(job.checkpoint.get("device") or self._device(spec)),
@@ -209,6 +211,7 @@ class Supervisor:
     def _start(self, task: Task) -> subprocess.Popen[bytes]:
         paths = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join(paths)}
+        environment |= {"TRACEPARENT": traceparent(), "MICROMODELS_TRACE_FILE": self._settings.trace_file}
         with (self._scratch / "stderr").open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "service.jobs.child", *filter(None, [self._preload])],
@@ -455,6 +458,7 @@ class Supervisor:
             f"it was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"it exited with {code}"
         )
         tail = (self._scratch / "stderr").read_bytes()[-2000:].decode(errors="replace")
+        tail = tail.replace(self._video_path, "VIDEO")  # it may hold a name, which logs do not
         _LOG.warning("the process of job %s died: %s; its last words:\n%s", self._job.job_id, self._killed or how, tail)
         if out_of_memory and code == -signal.SIGKILL:
             return JobError("OOM", "the machine ran out of memory", "OutOfMemory")

@@ -133,6 +133,11 @@ class Audit:
         if len(self._queue) >= _FULL_ROWS:
             self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """How many rows wait to be stored."""
+        return len(self._queue)
+
     def flush(self) -> None:
         """Store the rows that wait.
 

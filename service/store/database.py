@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,18 @@ from service.settings import Settings
 from service.store import schema
 from service.store.reserve import Reserve
 
-__all__ = ["Database", "check_id", "check_text", "database_url", "new_id", "now", "once", "page_start"]
+__all__ = [
+    "Database",
+    "DatabaseState",
+    "check_id",
+    "check_text",
+    "database_url",
+    "inspect_database",
+    "new_id",
+    "now",
+    "once",
+    "page_start",
+]
 
 _WRITE = "micromodels_write"
 _MIGRATING = 0x6D6D7302  # the key of an advisory lock in PostgreSQL: two servers that start together migrate in turn
@@ -187,6 +199,50 @@ class Database:
 def database_url(settings: Settings) -> str:
     """The URL of the database that settings name."""
     return settings.database_url or f"sqlite:///{settings.data_dir.resolve() / 'database.sqlite'}"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseState:
+    """What a look at a database shows."""
+
+    kind: str
+    """``sqlite`` or ``postgresql``."""
+    revision: str
+    """Version of its tables; empty where there are none yet."""
+    newest: str
+    """Version of the tables that this program has."""
+    problem: str
+    """What is wrong with it; empty if nothing was found."""
+
+
+def inspect_database(settings: Settings) -> DatabaseState:
+    """Look at a database without changing it; SQLite's pages are checked too.
+
+    Raises:
+        InvalidInput: the URL is not one of a database that is known.
+    """
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    newest = ScriptDirectory.from_config(config).get_current_head() or ""
+    engine = _engine(database_url(settings))
+    kind, revision, problem = engine.dialect.name, "", ""
+    if kind == "sqlite" and not Path(engine.url.database or "").exists():
+        return DatabaseState(kind, "", newest, "")
+    try:
+        with engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision() or ""
+            if kind == "sqlite":
+                said = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+                problem = "" if said == "ok" else said
+    except sa.exc.DBAPIError as error:
+        problem = str(error.orig)
+    finally:
+        engine.dispose()
+    return DatabaseState(kind, revision, newest, problem)
 
 
 def _engine(url: str) -> sa.Engine:

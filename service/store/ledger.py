@@ -79,6 +79,7 @@ def _job(project_id: str, row: sa.Row[Any]) -> Job:
         checkpoint=row.checkpoint,
         error=error,
         last_sequence=row.last_sequence,
+        traceparent=row.traceparent,
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
@@ -302,6 +303,12 @@ class Jobs:
             self._tell(lease.job_id)
         cancel = row.state == JobState.CANCELLING.value
         return Orders(cancel, row.finish_early, model, row.beat + 1)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many jobs there are, by kind and state."""
+        query = sa.select(_JOBS.c.kind, _JOBS.c.state, sa.func.count()).group_by(_JOBS.c.kind, _JOBS.c.state)
+        with self._database.begin() as connection:
+            return {(kind, state): count for kind, state, count in connection.execute(query)}
 
     def held(self, worker_prefix: str = "") -> Sequence[Beat]:
         """All jobs that some worker holds, for ``Watch``; ``worker_prefix`` for those of some workers only."""

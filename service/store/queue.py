@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from service.records import JobKind, JobState
 from service.store import schema
 from service.store.database import new_id, now
+from service.telemetry.traces import traceparent
 
 __all__ = ["FINAL_STATES", "insert_job", "is_busy"]
 
@@ -29,8 +30,8 @@ def insert_job(
     job_id = new_id()
     values = {"project": project.key, "job_id": job_id, "kind": kind.value, "spec": dict(spec), "video_id": video_id}
     empty: dict[str, Any] = {"checkpoint": {}, "progress": {}, "result": {}}
-    state = JobState.QUEUED.value
-    connection.execute(_JOBS.insert().values(**values, **empty, state=state, author=author, created_at=now()))
+    more = {"state": JobState.QUEUED.value, "author": author, "traceparent": traceparent(), "created_at": now()}
+    connection.execute(_JOBS.insert().values(**values, **empty, **more))
     return job_id
 
 

@@ -291,6 +291,7 @@ jobs = sa.Table(
     _integer("fence"),
     _integer("beat"),  # grows while the lease is held; others judge by it, with their own clock, whether it still is
     _text("worker"),
+    _text("traceparent"),  # of the call that made it
     sa.Column("finish_early", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("checkpoint", sa.JSON, nullable=False),
     sa.Column("progress", sa.JSON, nullable=False),

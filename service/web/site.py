@@ -81,7 +81,7 @@ class WebServer:
         app.router.add_post("/api/{service}/{method}", Gateway(channel, SERVICES).handle)
         app.router.add_get("/frames/{video:.+}/{index:[0-9]{1,12}}.{kind}", self._frame)
         app.router.add_get("/files/{name:.+}", self._file)
-        add_session_routes(app)
+        add_session_routes(app, channel)
         _add_page(app, static)
         self._runner = web.AppRunner(
             app,

@@ -168,7 +168,9 @@ def test_every_answer_carries_the_security_headers(served: Served, path: str) ->
 
 def test_a_session_is_a_cookie_that_scripts_cannot_read(served: Served) -> None:
     """The token goes on to the API as the credentials of each call."""
-    status, headers, _ = served.http("POST", "/session", {"token": "abc"})
+    assert served.http("POST", "/session", {"token": "abc"})[0] == 401
+    _, bearer = served.store.access.issue("reader")
+    status, headers, _ = served.http("POST", "/session", {"token": str(bearer)})
     assert status == 200
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie
