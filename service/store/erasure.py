@@ -183,9 +183,10 @@ class Erasure:
                 .where(schema.videos.c.content_hash == row.todo["content_hash"])
             ).scalar_one()
         removed = self._blobs.remove([name for name in row.todo["blobs"] if name not in kept], since)
-        cache_bytes = 0
+        cache = cache_folder(self._settings, row.todo["content_hash"])
+        cache_bytes = sum(_remove_folder(cache / f"checkpoints-{job_id}") for job_id in row.todo["jobs"])
         if row.todo["content_hash"] and not shared:
-            cache_bytes = _remove_folder(cache_folder(self._settings, row.todo["content_hash"]))
+            cache_bytes += _remove_folder(cache)
         self._database.scrub()
         detail = {
             **row.todo["counts"],
@@ -239,7 +240,8 @@ def _inventory(connection: sa.Connection, video: sa.Row[Any], models: list[sa.Ro
     jobs, events, labels = schema.jobs, schema.job_events, schema.labels
     mine = (jobs.c.project == video.project, jobs.c.video_id == video.video_id)
     blobs = {video.blob, *(file["sha256"] for model in models for file in model.files)}
-    results = connection.execute(sa.select(jobs.c.kind, jobs.c.result).where(*mine)).all()
+    columns: list[sa.Column[Any]] = [jobs.c.job_id, jobs.c.kind, jobs.c.result]
+    results = connection.execute(sa.select(*columns).where(*mine)).all()
     exported = [file["sha256"] for row in results for file in row.result.get("files", ())]
     pictures = connection.execute(
         sa.select(events.c.picture)
@@ -260,6 +262,7 @@ def _inventory(connection: sa.Connection, video: sa.Row[Any], models: list[sa.Ro
     return {
         "blobs": sorted({*blobs, *exported, *pictures.scalars()} - {""}),
         "content_hash": video.content_hash,
+        "jobs": [row.job_id for row in results],
         "counts": counts,
         "models": [
             {"version": f"{model.model_id}@{model.version}", "files": [file["sha256"] for file in model.files]}

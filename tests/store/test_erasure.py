@@ -57,7 +57,11 @@ def test_nothing_of_a_deleted_video_is_left(place: Place, tmp_path: Path) -> Non
         cache = cache_folder(store.settings, video.content_hash)
         cache.mkdir(parents=True)
         (cache / "features.npz").write_bytes(b"x" * 1000)
+        checkpoint = cache / f"checkpoints-{store.models.get(project, model_id, 1).job_id}"
+        checkpoint.mkdir()
+        (checkpoint / "1.safetensors").write_bytes(b"y" * 10)
         receipt = store.erasure.delete(project, video.video_id, actor="tester")
+        assert not checkpoint.exists()
         for gone in (
             lambda: store.videos.get(project, video.video_id),
             lambda: store.models.get(project, model_id),
