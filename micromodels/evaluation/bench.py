@@ -44,7 +44,15 @@ _COLUMNS: Mapping[Protocol, tuple[str, ...]] = {
     Protocol.MANY_OBJECTS: ("hota", "idf1", "id_switches", "recall_50", "iou", "ece"),
     Protocol.REGIONS: ("iou", "accepted", "ece"),
     Protocol.FRAME_CLASSES: ("balanced_accuracy", "f1"),
-    Protocol.ECONOMY: ("touched_97", "touched_100", "reached_97", "speed_up", "wait"),
+    Protocol.ECONOMY: (
+        "touched_97",
+        "touched_100",
+        "reached_97",
+        "speed_up",
+        "wait",
+        "correction_seconds",
+        "first_change_seconds",
+    ),
     Protocol.CALIBRATION: ("ece", "brier", "aurc", "accepted", "without_confidence"),
 }
 
@@ -249,7 +257,9 @@ def main(
     sets: Annotated[str, typer.Option(help="Sets, comma-separated; default: all of the protocol.")] = "",
     sequences: Annotated[str, typer.Option(help="Names of sequences, comma-separated; default: all.")] = "",
     peers: Annotated[str, typer.Option(help="Systems, comma-separated.")] = "copy,linear,osvos,default",
-    strategies: Annotated[str, typer.Option(help="Protocol F: suggested, oracle, random, even.")] = "suggested",
+    strategies: Annotated[
+        str, typer.Option(help="Protocol F: suggested, least_confident, oracle, random, even.")
+    ] = "suggested",
     out: Annotated[Path | None, typer.Option(help="JSON file to write; kept up to date after every run.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for overlays of the worst frames and plots.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few runs, compared with the committed baseline.")] = False,

@@ -62,11 +62,14 @@ class System:
         name: as given to ``--peers``.
         propagate: does it.
         lacking: why it cannot run on a clip, given also whether the seeds are frame classes; empty if it can.
+        session_recipe: the library's recipe whose micro-models learn from corrections in a label session; empty: it is
+            run anew after every correction.
     """
 
     name: str
     propagate: Propagate
     lacking: Callable[[Clip, bool], str]
+    session_recipe: str = ""
 
 
 TrackFill = Callable[[Sequence[Label], int], list[Label]]
@@ -384,7 +387,7 @@ PEERS: Mapping[str, System] = {
         System("osvos", _osvos, _osvos_lacks),
         *(System(name, _tracker(name), _tracker_lacks(name)) for name in ("csrt", "kcf", "mil", "nano")),
         *(
-            System(name, _library(recipe), _library_lacks)
+            System(name, _library(recipe), _library_lacks, recipe if recipe != "yolo" else "")
             for name, recipe in (("default", "auto"), ("head", "head"), ("yolo", "yolo"))
         ),
     )
