@@ -55,9 +55,9 @@ def key_of(label: AnyLabel) -> LabelKey:
 
 
 def same_but_for_provenance(one: AnyLabel | None, other: AnyLabel | None) -> bool:
-    """Whether two labels say the same; predictions of two versions of a model may."""
-    if one is None or other is None or type(one) is not type(other) or one.is_anchor != other.is_anchor:
-        return one is other
+    """Whether two labels say the same; predictions of two versions of a model may, but who a human is counts."""
+    if one is None or other is None or type(one) is not type(other) or one.is_anchor or other.is_anchor:
+        return one == other
     return replace(one, provenance=other.provenance) == other
 
 

@@ -14,12 +14,15 @@ from micromodels.errors import FailedPrecondition
 from micromodels.events import Run
 from micromodels.features import EncodedVideo
 from micromodels.heads import DenseHead, FrameClassifier
+from micromodels.retraining import Snapshot
 from micromodels.seeds import SeedSet, TrackSpec
 from micromodels.types import AnyLabel, FrameLabel, Label, Ontology, ShapeKind, State, shape_box, shape_kind
 from micromodels.warm_start import Replay, grow_head, warm_start
 
 __all__ = ["Learner", "SessionSettings"]
 
+MAX_HISTORY = 24
+"""Earlier models kept for comparison, of about a megabyte each."""
 MAX_SHOWN_FRAMES, MAX_EMPTY_FRAMES, MAX_CLASS_FRAMES = 48, 16, 64
 """Frames to learn from where there are very many: with objects, without, and for frame classes."""
 
@@ -72,14 +75,19 @@ class Learner:
         self._flip = ontology is None or all(c.flip for c in ontology.object_classes)
         self._replay = Replay(video, settings.seed)
         self._corrections = 0
+        self.history: list[Snapshot] = []
         self.model = model
         self.tracks = model.manifest.tracks
         self.typical = list(model.manifest.typical_areas)
         self.use(model)
 
     def use(self, model: DenseModel) -> None:
-        """Go on from another version of the micro-model, of the same tracks in the same order."""
+        """Go on from another version of the micro-model."""
         self.model = model
+        if model.manifest.tracks != self.tracks:
+            # Views are painted in the order of the tracks.
+            self.forget(self._replay.frames)
+            self.tracks, self.typical = model.manifest.tracks, list(model.manifest.typical_areas)
         if model.head is not None:
             model.head.to(self._device)
 
@@ -107,12 +115,13 @@ class Learner:
             if frame not in self._replay.frames:
                 self._replay.add(seeds.seed_frame(frame, self._video.size), views, self._flip)
 
-    def learn(self, corrections: Sequence[AnyLabel], anchors: Sequence[AnyLabel]) -> bool:
+    def learn(self, corrections: Sequence[AnyLabel], anchors: Sequence[AnyLabel], thoroughness: int = 1) -> bool:
         """Let the head learn from corrected frames; returns whether it did.
 
         Args:
             corrections: the human labels just given.
             anchors: all human labels, those among them.
+            thoroughness: factor on the training steps.
         """
         shown = [label for label in corrections if isinstance(label, Label) and label.state is not State.UNCERTAIN]
         new = self._add_tracks(shown, anchors)
@@ -125,13 +134,22 @@ class Learner:
         for frame in frames:
             self._replay.add(seeds.seed_frame(frame, self._video.size), self._settings.fresh_views, self._flip)
         older = self._replay.samples(frame for frame in self._replay.frames if frame not in frames)
-        steps = self._settings.new_track_steps if new else self._settings.steps
+        steps = thoroughness * (self._settings.new_track_steps if new else self._settings.steps)
         rate = 1.0 if new else self._settings.rate_scale
+        seen = frozenset(label.frame for label in anchors if isinstance(label, Label)) - set(frames)
+        self.history = [*self.history[1 - MAX_HISTORY :], Snapshot(self.model, seen)]
         self._corrections += 1
         seed = self._settings.seed + self._corrections
         head = warm_start(self._grown_head(), self._replay.samples(frames), older, steps, rate, seed, self._run)
         self.use(self.model.learned(head, self.model.classifier, self.tracks, self.typical, seeds))
         return True
+
+    def take_over(self, model: DenseModel, unseen: Sequence[int], anchors: Sequence[AnyLabel]) -> None:
+        """Go on from a model that was trained anew, after it has learned from the anchors that it has not seen."""
+        self.use(model)
+        self.history = []
+        shown = [label for label in anchors if isinstance(label, Label) and label.frame in unseen]
+        self.learn(shown, anchors, thoroughness=4)
 
     def _add_tracks(self, shown: Sequence[Label], anchors: Sequence[AnyLabel]) -> bool:
         """Take up tracks that the head does not know."""

@@ -28,9 +28,10 @@ from micromodels.events import Run
 from micromodels.evidence import StoredEvidence, StoredFlows, TrackSelection
 from micromodels.features import EncodedVideo, FrameSource
 from micromodels.insight import Insight
-from micromodels.labeling import MicroModel
+from micromodels.labeling import MicroModel, TrainSettings
 from micromodels.learning import Learner, SessionSettings
 from micromodels.propagation import PropagationSettings, posteriors
+from micromodels.retraining import Retrained, retrain
 from micromodels.seeds import MAX_TRACKS, SeedSet, boxed
 from micromodels.suggestions import Suggestion
 from micromodels.tracking import Tracker
@@ -91,6 +92,7 @@ class LabelSession:
         self._temporary = Path(tempfile.mkdtemp(prefix="micromodels-")) if run.cache_dir is None else None
         cache = self._temporary or run.cache_dir
         assert cache is not None
+        self._cache = cache
         device = select_device(run.device)
         self._encoded = EncodedVideo(video, model.encoder_for(device), replace(run, cache_dir=cache))
         # What other sessions left is of other heads: every session has its own folder.
@@ -177,7 +179,8 @@ class LabelSession:
         targets = {frame: seeds.seed_frame(frame, self._encoded.size) for frame in seeds.frames}
         source = TrackSelection(self._evidence, range(len(tracks)), self._insight.evidence_of(tracks))
         frames = range(self._table.frame_count)
-        found = posteriors(source, targets, frames, self._run, PropagationSettings(), self._flows)
+        settings, boxes = PropagationSettings(), boxed(self._learner.tracks)
+        found = posteriors(source, targets, frames, self._run, settings, self._flows, boxes)
         for _ in self._insight.watch(tracks, found):
             pass
 
@@ -234,6 +237,40 @@ class LabelSession:
             for _ in self._change(change.key, change.after):
                 pass
             self._learner.forget([change.frame])
+
+    # Training anew
+
+    def retrain(self, settings: TrainSettings = TrainSettings()) -> Retrained:
+        """Train a new micro-model from the human labels, and compare it with the one there is on some that neither saw.
+
+        Nothing changes by it: hand the result to ``replace_model`` if it is ``better``.
+
+        Raises:
+            FailedPrecondition: too few human labels, or none that the micro-model has not learned from.
+            TrainingError: training failed.
+            Cancelled: the user cancelled.
+        """
+        run = replace(self._run, cache_dir=self._cache)
+        return retrain(self._encoded.video, self.anchors(), self._learner.history, settings, self._ontology, run)
+
+    def replace_model(self, retrained: Retrained) -> Iterator[LabelChange]:
+        """Go on with a retrained micro-model, and label by it everything that is not fixed; a stream of changes."""
+        self._learner.take_over(retrained.model, retrained.held_out, self.anchors())
+        self._use_head()
+        tracks = self._learner.tracks
+        names = [spec.track for spec in tracks]
+        frames = range(self._table.frame_count)
+        seeds = self._learner.seed_set(self._fixed_labels(frames, names), tracks)
+        targets = {frame: seeds.seed_frame(frame, self._encoded.size) for frame in seeds.frames}
+        version, typical = self.model.manifest.version, self._learner.typical
+        tracker = Tracker(tracks, seeds, targets, self._encoded.size, version, None, (), typical)
+        source = TrackSelection(self._evidence, range(len(tracks)), self._insight.evidence_of(names), fresh=True)
+        settings = PropagationSettings()
+        found = posteriors(source, targets, frames, self._run, settings, self._flows, boxed(tracks))
+        for result in tracker.results(self._insight.watch(names, found)):
+            for label in result.labels:
+                if not self._is_fixed(key_of(label)):
+                    yield from self._change(key_of(label), label)
 
     def _check(self, corrections: Sequence[AnyLabel], removals: Sequence[LabelKey]) -> None:
         table = self._table

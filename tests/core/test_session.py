@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from micromodels.changes import LabelKey, apply, key_of
 from micromodels.dense_model import DenseModel
-from micromodels.errors import InvalidInput
+from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.events import Run
 from micromodels.identity import split_track
 from micromodels.labeling import TrainSettings, train
+from micromodels.retraining import Retrained
 from micromodels.session import LabelSession, SessionSettings
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, ShapeKind, State
 from tests.core.doubles import BLUE, MemoryVideo, box_mask, iou, scene, seed, square
@@ -27,13 +32,23 @@ def video() -> MemoryVideo:
     return MemoryVideo(scene(COUNT, blue=True))
 
 
-@pytest.fixture(scope="module", params=[ShapeKind.MASK, ShapeKind.BOX], ids=str)
-def model(request: pytest.FixtureRequest, tiny_module: object, video: MemoryVideo) -> DenseModel:
-    """A micro-model of the red square, trained on frame 0."""
-    settings = TrainSettings(effort=0.2)
-    trained = train(video, [seed(0, request.param)], settings, run=Run(device="cpu"))
-    assert isinstance(trained, DenseModel)
-    return trained
+@pytest.fixture(scope="module")
+def trained(tiny_module: object, video: MemoryVideo) -> Callable[[ShapeKind], DenseModel]:
+    """Micro-models of the red square, trained on frame 0 once for each kind of shape."""
+
+    @cache
+    def make(kind: ShapeKind) -> DenseModel:
+        made = train(video, [seed(0, kind)], TrainSettings(effort=0.2), run=Run(device="cpu"))
+        assert isinstance(made, DenseModel)
+        return made
+
+    return make
+
+
+@pytest.fixture(params=[ShapeKind.MASK, ShapeKind.BOX], ids=str)
+def model(request: pytest.FixtureRequest, trained: Callable[[ShapeKind], DenseModel]) -> DenseModel:
+    """A micro-model of either kind of shape."""
+    return trained(request.param)
 
 
 @pytest.fixture
@@ -172,3 +187,105 @@ def test_changes_from_elsewhere_are_adopted(session: LabelSession) -> None:
     session.adopt(changes)
     assert dict(session.labels) == apply(before, changes)
     assert session.issues() == []
+
+
+def test_a_retrained_model_is_compared_on_what_neither_saw(session: LabelSession) -> None:
+    """Held-out frames are ones that both did not see; taking the new model over leaves fixed labels as they are."""
+    kind = kind_of(session)
+    with pytest.raises(FailedPrecondition, match="at least 3"):
+        session.retrain()
+    for frame in (6, 12, 18):
+        list(session.correct([seed(frame, kind)]))
+    session.settle([LabelKey(15, "1")])
+    retrained = session.retrain(TrainSettings(effort=0.1))
+    assert retrained.held_out
+    assert not set(retrained.held_out) & set(retrained.model.manifest.seed_frames)
+    assert 0 <= retrained.old_score <= 1
+    assert 0 <= retrained.new_score <= 1
+    before = dict(session.labels)
+    changes = list(session.replace_model(retrained))
+    assert dict(session.labels) == apply(before, changes)
+    assert not {change.frame for change in changes} & {0, 6, 12, 15, 18}
+    assert session.labels[LabelKey(15, "1")] is before[LabelKey(15, "1")]
+
+
+class Promise:
+    """What was said of corrections: what humans drew stays, and what is not beside it too."""
+
+    def __init__(self, session: LabelSession) -> None:
+        self.session = session
+        self.drawn = {key: label for key, label in session.labels.items() if label.is_anchor}
+
+    def correct(self, frame: int, absent: bool, learn: bool) -> None:
+        """A correction changes nothing beyond the neighbouring fixed frames."""
+        kind = kind_of(self.session)
+        human = Label(frame, "1", "square", State.ABSENT) if absent else seed(frame, kind)
+        before = dict(self.session.labels)
+        fixed = sorted({key.frame for key in (*self.drawn, *self.session.settled)})
+        low = max((f for f in fixed if f < frame), default=-1)
+        high = min((f for f in fixed if f > frame), default=COUNT)
+        self.drawn[key_of(human)] = human
+        for change in self.session.correct([human], learn=learn):
+            assert low < change.frame < high
+        self.check(before, set(range(low + 1, high)))
+
+    def remove(self, frame: int) -> None:
+        """Taking an anchor back changes nothing beyond its neighbours."""
+        key = LabelKey(frame, "1")
+        before = dict(self.session.labels)
+        del self.drawn[key]
+        fixed = sorted({k.frame for k in (*self.drawn, *self.session.settled)})
+        low = max((f for f in fixed if f < frame), default=-1)
+        high = min((f for f in fixed if f > frame), default=COUNT)
+        list(self.session.correct([], [key], learn=False))
+        self.check(before, set(range(low + 1, high)))
+
+    def settle(self, frame: int) -> None:
+        """Accepting changes no label."""
+        before = dict(self.session.labels)
+        self.session.settle([LabelKey(frame, "1")])
+        self.check(before, set())
+
+    def replace(self) -> None:
+        """A new model changes only what is not fixed."""
+        before = dict(self.session.labels)
+        fixed = {key.frame for key in (*self.drawn, *self.session.settled)}
+        model = self.session.model
+        list(self.session.replace_model(Retrained(model, (), 0.0, 1.0)))
+        self.check(before, set(range(COUNT)) - fixed)
+
+    def check(self, before: dict[LabelKey, AnyLabel], touched: set[int]) -> None:
+        """Every anchor is what the human gave, and everything that was not touched is the very object it was."""
+        labels = self.session.labels
+        assert all(labels[key] == label for key, label in self.drawn.items())
+        assert all(labels[key] is label for key, label in before.items() if key.frame not in touched)
+
+
+STEP = st.one_of(
+    st.tuples(st.just("correct"), st.integers(0, COUNT - 1), st.booleans(), st.sampled_from([False, False, True])),
+    st.tuples(st.just("remove"), st.integers(0, COUNT - 1)),
+    st.tuples(st.just("settle"), st.integers(0, COUNT - 1)),
+    st.tuples(st.just("replace")),
+)
+
+
+@pytest.mark.parametrize("kind", [ShapeKind.MASK, ShapeKind.BOX])
+def test_anchors_and_untouched_spans_stay_whatever_happens(
+    kind: ShapeKind, trained: Callable[[ShapeKind], DenseModel], video: MemoryVideo
+) -> None:
+    """After any sequence of corrections, removals, acceptances and new models."""
+    model = trained(kind)
+    human = seed(0, kind)
+    labels = [label for result in model.propagate(video, [human], run=Run(device="cpu")) for label in result.all()]
+
+    @settings(max_examples=8, deadline=None)
+    @given(st.lists(STEP, min_size=1, max_size=5))
+    def play(steps: list[tuple[Any, ...]]) -> None:
+        with LabelSession(video, model, labels, run=Run(device="cpu"), settings=QUICK) as session:
+            promise = Promise(session)
+            for name, *arguments in steps:
+                if name == "remove" and LabelKey(arguments[0], "1") not in promise.drawn:
+                    continue
+                getattr(promise, name)(*arguments)
+
+    play()
