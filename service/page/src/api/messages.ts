@@ -80,6 +80,8 @@ export interface Label {
   confidence?: number;
   provenance?: { kind?: string; version?: string };
   revision?: Int64;
+  review?: ReviewMessage;
+  author?: string;
 }
 export interface LabelKey {
   frameIndex?: Int64;
@@ -149,4 +151,85 @@ export interface FileMessage {
   name: string;
   fileName?: string;
   sizeBytes?: Int64;
+}
+export interface ReviewMessage {
+  state?: "REVIEW_STATE_UNSPECIFIED" | "REVIEW_STATE_ACCEPTED" | "REVIEW_STATE_REJECTED";
+  locked?: boolean;
+  reviewer?: string;
+  reviewTime?: string;
+}
+export interface LabelSelection {
+  startFrame?: string;
+  stopFrame?: string;
+  tracks?: string[];
+  classNames?: string[];
+  anchorsOnly?: boolean;
+}
+export interface LabelDifference {
+  key?: LabelKey;
+  before?: Label;
+  after?: Label;
+}
+export interface CorrectLabelsResponse {
+  acknowledged?: { labelRevision?: Int64 };
+  differences?: { differences?: LabelDifference[]; labelRevision?: Int64 };
+  summary?: CorrectionSummary;
+  resumeToken?: string;
+}
+export interface CorrectionSummary {
+  durationSeconds?: number;
+  changedCount?: Int64;
+  changedFrameCount?: Int64;
+  microModelVersion?: string;
+  labelRevision?: Int64;
+}
+export interface SuggestionMessage {
+  frameIndex?: Int64;
+  reason?: string;
+  explanation?: string;
+  expectedGain?: number;
+  tracks?: string[];
+}
+export interface SuspectedSwap {
+  frameIndex?: Int64;
+  trackA?: string;
+  trackB?: string;
+  score?: number;
+  explanation?: string;
+}
+export interface Change {
+  revision?: Int64;
+  lastRevision?: Int64;
+  kind?: string;
+  author?: string;
+  changeTime?: string;
+  labelCount?: Int64;
+  operation?: string;
+  microModelVersion?: string;
+  parentRevision?: Int64;
+  undoesRevision?: Int64;
+  undoneByRevision?: Int64;
+  durationSeconds?: number;
+  comment?: string;
+}
+export interface LabelVersion {
+  label?: Label;
+  revision?: Int64;
+  kind?: string;
+  author?: string;
+  writeTime?: string;
+  reviews?: { action?: string; author?: string; reviewTime?: string }[];
+}
+export interface Comment {
+  name?: string;
+  startFrame?: Int64;
+  stopFrame?: Int64;
+  track?: string;
+  text: string;
+  author?: string;
+  createTime?: string;
+}
+export interface Caller {
+  user?: string;
+  serverAdmin?: boolean;
 }

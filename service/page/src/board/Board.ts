@@ -9,7 +9,7 @@ import { Transformer } from "konva/lib/shapes/Transformer";
 
 import { bounds, crosses, grown, makeBox, makePolygon, moved, type Shape, smoothed } from "../lib/shapes";
 import { type Entry, type Row, Source, State } from "../model/labels";
-import type { Session } from "../model/session";
+import { human, type Session } from "../model/session";
 import { opacity, outlineOnly } from "../model/settings";
 import { say } from "../model/toasts";
 import { Brush } from "./Brush";
@@ -434,8 +434,7 @@ export class Board {
     const shape = row?.shapes.get(frame);
     if (!row || !shape) return say("Select an object that has a shape here");
     const state = row.state[frame] as Entry["state"];
-    const entry: Entry = { frame, state, shape: act(shape), confidence: NaN, source: Source.HUMAN, version: "" };
-    session.edit(`${words} ${session.nameOf(row)}`, [[row, entry]]);
+    session.edit(`${words} ${session.nameOf(row)}`, [[row, human(frame, state, act(shape))]]);
   }
 
   /** Bring the selected object into view. */

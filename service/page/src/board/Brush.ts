@@ -5,8 +5,8 @@ import { Circle } from "konva/lib/shapes/Circle";
 import { Image as KonvaImage } from "konva/lib/shapes/Image";
 
 import { fillDisc, fillPolygon, makeMask, toPixels } from "../lib/shapes";
-import { type Row, Source, State } from "../model/labels";
-import type { Session } from "../model/session";
+import { type Row, State } from "../model/labels";
+import { human, type Session } from "../model/session";
 import { brush as brushSize, opacity } from "../model/settings";
 import { say } from "../model/toasts";
 import type { Point } from "./Board";
@@ -98,7 +98,7 @@ export class Brush {
     if (shape) session.draw(shape, frame, row);
     else if (row.state[frame])
       session.edit(`erase ${session.nameOf(row)}`, [
-        [row, { frame, state: State.NONE, shape: null, confidence: NaN, source: Source.NONE, version: "" }],
+        [row, human(frame, State.NONE, null)],
       ]);
   }
 

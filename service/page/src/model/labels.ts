@@ -7,7 +7,7 @@
 
 import { signal } from "@preact/signals";
 
-import type { Label, LabelKey } from "../api/messages";
+import type { Label, LabelKey, ReviewMessage } from "../api/messages";
 import { type Shape, type Size } from "../lib/shapes";
 
 export const State = { NONE: 0, VISIBLE: 1, OCCLUDED: 2, ABSENT: 3, UNCERTAIN: 4 } as const;
@@ -15,7 +15,8 @@ export type StateNumber = (typeof State)[keyof typeof State];
 export const STATE_WORDS = ["no label", "visible", "occluded", "absent", "uncertain"] as const;
 export const Source = { NONE: 0, HUMAN: 1, MODEL: 2, INTERPOLATED: 3 } as const;
 
-export const Review = { NONE: 0, ACCEPTED: 1, REJECTED: 2, LOCKED: 3 } as const;
+/** Bits: a label may be accepted and locked. */
+export const Review = { NONE: 0, ACCEPTED: 1, REJECTED: 2, LOCKED: 4 } as const;
 
 const STATES = [
   "OBJECT_STATE_UNSPECIFIED",
@@ -39,7 +40,12 @@ export interface Entry {
   shape: Shape | null;
   confidence: number;
   source: number;
+  /** The micro-model version that made it. */
   version: string;
+  /** `Review` bits. */
+  review: number;
+  /** The revision of the video that wrote it; 0 while the server does not have it. */
+  revision: number;
 }
 
 /** One object through time, or one frame class. */
@@ -53,6 +59,8 @@ export class Row {
   readonly correction: Uint8Array;
   readonly shapes = new Map<number, Shape>();
   readonly versions = new Map<number, string>();
+  /** Revisions of labels made by hand. */
+  readonly revisions = new Map<number, number>();
   /** Frames that changed a moment ago, and when; the timeline shows them mending. */
   readonly changed = new Map<number, number>();
   /** Grows with every change; what is drawn of the row is kept by it. */
@@ -84,18 +92,24 @@ export class Row {
       confidence: this.confidence[frame],
       source: this.source[frame],
       version: this.versions.get(frame) ?? "",
+      review: this.review[frame],
+      revision: this.revisions.get(frame) ?? 0,
     };
   }
 
   put(frame: number, entry: Entry | null): void {
     if (entry?.source !== Source.HUMAN) this.correction[frame] = 0;
     else if (this.source[frame] === Source.MODEL) this.correction[frame] = 1;
+    // A lock goes over to new versions of a label, a judgement does not.
+    this.review[frame] = entry ? entry.review | (this.review[frame] & Review.LOCKED) : Review.NONE;
     this.state[frame] = entry?.state ?? State.NONE;
     this.confidence[frame] = entry?.confidence ?? NaN;
     this.source[frame] = entry?.source ?? Source.NONE;
     if (entry?.shape) this.shapes.set(frame, entry.shape);
     else this.shapes.delete(frame);
-    if (entry?.version && entry.source === Source.HUMAN) this.versions.set(frame, entry.version);
+    if (entry?.source === Source.HUMAN) this.revisions.set(frame, entry.revision);
+    else this.revisions.delete(frame);
+    if (entry?.version) this.versions.set(frame, intern(entry.version));
     else this.versions.delete(frame);
     this.version++;
   }
@@ -123,13 +137,41 @@ export class Row {
     return frames;
   }
 
+  judge(frame: number, action: ReviewAct): void {
+    const bits = this.review[frame];
+    if (!this.state[frame]) return;
+    if (action === "accept") this.review[frame] = (bits & Review.LOCKED) | Review.ACCEPTED;
+    else if (action === "reject") this.review[frame] = (bits & Review.LOCKED) | Review.REJECTED;
+    else if (action === "reset") this.review[frame] = bits & Review.LOCKED;
+    else if (action === "lock") this.review[frame] = bits | Review.LOCKED;
+    else this.review[frame] = bits & ~Review.LOCKED;
+    this.version++;
+  }
+
   isEmpty(): boolean {
     return !this.state.some(Boolean);
   }
 }
 
+export type ReviewAct = "accept" | "reject" | "reset" | "lock" | "unlock";
+
+const interned = new Map<string, string>();
+
+/** One string for all labels of a micro-model version. */
+function intern(text: string): string {
+  let known = interned.get(text);
+  if (known === undefined) interned.set(text, (known = text));
+  return known;
+}
+
 export function rowKey(name: string, isFrameClass: boolean): string {
   return (isFrameClass ? "f:" : "o:") + name;
+}
+
+interface Taking {
+  flash?: boolean;
+  pending?: (key: string) => boolean;
+  seen?: Set<string>;
 }
 
 export class Labels {
@@ -165,19 +207,37 @@ export class Labels {
     return row;
   }
 
-  /** Take in labels as the API gives them; those whose anchors are on their way to the server are left alone. */
-  take(messages: readonly Label[], options: { flash?: boolean; pending?: (key: string) => boolean } = {}): void {
+  /**
+   * Take in labels as the API gives them; those whose edits are on their way to the server are left alone. What was
+   * seen goes into `seen`, as `row key@frame`.
+   */
+  take(messages: readonly Label[], options: Taking = {}): void {
     for (const message of messages) {
       const frame = Number(message.frameIndex ?? 0);
       const { name, className, isFrameClass, entry } = fromMessage(message, frame);
       const row = this.row(name, className, isFrameClass);
       this.revision = Math.max(this.revision, Number(message.revision ?? 0));
+      options.seen?.add(`${row.key}@${frame}`);
       if (options.pending?.(`${row.key}@${frame}`)) continue;
       if (options.flash && differs(row.get(frame), entry)) row.flash(frame);
       if (!isFrameClass) row.className = className;
       row.put(frame, entry);
     }
     if (messages.length) this.touch();
+  }
+
+  /** Take away what an answer about frames and rows did not hold. */
+  dropUnseen(seen: ReadonlySet<string>, start: number, stop: number, options: Taking, only?: ReadonlySet<string>): void {
+    for (const row of this.rows.values()) {
+      if (only && !only.has(row.key)) continue;
+      for (let frame = start; frame < stop; frame++) {
+        const key = `${row.key}@${frame}`;
+        if (!row.state[frame] || seen.has(key) || options.pending?.(key)) continue;
+        if (options.flash) row.flash(frame);
+        row.put(frame, null);
+      }
+    }
+    this.touch();
   }
 
   drop(row: Row, frame: number): void {
@@ -211,6 +271,11 @@ function differs(before: Entry | null, after: Entry): boolean {
   );
 }
 
+function reviewBits(review: ReviewMessage | undefined): number {
+  const state = { REVIEW_STATE_ACCEPTED: Review.ACCEPTED, REVIEW_STATE_REJECTED: Review.REJECTED }[review?.state as string] ?? 0;
+  return state | (review?.locked ? Review.LOCKED : 0);
+}
+
 function fromMessage(
   message: Label,
   frame: number,
@@ -223,6 +288,8 @@ function fromMessage(
     confidence: message.confidence ?? NaN,
     source,
     version: message.provenance?.version ?? "",
+    review: reviewBits(message.review),
+    revision: Number(message.revision ?? 0),
   };
   if (message.frameClass) {
     const name = message.frameClass.frameClass;

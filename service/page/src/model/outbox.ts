@@ -6,10 +6,13 @@
 import { signal } from "@preact/signals";
 import { createStore, del, entries, set, type UseStore } from "idb-keyval";
 
-import type { Label, LabelKey } from "../api/messages";
-import { call, Code, isPassing, RpcError, whenOnline } from "../api/rpc";
+import type { CorrectionSummary, CorrectLabelsResponse, Label, LabelDifference, LabelKey } from "../api/messages";
+import { Code, isAbort, isPassing, Offline, patiently, RpcError, stream, whenOnline } from "../api/rpc";
 
-/** One write: labels and deletions that belong together. */
+/** What corrections change is heard on this many streams at once; a browser has six connections to a server. */
+const MOST_LISTENERS = 2;
+
+/** One act: labels and deletions that belong together. */
 export interface Draft {
   id: string;
   video: string;
@@ -19,11 +22,6 @@ export interface Draft {
   keys: string[];
   baseRevision: number;
   at: number;
-}
-
-export interface Acknowledged {
-  draft: Draft;
-  revision: number;
 }
 
 let store: UseStore | undefined;
@@ -38,9 +36,16 @@ export class Outbox {
   private queue: Draft[] = [];
   private running = false;
   private closed = false;
-  onAcknowledged: (answer: Acknowledged) => void = () => undefined;
+  /** The labels are stored, as a revision of the video. */
+  onAcknowledged: (draft: Draft, revision: number) => void = () => undefined;
+  /** Labels that were computed again because of it. */
+  onDifferences: (differences: LabelDifference[], revision: number) => void = () => undefined;
+  /** Nothing more will change because of it; null where that was not heard, and labels should be read again. */
+  onSummary: (summary: CorrectionSummary | null) => void = () => undefined;
   /** Somebody else wrote there first, or the server refused it. */
   onRefused: (draft: Draft, error: RpcError) => void = () => undefined;
+  private inFlight = "";
+  private listeners: AbortController[] = [];
 
   constructor(private readonly video: string) {}
 
@@ -53,13 +58,21 @@ export class Outbox {
   }
 
   /** Keep a draft and send it when its turn comes. */
-  async add(draft: Omit<Draft, "id" | "video" | "at">): Promise<void> {
+  async add(draft: Omit<Draft, "id" | "video" | "at">, id: string = crypto.randomUUID()): Promise<void> {
     const last = this.queue.at(-1)?.at ?? 0;
-    const whole: Draft = { ...draft, id: crypto.randomUUID(), video: this.video, at: Math.max(Date.now(), last + 1) };
+    const whole: Draft = { ...draft, id, video: this.video, at: Math.max(Date.now(), last + 1) };
     this.queue.push(whole);
     this.waiting.value = this.queue.length;
     await set(whole.id, whole, drafts()).catch(() => undefined); // private mode: kept in memory at least
     this.send();
+  }
+
+  /** Take a draft back that was not sent yet; whether that was so. */
+  async withdraw(id: string): Promise<boolean> {
+    const draft = this.queue.find((one) => one.id === id);
+    if (!draft || id === this.inFlight) return false;
+    await this.done(draft);
+    return true;
   }
 
   isPending(key: string): boolean {
@@ -81,6 +94,7 @@ export class Outbox {
 
   close(): void {
     this.closed = true;
+    for (const listener of this.listeners) listener.abort();
   }
 
   private async run(): Promise<void> {
@@ -89,10 +103,16 @@ export class Outbox {
       while (this.queue.length && !this.closed) {
         const draft = this.queue[0];
         try {
-          const revision = await write(draft);
-          for (const later of this.queue.slice(1)) later.baseRevision = Math.max(later.baseRevision, revision);
+          this.inFlight = draft.id;
+          const { revision, rest } = await this.write(draft);
           await this.done(draft);
-          this.onAcknowledged({ draft, revision });
+          for (const later of this.queue) {
+            later.baseRevision = Math.max(later.baseRevision, revision);
+            // As it will be sent: the same id with another body would be refused after a reload.
+            await set(later.id, later, drafts()).catch(() => undefined);
+          }
+          this.onAcknowledged(draft, revision);
+          void rest();
         } catch (error) {
           if (isPassing(error)) {
             await new Promise((resolve) => setTimeout(resolve, 500));
@@ -115,15 +135,53 @@ export class Outbox {
     await del(draft.id, drafts()).catch(() => undefined);
     this.waiting.value = this.queue.length;
   }
+
+  /** Send a draft; returns when it is acknowledged, with a function that hears what follows from it. */
+  private async write(draft: Draft): Promise<{ revision: number; rest: () => Promise<void> }> {
+    const controller = new AbortController();
+    let resumeToken = "";
+    const open = (): AsyncGenerator<CorrectLabelsResponse> =>
+      stream<CorrectLabelsResponse>("CorrectionService/CorrectLabels", request(draft, resumeToken), controller.signal);
+    const messages = open();
+    const first = await messages.next();
+    if (first.done || !first.value.acknowledged) throw new Offline();
+    resumeToken = first.value.resumeToken ?? "";
+    const hear = async (source: AsyncGenerator<CorrectLabelsResponse>): Promise<void> => {
+      for await (const message of source) {
+        resumeToken = message.resumeToken ?? resumeToken;
+        const { differences, summary } = message;
+        if (differences) this.onDifferences(differences.differences ?? [], Number(differences.labelRevision ?? 0));
+        if (summary) this.onSummary(summary);
+      }
+    };
+    let source: AsyncGenerator<CorrectLabelsResponse> | null = messages;
+    const rest = async (): Promise<void> => {
+      this.listeners.push(controller);
+      while (this.listeners.length > MOST_LISTENERS) this.listeners.shift()!.abort();
+      try {
+        await patiently(async () => {
+          const now = source ?? open();
+          source = null;
+          await hear(now);
+        }, controller.signal);
+      } catch (error) {
+        if (!this.closed) this.onSummary(null);
+        if (!isAbort(error) && !(error instanceof RpcError)) throw error;
+      } finally {
+        this.listeners = this.listeners.filter((one) => one !== controller);
+      }
+    };
+    return { revision: Number(first.value.acknowledged.labelRevision ?? 0), rest };
+  }
 }
 
-async function write(draft: Draft): Promise<number> {
-  const answer = await call<{ labelRevision?: string }>("LabelService/WriteLabels", {
+function request(draft: Draft, resumeToken: string): object {
+  return {
     parent: draft.video,
     labels: draft.labels,
     deletions: draft.deletions,
     baseRevision: String(draft.baseRevision),
     requestId: draft.id,
-  });
-  return Number(answer.labelRevision ?? 0);
+    resumeToken,
+  };
 }

@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 
-import type { Frame, Label, Operation, Project, Video } from "../api/messages";
+import type { Frame, Label, LabelKey, Operation, Project, Video } from "../api/messages";
 import { call, inWords, isAbort, patiently, RpcError, stream } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { type Shape, type Size } from "../lib/shapes";
@@ -10,33 +10,12 @@ import { FrameCache } from "./frames";
 import { type Entry, keyMessage, Labels, type Row, rowKey, Source, State, type StateNumber, toMessage } from "./labels";
 import { type Draft, Outbox } from "./outbox";
 import { Player } from "./player";
+import { Reviewing } from "./reviewing";
 import { say, spoken } from "./toasts";
 import { Training } from "./training";
+import { type Change, Undo } from "./undo";
 
 export type Tool = "select" | "box" | "polygon" | "brush" | "eraser";
-
-export interface Suggestion {
-  frame: number;
-  row: string | null;
-  reason: string;
-  gain: number;
-}
-
-/** One label before and after an edit. */
-interface Change {
-  row: string;
-  className: string;
-  name: string;
-  isFrameClass: boolean;
-  frame: number;
-  before: Entry | null;
-  after: Entry | null;
-}
-
-interface Step {
-  words: string;
-  changes: Change[];
-}
 
 const RELOAD_MS = 700;
 
@@ -47,6 +26,8 @@ export class Session {
   readonly player: Player;
   readonly outbox: Outbox;
   readonly training = new Training();
+  readonly undo: Undo;
+  readonly reviewing: Reviewing;
   readonly project = signal<Project>({ name: "" });
   readonly tool = signal<Tool>("select");
   /** Key of the row that is selected. */
@@ -55,14 +36,8 @@ export class Session {
   readonly hidden = signal<ReadonlySet<string>>(new Set());
   readonly loading = signal(true);
   readonly pts = signal<Float64Array | null>(null);
-  readonly undoable = signal<Step[]>([]);
-  readonly redoable = signal<Step[]>([]);
   /** A shape that is being drawn; kept while one looks at other frames. */
   readonly drawing = signal(false);
-  /** Frames worth a look, best first. */
-  readonly suggestions = signal<Suggestion[]>([]);
-  /** First frames of new scenes. */
-  readonly cuts = signal<number[]>([]);
   readonly selectedRow = computed(() => {
     this.labels.version.value;
     return this.selected.value ? (this.labels.rows.get(this.selected.value) ?? null) : null;
@@ -85,12 +60,49 @@ export class Session {
     this.outbox = new Outbox(video.name);
     this.project.value = project;
     this.activeClass.value = project.objectClasses?.[0]?.name ?? "";
-    this.outbox.onAcknowledged = ({ revision }) => {
-      this.labels.revision = Math.max(this.labels.revision, revision);
-    };
-    this.outbox.onRefused = (draft, error) => void this.refused(draft, error);
+    this.undo = new Undo(this);
+    this.reviewing = new Reviewing(this);
+    this.listen();
     this.training.onFrames = (done) => this.fetchUpTo(done);
     this.training.onEnd = (operation) => void this.trained(operation);
+  }
+
+  private listen(): void {
+    const { labels, outbox } = this;
+    const pending = (key: string): boolean => outbox.isPending(key);
+    outbox.onAcknowledged = (draft, revision) => {
+      labels.revision = Math.max(labels.revision, revision);
+      for (const label of draft.labels) this.acknowledge(label, revision);
+      this.undo.acknowledged(draft.id, revision);
+    };
+    outbox.onDifferences = (differences, revision) => {
+      labels.revision = Math.max(labels.revision, revision);
+      labels.take(differences.flatMap(({ after }) => (after ? [after] : [])), { flash: true, pending });
+      for (const { key, after } of differences) if (!after && key) this.dropKey(key, true);
+    };
+    outbox.onSummary = (summary) => {
+      if (!summary) void this.refresh().catch(() => undefined);
+      const changed = Number(summary?.changedFrameCount ?? 0);
+      const seconds = (summary?.durationSeconds ?? 0).toFixed(1);
+      if (changed) say(`${changed} ${changed === 1 ? "frame" : "frames"} mended in ${seconds} s`, "good");
+      this.reviewing.changed(Boolean(summary?.microModelVersion));
+    };
+    outbox.onRefused = (draft, error) => void this.refused(draft, error);
+  }
+
+  private acknowledge(label: Label, revision: number): void {
+    const name = label.object?.track ?? label.frameClass?.frameClass ?? "";
+    const row = this.labels.rows.get(rowKey(name, label.frameClass !== undefined));
+    const frame = Number(label.frameIndex ?? 0);
+    if (row?.isAnchor(frame)) row.revisions.set(frame, revision);
+  }
+
+  private dropKey(key: LabelKey, flash: boolean): void {
+    const row = this.labels.rows.get(rowKey(key.track ?? key.frameClass ?? "", key.frameClass !== undefined));
+    const frame = Number(key.frameIndex ?? 0);
+    if (!row || this.outbox.isPending(`${row.key}@${frame}`)) return;
+    if (flash && row.state[frame]) row.flash(frame);
+    this.labels.drop(row, frame);
   }
 
   /** Load what is there, and go on where an earlier visit stopped. */
@@ -106,7 +118,7 @@ export class Session {
       this.loading.value = false;
       if (drafts.length) say(`${drafts.length} unsaved ${drafts.length === 1 ? "edit" : "edits"} restored`, "good");
       this.outbox.send();
-      await Promise.all([this.loadTimes(signal), this.findTraining(signal)]);
+      await Promise.all([this.loadTimes(signal), this.findTraining(signal), this.reviewing.start()]);
     } catch (error) {
       if (!isAbort(error)) say(inWords(error), "error");
       this.loading.value = false;
@@ -118,6 +130,7 @@ export class Session {
     this.player.close();
     this.training.close();
     this.outbox.close();
+    this.reviewing.close();
   }
 
   // --- what is there ---------------------------------------------------------------------------------------------
@@ -142,21 +155,31 @@ export class Session {
     return this.labels.ordered();
   }
 
-  async load(start: number, stop: number, flash = false): Promise<void> {
+  /** Read labels of frames; what is not there any more goes away. */
+  async load(start: number, stop: number, flash = false, tracks: string[] = []): Promise<void> {
     let resumeToken = "";
+    const seen = new Set<string>();
+    const options = { flash, seen, pending: (key: string): boolean => this.outbox.isPending(key) };
     const read = async (): Promise<void> => {
-      const selection = { startFrame: String(start), stopFrame: String(stop) };
+      const selection = { startFrame: String(start), stopFrame: String(stop), tracks };
       const body = { parent: this.video.name, selection, resumeToken };
       for await (const message of stream<{ labels?: Label[]; resumeToken?: string; labelRevision?: string }>(
         "LabelService/StreamLabels",
         body,
         this.controller.signal,
       )) {
-        this.labels.take(message.labels ?? [], { flash, pending: (key) => this.outbox.isPending(key) });
+        this.labels.take(message.labels ?? [], options);
         if (message.resumeToken) resumeToken = message.resumeToken;
       }
     };
     await patiently(read, this.controller.signal);
+    const only = tracks.length ? new Set(tracks.flatMap((track) => [rowKey(track, false), rowKey(track, true)])) : undefined;
+    this.labels.dropUnseen(seen, start, stop, options, only);
+  }
+
+  /** Read all labels, or those of some tracks, again; what changed is shown. */
+  refresh(tracks: string[] = []): Promise<void> {
+    return this.load(0, this.frameCount, true, tracks);
   }
 
   private async loadTimes(signal: AbortSignal): Promise<void> {
@@ -238,60 +261,22 @@ export class Session {
   edit(words: string, edits: [Row, Entry][]): void {
     const changes = edits.map(([row, entry]): Change => {
       const after = entry.state === State.NONE ? null : entry;
-      const { key, className, name, isFrameClass } = row;
-      return { row: key, className, name, isFrameClass, frame: entry.frame, before: row.get(entry.frame), after };
+      return { row, frame: entry.frame, before: row.get(entry.frame), after };
     });
-    this.undoable.value = [...this.undoable.value.slice(-199), { words, changes }];
-    this.redoable.value = [];
-    this.commit(changes);
-    spoken.value = `${words}, frame ${changes[0].frame}`;
-  }
-
-  undo(): void {
-    const step = this.undoable.value.at(-1);
-    if (!step) return say("Nothing to undo");
-    this.undoable.value = this.undoable.value.slice(0, -1);
-    this.redoable.value = [...this.redoable.value, step];
-    this.replay(step, true);
-    say(`Undone: ${step.words}`);
-  }
-
-  redo(): void {
-    const step = this.redoable.value.at(-1);
-    if (!step) return say("Nothing to redo");
-    this.redoable.value = this.redoable.value.slice(0, -1);
-    this.undoable.value = [...this.undoable.value, step];
-    this.replay(step, false);
-    say(`Done again: ${step.words}`);
-  }
-
-  private replay(step: Step, back: boolean): void {
-    const changes = back
-      ? step.changes.map((change) => ({ ...change, before: change.after, after: change.before }))
-      : step.changes;
-    this.commit(changes);
-    const { frame } = changes[0];
-    if (frame !== this.player.frame.value) this.player.go(frame);
-  }
-
-  private commit(changes: Change[]): void {
     const labels: Label[] = [];
-    const deletions = [];
-    const restored: Label[] = []; // what a micro-model said: it can only be put back where no person's label is
-    const keys: string[] = [];
-    for (const change of changes) {
-      const row = this.labels.row(change.name, change.className, change.isFrameClass);
-      row.put(change.frame, change.after);
-      row.flash(change.frame);
-      keys.push(`${row.key}@${change.frame}`);
-      if (change.after?.source === Source.HUMAN) labels.push(toMessage(row, change.after, this.size));
-      else deletions.push(keyMessage(row, change.frame));
-      if (change.after && change.after.source !== Source.HUMAN) restored.push(toMessage(row, change.after, this.size));
+    const deletions: LabelKey[] = [];
+    for (const { row, frame, after } of changes) {
+      row.put(frame, after);
+      row.flash(frame);
+      if (after) labels.push(toMessage(row, after, this.size));
+      else deletions.push(keyMessage(row, frame));
     }
     this.labels.touch();
-    const baseRevision = this.labels.revision;
-    void this.outbox.add({ labels, deletions, keys, baseRevision });
-    if (restored.length) void this.outbox.add({ labels: restored, deletions: [], keys, baseRevision });
+    const id = crypto.randomUUID();
+    const keys = changes.map(({ row, frame }) => `${row.key}@${frame}`);
+    this.undo.did({ words, id, revision: 0, frame: changes[0].frame, changes });
+    void this.outbox.add({ labels, deletions, keys, baseRevision: this.labels.revision }, id);
+    spoken.value = `${words}, frame ${changes[0].frame}`;
   }
 
   /** Show a draft that an earlier visit left. */
@@ -305,6 +290,7 @@ export class Session {
   }
 
   private async refused(draft: Draft, error: RpcError): Promise<void> {
+    this.undo.forget(draft.id);
     const conflict = error.reason === "REVISION_CONFLICT";
     const again = (): void => {
       const baseRevision = this.labels.revision;
@@ -325,23 +311,6 @@ export class Session {
         act: again,
       });
     else say(inWords(error), "error");
-  }
-
-  // --- suggestions and review ------------------------------------------------------------------------------------
-
-  nextSuggestion(direction: number): void {
-    const all = this.suggestions.value;
-    if (!all.length) return say("No suggestions yet: train first");
-    const at = all.findIndex((one) => one.frame === this.player.frame.value);
-    const next = all[at < 0 ? 0 : (at + direction + all.length) % all.length];
-    this.player.pause();
-    this.player.go(next.frame);
-    if (next.row) this.selected.value = next.row;
-    spoken.value = `Suggestion: frame ${next.frame}, ${next.reason}`;
-  }
-
-  review(decision: "accept" | "reject" | "lock", what: "frame" | "object"): void {
-    say(`${decision} ${what}: not yet`);
   }
 
   // --- training --------------------------------------------------------------------------------------------------
@@ -402,7 +371,8 @@ export class Session {
 
   private async trained(operation: Operation): Promise<void> {
     const made = operation.metadata?.kind !== "OPERATION_KIND_TRAIN";
-    if (made) await this.load(0, this.frameCount, true).catch(() => undefined);
+    if (made) await this.refresh().catch(() => undefined);
+    this.reviewing.changed(made && !operation.error?.code);
     if (operation.error?.code && this.training.error.value) say(`Training failed: ${this.training.error.value}`, "error");
   }
 }
@@ -410,5 +380,5 @@ export class Session {
 const HUMAN_PROVENANCE = { kind: "PROVENANCE_KIND_HUMAN" };
 
 export function human(frame: number, state: StateNumber, shape: Shape | null): Entry {
-  return { frame, state, shape, confidence: NaN, source: Source.HUMAN, version: "" };
+  return { frame, state, shape, confidence: NaN, source: Source.HUMAN, version: "", review: 0, revision: 0 };
 }

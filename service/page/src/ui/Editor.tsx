@@ -7,6 +7,7 @@ import { Classes } from "./Classes";
 import { Export } from "./Export";
 import { Header } from "./Header";
 import { Help } from "./Help";
+import { Identity } from "./Identity";
 import { onKey, type Keyed } from "./keys";
 import { OfflineBanner } from "./parts";
 import { type PanelName, SidePanel } from "./SidePanel";
@@ -22,6 +23,7 @@ export function Editor({ session }: { session: Session }) {
   const [help, setHelp] = useState(false);
   const [classes, setClasses] = useState(false);
   const [exporting, setExporting] = useState(false);
+  const [identity, setIdentity] = useState(false);
   const [panel, setPanel] = useState<PanelName>("label");
 
   useEffect(() => {
@@ -60,6 +62,11 @@ export function Editor({ session }: { session: Session }) {
       help: () => setHelp(true),
       focusFrame: () => document.querySelector<HTMLInputElement>("#frame-number")?.focus(),
       tab: (name) => setPanel(name as PanelName),
+      comment: () => {
+        setPanel("review");
+        requestAnimationFrame(() => document.querySelector<HTMLInputElement>("#comment-text")?.focus());
+      },
+      identity: () => setIdentity(true),
     };
     const listen = (event: KeyboardEvent): void => onKey(event, keyed);
     const leave = (event: BeforeUnloadEvent): void => {
@@ -87,10 +94,11 @@ export function Editor({ session }: { session: Session }) {
           {shown !== session.player.frame.value && shown >= 0 && <span class="stage-busy" aria-hidden="true" />}
           <Hint session={session} />
         </div>
-        <SidePanel session={session} panel={panel} onPanel={setPanel} onClasses={() => setClasses(true)} />
+        <SidePanel session={session} panel={panel} onPanel={setPanel} onClasses={() => setClasses(true)} onIdentity={() => setIdentity(true)} />
       </main>
       <Transport session={session} />
       <Timeline session={session} />
+      {identity && <Identity session={session} onClose={() => setIdentity(false)} />}
       {help && <Help onClose={() => setHelp(false)} />}
       {exporting && <Export session={session} onClose={() => setExporting(false)} />}
       {classes && (

@@ -33,18 +33,18 @@ export function Header(props: {
         <button
           class="quiet square"
           aria-label="Undo"
-          title={`Undo ${session.undoable.value.at(-1)?.words ?? ""} (Ctrl Z)`}
-          disabled={!session.undoable.value.length}
-          onClick={() => session.undo()}
+          title={`Undo ${session.undo.undoable.value.at(-1)?.words ?? ""} (Ctrl Z)`}
+          disabled={!session.undo.undoable.value.length}
+          onClick={() => void session.undo.undo()}
         >
           <Icon of={Undo2} />
         </button>
         <button
           class="quiet square"
           aria-label="Redo"
-          title={`Redo ${session.redoable.value.at(-1)?.words ?? ""} (Ctrl Shift Z)`}
-          disabled={!session.redoable.value.length}
-          onClick={() => session.redo()}
+          title={`Redo ${session.undo.redoable.value.at(-1)?.words ?? ""} (Ctrl Shift Z)`}
+          disabled={!session.undo.redoable.value.length}
+          onClick={() => void session.undo.redo()}
         >
           <Icon of={Redo2} />
         </button>

@@ -178,7 +178,7 @@ function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
   const anchors = new Set(session.rows().flatMap((row) => row.anchors()));
   const { training } = session;
   if (training.running || session.loading.value) return null;
-  const suggestion = session.suggestions.value[0];
+  const suggestion = session.reviewing.suggestions.value[0];
   if (suggestion)
     return (
       <section class="next">
@@ -188,7 +188,7 @@ function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
         <p>
           Frame {suggestion.frame.toLocaleString("en")}: {suggestion.reason}
         </p>
-        <button class="primary" onClick={() => session.nextSuggestion(1)}>
+        <button class="primary" onClick={() => session.reviewing.next(1)}>
           Go there <kbd>N</kbd>
         </button>
       </section>

@@ -1,12 +1,16 @@
 import type { Session } from "../model/session";
+import { HistoryPanel } from "./HistoryPanel";
 import { LabelPanel } from "./LabelPanel";
+import { ReviewPanel } from "./ReviewPanel";
 import { TrainPanel } from "./TrainPanel";
 
-export type PanelName = "label" | "train";
+export type PanelName = "label" | "train" | "review" | "history";
 
 const PANELS: { name: PanelName; title: string }[] = [
   { name: "label", title: "Label" },
   { name: "train", title: "Train" },
+  { name: "review", title: "Review" },
+  { name: "history", title: "History" },
 ];
 
 export function SidePanel(props: {
@@ -14,6 +18,7 @@ export function SidePanel(props: {
   panel: PanelName;
   onPanel: (panel: PanelName) => void;
   onClasses: () => void;
+  onIdentity: () => void;
 }) {
   const { session, panel } = props;
   const onArrow = (event: KeyboardEvent): void => {
@@ -46,6 +51,8 @@ export function SidePanel(props: {
       <div class="panel-body" id="panel-body" role="tabpanel" aria-labelledby={`tab-${panel}`} tabIndex={0}>
         {panel === "label" && <LabelPanel session={session} onClasses={props.onClasses} onTrain={() => props.onPanel("train")} />}
         {panel === "train" && <TrainPanel session={session} />}
+        {panel === "review" && <ReviewPanel session={session} onIdentity={props.onIdentity} />}
+        {panel === "history" && <HistoryPanel session={session} />}
       </div>
     </aside>
   );

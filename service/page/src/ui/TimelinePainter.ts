@@ -3,7 +3,7 @@
 import { effect } from "@preact/signals";
 
 import { confidenceColor } from "../lib/color";
-import { type Row, Source, State } from "../model/labels";
+import { Review, type Row, Source, State } from "../model/labels";
 import type { Session } from "../model/session";
 import { theme } from "../model/settings";
 
@@ -53,8 +53,8 @@ export class TimelinePainter {
         session.labels.version.value;
         session.project.value;
         session.selected.value;
-        session.suggestions.value;
-        session.cuts.value;
+        session.reviewing.suggestions.value;
+        session.reviewing.cuts.value;
         this.paint();
       }),
       effect(() => this.follow(session.player.frame.value)),
@@ -178,12 +178,12 @@ export class TimelinePainter {
       if (x < this.width - 24) context.fillText(frame.toLocaleString("en"), x + 4, 9);
     }
     context.fillStyle = ink;
-    for (const frame of this.session.cuts.peek()) {
+    for (const frame of this.session.reviewing.cuts.peek()) {
       const x = Math.round(this.x(frame));
       context.fillRect(x, RULER_PX - 8, 1.5, height);
     }
     context.fillStyle = accent;
-    for (const suggestion of this.session.suggestions.peek()) {
+    for (const suggestion of this.session.reviewing.suggestions.peek()) {
       const x = this.x(suggestion.frame + 0.5);
       if (x < 0 || x > this.width) continue;
       context.beginPath();
@@ -256,10 +256,10 @@ export class TimelinePainter {
     // Height tells the state, so that it can be read without colours.
     const tall = { [State.VISIBLE]: STRIP_PX, [State.OCCLUDED]: 6, [State.ABSENT]: 2, [State.UNCERTAIN]: 10 }[state as 1] ?? 0;
     context.fillRect(x, middle - tall / 2, width, tall);
-    if (review) {
-      context.fillStyle = review === 2 ? confidenceColor(0) : this.colors.accent;
-      context.fillRect(x, top + STRIP_TOP + STRIP_PX + 1, width, 2.5);
-    }
+    if (!review) return;
+    const { accent, muted } = this.colors;
+    context.fillStyle = review & Review.REJECTED ? confidenceColor(0) : review & Review.ACCEPTED ? accent : muted;
+    context.fillRect(x, top + STRIP_TOP + STRIP_PX + 1, width, 2.5);
   }
 
   private paintAnchors(context: CanvasRenderingContext2D, row: Row, top: number, color: string, edge: string): void {

@@ -20,6 +20,8 @@ export function Transport({ session }: { session: Session }) {
       help: () => undefined,
       focusFrame: () => undefined,
       tab: () => undefined,
+      comment: () => undefined,
+      identity: () => undefined,
     });
   };
   return (
@@ -63,7 +65,7 @@ export function Transport({ session }: { session: Session }) {
       </label>
       <span class="spacer" />
       <Legend />
-      <button onClick={() => session.nextSuggestion(1)} title="Next suggestion (N)">
+      <button onClick={() => session.reviewing.next(1)} title="Next suggestion (N)">
         <Icon of={Sparkles} /> Next suggestion
       </button>
     </section>

@@ -1,7 +1,8 @@
 /** Every key of the editor, what it does, and when: the help sheet is made of the same table. */
 
 import type { Board } from "../board/Board";
-import { State } from "../model/labels";
+import { Review, type ReviewAct, State } from "../model/labels";
+import type { Reach } from "../model/reviewing";
 import { brush, opacity, outlineOnly, speed } from "../model/settings";
 import { human, type Session, type Tool } from "../model/session";
 import { say } from "../model/toasts";
@@ -12,6 +13,8 @@ export interface Keyed {
   help: () => void;
   focusFrame: () => void;
   tab: (name: string) => void;
+  comment: () => void;
+  identity: () => void;
 }
 
 interface Binding {
@@ -54,7 +57,7 @@ function jump(direction: number, what: "anchor" | "cut") {
     const row = session.selectedRow.value;
     const frames =
       what === "cut"
-        ? session.cuts.value
+        ? session.reviewing.cuts.value
         : [...new Set(row ? row.anchors() : session.rows().flatMap((one) => one.anchors()))].sort((a, b) => a - b);
     const target = neighbour(frames, session.player.frame.value, direction);
     if (target === undefined) return say(`No ${what === "cut" ? "scene cut" : "hand label"} ${direction > 0 ? "after" : "before"} this frame`);
@@ -120,11 +123,21 @@ function remove({ session, board }: Keyed): void {
   session.remove();
 }
 
+function review(action: ReviewAct, reach: Reach) {
+  return ({ session }: Keyed): void => void session.reviewing.review(action, reach);
+}
+
+function lock(on: Keyed): void {
+  const row = on.session.selectedRow.value;
+  const locked = row && row.review[on.session.player.shown.value] & Review.LOCKED;
+  review(locked ? "unlock" : "lock", "label")(on);
+}
+
 function enter(on: Keyed): void {
   const board = on.board();
   if (!board || board.finish()) return;
   if (on.session.tool.value !== "select") board.press();
-  else on.session.review("accept", "frame");
+  else review("accept", "frame")(on);
 }
 
 export const BINDINGS: Binding[] = [
@@ -137,8 +150,8 @@ export const BINDINGS: Binding[] = [
   { keys: [" "], shown: "Space", words: "Play, pause", group: "Move", act: ({ session }) => session.player.toggle() },
   { keys: ["<", "Shift+<"], shown: "<", words: "Slower", group: "Move", act: changeSpeed(-1) },
   { keys: [">", "Shift+>"], shown: ">", words: "Faster", group: "Move", act: changeSpeed(1) },
-  { keys: ["n"], shown: "N", words: "Next suggestion", group: "Move", act: ({ session }) => session.nextSuggestion(1) },
-  { keys: ["Shift+N"], shown: "Shift N", words: "The suggestion before", group: "Move", act: ({ session }) => session.nextSuggestion(-1) },
+  { keys: ["n"], shown: "N", words: "Next suggestion", group: "Move", act: ({ session }) => session.reviewing.next(1) },
+  { keys: ["Shift+N"], shown: "Shift N", words: "The suggestion before", group: "Move", act: ({ session }) => session.reviewing.next(-1) },
   { keys: ["k"], shown: "K", words: "Next hand label", group: "Move", act: jump(1, "anchor") },
   { keys: ["j"], shown: "J", words: "Hand label before", group: "Move", act: jump(-1, "anchor") },
   { keys: ["Shift+K"], shown: "Shift K", words: "Next scene cut", group: "Move", act: jump(1, "cut") },
@@ -166,8 +179,8 @@ export const BINDINGS: Binding[] = [
   { keys: ["s"], shown: "S", words: "Smooth the shape", group: "Draw", act: ({ board }) => board()?.smooth() },
   { keys: [","], shown: ",", words: "Copy from the frame before", group: "Draw", act: copy(-1) },
   { keys: ["."], shown: ".", words: "Copy from the next frame", group: "Draw", act: copy(1) },
-  { keys: ["Ctrl+z"], shown: "Ctrl Z", words: "Undo", group: "Draw", act: ({ session }) => session.undo() },
-  { keys: ["Ctrl+Shift+Z", "Ctrl+y"], shown: "Ctrl Shift Z", words: "Redo", group: "Draw", act: ({ session }) => session.redo() },
+  { keys: ["Ctrl+z"], shown: "Ctrl Z", words: "Undo", group: "Draw", act: ({ session }) => void session.undo.undo() },
+  { keys: ["Ctrl+Shift+Z", "Ctrl+y"], shown: "Ctrl Shift Z", words: "Redo", group: "Draw", act: ({ session }) => void session.undo.redo() },
 
   ...[1, 2, 3, 4, 5, 6, 7, 8, 9].map((number): Binding => ({
     keys: [String(number)],
@@ -186,6 +199,14 @@ export const BINDINGS: Binding[] = [
   { keys: ["f"], shown: "F", words: "The frame class holds, or not", group: "Label", act: frameClass },
   { keys: ["Delete", "Backspace"], shown: "Delete", words: "Take the label off this frame", group: "Label", act: remove },
 
+  { keys: ["a"], shown: "A", words: "Accept the frame", group: "Review", act: review("accept", "frame") },
+  { keys: ["Shift+A"], shown: "Shift A", words: "Accept the object from hand label to hand label", group: "Review", act: review("accept", "span") },
+  { keys: ["Ctrl+Shift+A"], shown: "Ctrl Shift A", words: "Accept the whole object", group: "Review", act: review("accept", "object") },
+  { keys: ["r"], shown: "R", words: "Reject the object here", group: "Review", act: review("reject", "label") },
+  { keys: ["Shift+R"], shown: "Shift R", words: "Take the judgement away", group: "Review", act: review("reset", "label") },
+  { keys: ["l"], shown: "L", words: "Lock the object here, or unlock it", group: "Review", act: lock },
+  { keys: ["c"], shown: "C", words: "Comment on the frame", group: "Review", act: (on) => on.comment() },
+  { keys: ["w"], shown: "W", words: "Who is who: swap, split, merge, delete from here", group: "Review", act: (on) => on.identity() },
   { keys: ["t"], shown: "T", words: "Train", group: "Train", act: (on) => on.tab("train") },
   { keys: ["\\"], shown: "\\", words: "Outlines only", group: "View", act: () => (outlineOnly.value = !outlineOnly.value) },
   { keys: [";"], shown: ";", words: "Fainter labels", group: "View", act: () => (opacity.value = Math.max(0, opacity.value - 0.1)) },

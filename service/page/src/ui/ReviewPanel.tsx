@@ -1,0 +1,257 @@
+import { ArrowLeftRight, Check, Lock, LockOpen, MessageSquare, ShieldCheck, Sparkles, Trash2, X } from "lucide";
+import { useEffect, useState } from "preact/hooks";
+
+import type { LabelSelection } from "../api/messages";
+import { inWords, isAbort } from "../api/rpc";
+import { count, percent, when } from "../lib/format";
+import { Review } from "../model/labels";
+import type { Session } from "../model/session";
+import { Icon } from "./Icon";
+
+/** Where to look, what is right, what was said. */
+export function ReviewPanel({ session, onIdentity }: { session: Session; onIdentity: () => void }) {
+  session.labels.version.value;
+  return (
+    <>
+      <Suggestions session={session} />
+      <Judge session={session} />
+      <AcceptAbove session={session} />
+      <Swaps session={session} onIdentity={onIdentity} />
+      <Comments session={session} />
+    </>
+  );
+}
+
+function Suggestions({ session }: { session: Session }) {
+  const suggestions = session.reviewing.suggestions.value;
+  const frame = session.player.frame.value;
+  if (!suggestions.length) return null;
+  return (
+    <section>
+      <div class="section-head">
+        <h2>
+          <Icon of={Sparkles} size={14} /> Worth a look
+        </h2>
+        <kbd>N</kbd>
+      </div>
+      <ol class="suggestions">
+        {suggestions.slice(0, 5).map((one) => (
+          <li key={one.frame}>
+            <button
+              class={`suggestion ${one.frame === frame ? "on" : ""}`}
+              onClick={() => {
+                session.player.pause();
+                session.player.go(one.frame);
+                if (one.row) session.selected.value = one.row;
+              }}
+            >
+              <strong>{one.frame.toLocaleString("en")}</strong>
+              <span>{one.reason}</span>
+            </button>
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+function Judge({ session }: { session: Session }) {
+  const { reviewing } = session;
+  const frame = session.player.shown.value;
+  const row = session.selectedRow.value;
+  const bits = row && frame >= 0 ? row.review[frame] : 0;
+  const span = row && frame >= 0 ? reviewing.span(row, frame) : null;
+  return (
+    <section>
+      <h2>Frame {frame < 0 ? "" : frame.toLocaleString("en")}</h2>
+      <button class="primary wide" onClick={() => void reviewing.review("accept", "frame")}>
+        <Icon of={Check} size={15} /> Accept the frame <kbd>A</kbd>
+      </button>
+      {row && (
+        <>
+          <div class="section-head">
+            <h2>
+              <span
+                class={row.isFrameClass ? "swatch ring" : "swatch"}
+                style={{ "--swatch": session.classColor(row.className, row.isFrameClass) }}
+              />
+              {session.nameOf(row)}
+            </h2>
+            <span class="muted small-text">{judgement(bits)}</span>
+          </div>
+          <div class="button-row">
+            <button onClick={() => void reviewing.review("accept", "span")} title={`Frames ${span?.[0]} to ${span![1] - 1} (Shift A)`}>
+              Accept span
+            </button>
+            <button onClick={() => void reviewing.review("accept", "object")} title="On every frame (Ctrl Shift A)">
+              Accept everywhere
+            </button>
+            <button onClick={() => void reviewing.review("reject", "label")} title="Somebody should draw it (R)">
+              <Icon of={X} size={14} /> Reject
+            </button>
+            <button
+              onClick={() => void reviewing.review(bits & Review.LOCKED ? "unlock" : "lock", "label")}
+              title="No micro-model changes what stands here (L)"
+            >
+              <Icon of={bits & Review.LOCKED ? LockOpen : Lock} size={14} /> {bits & Review.LOCKED ? "Unlock" : "Lock"}
+            </button>
+          </div>
+        </>
+      )}
+    </section>
+  );
+}
+
+function judgement(bits: number): string {
+  const parts = [];
+  if (bits & Review.ACCEPTED) parts.push("accepted");
+  if (bits & Review.REJECTED) parts.push("rejected");
+  if (bits & Review.LOCKED) parts.push("locked");
+  return parts.join(", ") || "not judged";
+}
+
+/** Accept everything above a confidence, after saying what share is expected to be wrong. */
+function AcceptAbove({ session }: { session: Session }) {
+  const { reviewing } = session;
+  const [confidence, setConfidence] = useState(0.9);
+  const [preview, setPreview] = useState<{ accepted: number; wrong: number | undefined } | null>(null);
+  const [error, setError] = useState("");
+  const row = session.selectedRow.value;
+  const [only, setOnly] = useState(false);
+  const selection: LabelSelection = only && row ? { tracks: [row.name] } : {};
+  const revision = session.labels.version.value;
+  const active = reviewing.hasModel.value;
+  useEffect(() => {
+    if (!active) return;
+    const timer = setTimeout(() => {
+      reviewing
+        .preview(confidence, selection)
+        .then((answer) => {
+          setPreview({ accepted: Number(answer.acceptedCount ?? 0), wrong: answer.expectedWrongShare });
+          setError("");
+        })
+        .catch((caught) => !isAbort(caught) && setError(inWords(caught)));
+    }, 250);
+    return () => clearTimeout(timer);
+  }, [confidence, only, row?.name, revision, active]);
+  if (!active) return null;
+  return (
+    <section>
+      <h2>
+        <Icon of={ShieldCheck} size={14} /> Accept what is sure
+      </h2>
+      <label class="stacked">
+        <span class="inline">
+          Confidence at least <strong>{percent(confidence)}</strong>
+        </span>
+        <input
+          type="range"
+          min="0.5"
+          max="1"
+          step="0.01"
+          value={confidence}
+          onInput={(event) => setConfidence(Number(event.currentTarget.value))}
+        />
+      </label>
+      {row && (
+        <label class="check">
+          <input type="checkbox" checked={only} onChange={(event) => setOnly(event.currentTarget.checked)} /> only{" "}
+          {session.nameOf(row)}
+        </label>
+      )}
+      <p class="muted" role="status">
+        {error ||
+          (preview
+            ? preview.accepted
+              ? `${count(preview.accepted, "label")}; about ${percent(preview.wrong ?? 0)} of them expected to be wrong`
+              : "No label is that sure and not judged yet"
+            : "…")}
+      </p>
+      <button disabled={!preview?.accepted} onClick={() => void reviewing.acceptAbove(confidence, selection)}>
+        <Icon of={Check} size={14} /> Accept {preview?.accepted ? count(preview.accepted, "label") : ""}
+      </button>
+    </section>
+  );
+}
+
+function Swaps({ session, onIdentity }: { session: Session; onIdentity: () => void }) {
+  const swaps = session.reviewing.swaps.value;
+  const row = session.selectedRow.value;
+  if (!swaps.length && !row) return null;
+  return (
+    <section>
+      <div class="section-head">
+        <h2>
+          <Icon of={ArrowLeftRight} size={14} /> Who is who
+        </h2>
+        <button class="link" disabled={!row || row.isFrameClass} onClick={onIdentity}>
+          Repair <kbd>W</kbd>
+        </button>
+      </div>
+      {swaps.length > 0 && (
+        <ol class="suggestions">
+          {swaps.slice(0, 4).map((swap) => (
+            <li key={`${swap.frameIndex}${swap.trackA}${swap.trackB}`} class="swap">
+              <button class="suggestion" onClick={() => session.player.go(Number(swap.frameIndex ?? 0))}>
+                <strong>{Number(swap.frameIndex ?? 0).toLocaleString("en")}</strong>
+                <span>{swap.explanation}</span>
+              </button>
+              <button
+                title="Exchange the two from there on"
+                onClick={() => void session.reviewing.swap(swap.trackA ?? "", swap.trackB ?? "", Number(swap.frameIndex ?? 0))}
+              >
+                Swap
+              </button>
+            </li>
+          ))}
+        </ol>
+      )}
+    </section>
+  );
+}
+
+function Comments({ session }: { session: Session }) {
+  const { reviewing } = session;
+  const [text, setText] = useState("");
+  const send = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    if (text.trim() && (await reviewing.comment(text.trim()))) setText("");
+  };
+  return (
+    <section>
+      <h2>
+        <Icon of={MessageSquare} size={14} /> Comments
+      </h2>
+      <form class="comment-form" onSubmit={(event) => void send(event)}>
+        <input
+          id="comment-text"
+          aria-label="Comment on this frame"
+          placeholder="On this frame…"
+          value={text}
+          maxLength={4000}
+          onInput={(event) => setText(event.currentTarget.value)}
+          onKeyDown={(event) => event.key === "Escape" && event.currentTarget.blur()}
+        />
+        <button type="submit" disabled={!text.trim()}>
+          Add
+        </button>
+      </form>
+      <ul class="comments">
+        {reviewing.comments.value.toReversed().map((comment) => (
+          <li key={comment.name}>
+            <button class="comment" onClick={() => session.player.go(Number(comment.startFrame ?? 0))}>
+              <span>{comment.text}</span>
+              <span class="muted small-text">
+                frame {Number(comment.startFrame ?? 0).toLocaleString("en")}
+                {comment.track ? `, ${comment.track}` : ""} · {comment.author} · {when(comment.createTime)}
+              </span>
+            </button>
+            <button class="quiet square small" aria-label="Delete the comment" onClick={() => void reviewing.deleteComment(comment)}>
+              <Icon of={Trash2} size={13} />
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
