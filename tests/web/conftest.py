@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from micromodels.v1 import video_pb2
+from tests.web.browsing import ARGUMENTS, Visit, find_chromium, visiting
 from tests.web.harness import Served
 
 
@@ -23,3 +27,30 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Iterato
 def video(served: Served) -> video_pb2.Video:
     """A video of 24 frames of 128x96 in a project of its own."""
     return served.video()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, headless, with a fresh profile."""
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=find_chromium(), headless=True, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(served: Served, browser: Browser, built: Path) -> Iterator[Visit]:
+    """A person who has just opened a browser."""
+    with visiting(served, browser) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def built(repository: Path) -> Path:
+    """The folder of the built page; skips, and fails in CI or with npm there, where it was not built."""
+    static = repository / "service" / "web" / "static"
+    if not (static / "index.html").is_file():
+        if os.environ.get("CI") or shutil.which("npm"):
+            pytest.fail("scripts/setup has not built the page")
+        pytest.skip("the page was not built: npm is not installed")
+    return static
