@@ -14,6 +14,7 @@
     ├── PermissionDenied     the caller's role does not allow it                           PERMISSION_DENIED
     ├── ResourceExhausted    no room (disk, quota, queue)                                  RESOURCE_EXHAUSTED
     ├── Unavailable          the store cannot answer now; retry later                      UNAVAILABLE
+    ├── SessionFailed        the process that computes corrections died, or refused        by its reason
     └── StorageFailure       the disk or the database failed; nothing was acknowledged     INTERNAL
     micromodels.errors.OutOfRange
     └── WrongOffset          an upload goes on elsewhere than where the chunk starts       OUT_OF_RANGE
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING
 from micromodels.errors import MicromodelsError, OutOfRange
 
 if TYPE_CHECKING:
-    from service.records import LabelKey
+    from service.records import JobError, LabelKey
 
 __all__ = [
     "Aborted",
@@ -38,6 +39,7 @@ __all__ = [
     "PermissionDenied",
     "ResourceExhausted",
     "RevisionConflict",
+    "SessionFailed",
     "StaleLease",
     "StorageFailure",
     "Unauthenticated",
@@ -160,6 +162,21 @@ class Unavailable(MicromodelsError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class SessionFailed(MicromodelsError):
+    """What a session was asked could not be computed. Labels that were acknowledged are stored.
+
+    Args:
+        error: why, as of a job.
+    """
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        return self.error.message
 
 
 class StorageFailure(MicromodelsError):

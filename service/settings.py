@@ -98,6 +98,12 @@ class Settings:
     light_jobs: int = 2
     """How many jobs probe or export at once, beside the heavy ones."""
 
+    interactive_sessions: int = 2
+    """How many videos may be held ready for corrections at once; each is a process with a micro-model in memory."""
+
+    interactive_idle_seconds: float = 600.0
+    """A session that nobody asked anything for this long ends."""
+
     lease_seconds: float = 30.0
     """A job whose worker shows no sign of life for this long is given to another one."""
 
@@ -127,6 +133,8 @@ class Settings:
             "heavy_jobs": (0, 64),
             "light_jobs": (0, 64),
             "metrics_port": (0, 65535),
+            "interactive_sessions": (1, 64),
+            "interactive_idle_seconds": (0.1, 86400),
             "lease_seconds": (0.2, 3600),
             "outage_seconds": (0, 86400),
             "silence_seconds": (0.2, 86400),

@@ -75,6 +75,25 @@ class Reviewing:
             request.resume_token = message.resume_token
             yield message
 
+    def suggest_frames(
+        self, video: str, count: int = 10, *, skip: Iterable[int] = ()
+    ) -> correction_pb2.SuggestFramesResponse:
+        """Frames worth a look, the most useful first, with reasons; none of ``skip``."""
+        request = correction_pb2.SuggestFramesRequest(parent=video, count=count, skipped_frames=skip)
+        return self._call(self._stubs.corrections.SuggestFrames, request)  # type: ignore[no-any-return]
+
+    def list_suspected_swaps(self, video: str) -> Iterator[correction_pb2.SuspectedSwap]:
+        """Where two tracks may have been mixed up, the most suspect first."""
+        request = correction_pb2.ListSuspectedSwapsRequest(parent=video)
+        for page in self._pages(self._stubs.corrections.ListSuspectedSwaps, request):
+            yield from page.swaps
+
+    def list_scene_cuts(self, video: str) -> Iterator[int]:
+        """Frames at which another scene begins."""
+        request = correction_pb2.ListSceneCutsRequest(parent=video)
+        for page in self._pages(self._stubs.corrections.ListSceneCuts, request):
+            yield from page.frame_indices
+
     # Tracks
 
     def swap_tracks(

@@ -28,44 +28,56 @@ class _SuggestionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sugg
     DESCRIPTOR: _descriptor.EnumDescriptor
     SUGGESTION_REASON_UNSPECIFIED: _SuggestionReason.ValueType  # 0
     """Another reason; the explanation tells it."""
-    SUGGESTION_REASON_LOW_CONFIDENCE: _SuggestionReason.ValueType  # 1
-    """The micro-model is unsure of an object."""
-    SUGGESTION_REASON_OCCLUSION: _SuggestionReason.ValueType  # 2
-    """An object may be hidden, or come and go."""
-    SUGGESTION_REASON_CROSSING: _SuggestionReason.ValueType  # 3
-    """Objects come so close that they may be mixed up."""
-    SUGGESTION_REASON_NOVEL: _SuggestionReason.ValueType  # 4
-    """It looks unlike every frame that has labels."""
-    SUGGESTION_REASON_SCENE_CUT: _SuggestionReason.ValueType  # 5
+    SUGGESTION_REASON_SCENE_CUT: _SuggestionReason.ValueType  # 1
     """Another scene begins."""
-    SUGGESTION_REASON_DISAGREEMENT: _SuggestionReason.ValueType  # 6
-    """Predictions from both sides disagree."""
-    SUGGESTION_REASON_JUMP: _SuggestionReason.ValueType  # 7
+    SUGGESTION_REASON_SUSPECTED_SWAP: _SuggestionReason.ValueType  # 2
+    """Two tracks may have been mixed up."""
+    SUGGESTION_REASON_CROSSING: _SuggestionReason.ValueType  # 3
+    """Two objects of a class come close."""
+    SUGGESTION_REASON_JUMP: _SuggestionReason.ValueType  # 4
     """A shape or a place jumps."""
-    SUGGESTION_REASON_REJECTED: _SuggestionReason.ValueType  # 8
-    """A reviewer has rejected what is there."""
+    SUGGESTION_REASON_APPEARS: _SuggestionReason.ValueType  # 5
+    """An object comes into view."""
+    SUGGESTION_REASON_VANISHES: _SuggestionReason.ValueType  # 6
+    """An object goes out of view."""
+    SUGGESTION_REASON_CONFIDENCE_DROP: _SuggestionReason.ValueType  # 7
+    """Confidence drops."""
+    SUGGESTION_REASON_SWEEPS_DISAGREE: _SuggestionReason.ValueType  # 8
+    """Predictions from both sides disagree."""
+    SUGGESTION_REASON_UNLIKE_LABELLED: _SuggestionReason.ValueType  # 9
+    """It looks unlike every frame that was labelled by hand."""
+    SUGGESTION_REASON_FAR_FROM_LABELLED: _SuggestionReason.ValueType  # 10
+    """It is far from every frame that was labelled by hand."""
+    SUGGESTION_REASON_UNSURE: _SuggestionReason.ValueType  # 11
+    """The micro-model is unsure."""
 
 class SuggestionReason(_SuggestionReason, metaclass=_SuggestionReasonEnumTypeWrapper):
     """Why a frame is worth a look."""
 
 SUGGESTION_REASON_UNSPECIFIED: SuggestionReason.ValueType  # 0
 """Another reason; the explanation tells it."""
-SUGGESTION_REASON_LOW_CONFIDENCE: SuggestionReason.ValueType  # 1
-"""The micro-model is unsure of an object."""
-SUGGESTION_REASON_OCCLUSION: SuggestionReason.ValueType  # 2
-"""An object may be hidden, or come and go."""
-SUGGESTION_REASON_CROSSING: SuggestionReason.ValueType  # 3
-"""Objects come so close that they may be mixed up."""
-SUGGESTION_REASON_NOVEL: SuggestionReason.ValueType  # 4
-"""It looks unlike every frame that has labels."""
-SUGGESTION_REASON_SCENE_CUT: SuggestionReason.ValueType  # 5
+SUGGESTION_REASON_SCENE_CUT: SuggestionReason.ValueType  # 1
 """Another scene begins."""
-SUGGESTION_REASON_DISAGREEMENT: SuggestionReason.ValueType  # 6
-"""Predictions from both sides disagree."""
-SUGGESTION_REASON_JUMP: SuggestionReason.ValueType  # 7
+SUGGESTION_REASON_SUSPECTED_SWAP: SuggestionReason.ValueType  # 2
+"""Two tracks may have been mixed up."""
+SUGGESTION_REASON_CROSSING: SuggestionReason.ValueType  # 3
+"""Two objects of a class come close."""
+SUGGESTION_REASON_JUMP: SuggestionReason.ValueType  # 4
 """A shape or a place jumps."""
-SUGGESTION_REASON_REJECTED: SuggestionReason.ValueType  # 8
-"""A reviewer has rejected what is there."""
+SUGGESTION_REASON_APPEARS: SuggestionReason.ValueType  # 5
+"""An object comes into view."""
+SUGGESTION_REASON_VANISHES: SuggestionReason.ValueType  # 6
+"""An object goes out of view."""
+SUGGESTION_REASON_CONFIDENCE_DROP: SuggestionReason.ValueType  # 7
+"""Confidence drops."""
+SUGGESTION_REASON_SWEEPS_DISAGREE: SuggestionReason.ValueType  # 8
+"""Predictions from both sides disagree."""
+SUGGESTION_REASON_UNLIKE_LABELLED: SuggestionReason.ValueType  # 9
+"""It looks unlike every frame that was labelled by hand."""
+SUGGESTION_REASON_FAR_FROM_LABELLED: SuggestionReason.ValueType  # 10
+"""It is far from every frame that was labelled by hand."""
+SUGGESTION_REASON_UNSURE: SuggestionReason.ValueType  # 11
+"""The micro-model is unsure."""
 Global___SuggestionReason: _TypeAlias = SuggestionReason  # noqa: Y015
 
 @_typing.final
@@ -208,7 +220,9 @@ class LabelDifferenceBatch(_message.Message):
     """The revision that has them."""
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelDifference]:
-        """The differences, each key once."""
+        """The differences, each key once. A key may come again in a later batch: first as it follows from the evidence that
+        is there, then as the micro-model has it after learning from the correction.
+        """
 
     def __init__(
         self,
@@ -307,22 +321,28 @@ class SuggestFramesRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     MICRO_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    SKIPPED_FRAMES_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}/videos/{video}`."""
     count: _builtins.int
     """How many at most; 0 for 10, at most 100."""
     micro_model_version: _builtins.str
     """As in CorrectLabelsRequest."""
+    @_builtins.property
+    def skipped_frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Frames not to suggest, e.g. those that a person has put off; at most 10000."""
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         count: _builtins.int = ...,
         micro_model_version: _builtins.str = ...,
+        skipped_frames: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "micro_model_version", b"micro_model_version", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "micro_model_version", b"micro_model_version", "parent", b"parent", "skipped_frames", b"skipped_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -367,6 +387,7 @@ class Suggestion(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     EXPECTED_GAIN_FIELD_NUMBER: _builtins.int
     TRACKS_FIELD_NUMBER: _builtins.int
+    WRONG_PROBABILITY_FIELD_NUMBER: _builtins.int
     frame_index: _builtins.int
     """The frame."""
     reason: Global___SuggestionReason.ValueType
@@ -374,12 +395,14 @@ class Suggestion(_message.Message):
     explanation: _builtins.str
     """Why, in words."""
     expected_gain: _builtins.float
-    """How many labels of the video are expected to become right by drawing this frame, given that those before it in the
-    list are drawn too.
+    """How many labels, of this frame and of those around it, drawing it is expected to put right, given that those before
+    it in the list are drawn too.
     """
+    wrong_probability: _builtins.float
+    """How likely something on the frame is wrong, 0 to 1."""
     @_builtins.property
     def tracks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tracks and frame classes to look at."""
+        """The tracks and frame classes that are likely wrong there, the likeliest first."""
 
     def __init__(
         self,
@@ -389,10 +412,11 @@ class Suggestion(_message.Message):
         explanation: _builtins.str = ...,
         expected_gain: _builtins.float = ...,
         tracks: _abc.Iterable[_builtins.str] | None = ...,
+        wrong_probability: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_gain", b"expected_gain", "explanation", b"explanation", "frame_index", b"frame_index", "reason", b"reason", "tracks", b"tracks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_gain", b"expected_gain", "explanation", b"explanation", "frame_index", b"frame_index", "reason", b"reason", "tracks", b"tracks", "wrong_probability", b"wrong_probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,16 +491,19 @@ class SuspectedSwap(_message.Message):
     TRACK_B_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    MEETING_FRAME_FIELD_NUMBER: _builtins.int
     frame_index: _builtins.int
-    """The first frame on which they may be exchanged."""
+    """The first frame behind the meeting, on which they may be exchanged."""
     track_a: _builtins.str
     """One track."""
     track_b: _builtins.str
     """The other one."""
     score: _builtins.float
-    """How suspect, 0 to 1."""
+    """How suspect, 0 to 1; above 0.5 motion and sizes are better explained by a swap."""
     explanation: _builtins.str
     """Why, in words."""
+    meeting_frame: _builtins.int
+    """The frame on which they are nearest."""
     def __init__(
         self,
         *,
@@ -485,10 +512,11 @@ class SuspectedSwap(_message.Message):
         track_b: _builtins.str = ...,
         score: _builtins.float = ...,
         explanation: _builtins.str = ...,
+        meeting_frame: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "frame_index", b"frame_index", "score", b"score", "track_a", b"track_a", "track_b", b"track_b"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "frame_index", b"frame_index", "meeting_frame", b"meeting_frame", "score", b"score", "track_a", b"track_a", "track_b", b"track_b"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

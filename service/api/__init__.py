@@ -41,6 +41,7 @@ from service.api.projects import ProjectServicer
 from service.api.reviews import ReviewServicer
 from service.api.threads import Backend
 from service.api.videos import VideoServicer
+from service.jobs.sessions import Sessions
 from service.store import Store
 
 __all__ = ["SERVICES", "ApiServer"]
@@ -87,6 +88,7 @@ class ApiServer:
         transport: what is asked of those who connect; off loopback it must be from ``transport_for``.
         local_socket: where given, a Unix socket beside the port, for other parts of this server: it is not encrypted,
             and wants tokens as the port does.
+        preload: module that the processes of sessions import first; empty for none.
 
     Attributes:
         port: the port it listens on.
@@ -103,26 +105,15 @@ class ApiServer:
         *,
         transport: Transport = PLAIN,
         local_socket: Path | None = None,
+        preload: str = "",
     ) -> None:
         self._backend = Backend(store)
+        self._sessions = Sessions(store, store.settings, preload=preload)
         self._telling: asyncio.Future[None] | None = None
         self._health = health.aio.HealthServicer()
         guard = Guard(self._backend, transport.tokens_required)
         self._server = grpc.aio.server(interceptors=[CallInterceptor(guard, on_failure=self._broken)], options=_OPTIONS)
-        results = Results(store)
-        project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(self._backend), self._server)
-        video_pb2_grpc.add_VideoServiceServicer_to_server(VideoServicer(self._backend, results), self._server)
-        label_pb2_grpc.add_LabelServiceServicer_to_server(LabelServicer(self._backend), self._server)
-        labeling_pb2_grpc.add_LabelingServiceServicer_to_server(LabelingServicer(self._backend, results), self._server)
-        micro_model_pb2_grpc.add_MicroModelServiceServicer_to_server(MicroModelServicer(self._backend), self._server)
-        access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(self._backend), self._server)
-        correction_pb2_grpc.add_CorrectionServiceServicer_to_server(CorrectionServicer(self._backend), self._server)
-        history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(self._backend), self._server)
-        track_pb2_grpc.add_TrackServiceServicer_to_server(TrackServicer(self._backend), self._server)
-        review_pb2_grpc.add_ReviewServiceServicer_to_server(ReviewServicer(self._backend), self._server)
-        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(self._backend), self._server)
-        file_pb2_grpc.add_FileServiceServicer_to_server(FileServicer(self._backend), self._server)
-        operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(self._backend, results), self._server)
+        self._add_services()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -137,6 +128,22 @@ class ApiServer:
         except RuntimeError as error:
             self._backend.close()
             raise FailedPrecondition(f"cannot listen on {host} port {port}: is it taken?") from error
+
+    def _add_services(self) -> None:
+        backend, sessions, server, results = self._backend, self._sessions, self._server, Results(self._backend.store)
+        project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(backend, sessions), server)
+        video_pb2_grpc.add_VideoServiceServicer_to_server(VideoServicer(backend, results, sessions), server)
+        label_pb2_grpc.add_LabelServiceServicer_to_server(LabelServicer(backend), server)
+        labeling_pb2_grpc.add_LabelingServiceServicer_to_server(LabelingServicer(backend, results), server)
+        micro_model_pb2_grpc.add_MicroModelServiceServicer_to_server(MicroModelServicer(backend), server)
+        access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(backend), server)
+        correction_pb2_grpc.add_CorrectionServiceServicer_to_server(CorrectionServicer(backend, sessions), server)
+        history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(backend), server)
+        track_pb2_grpc.add_TrackServiceServicer_to_server(TrackServicer(backend), server)
+        review_pb2_grpc.add_ReviewServiceServicer_to_server(ReviewServicer(backend), server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(backend), server)
+        file_pb2_grpc.add_FileServiceServicer_to_server(FileServicer(backend), server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(backend, results), server)
 
     async def start(self) -> None:
         """Begin to answer."""
@@ -156,5 +163,6 @@ class ApiServer:
         """Refuse new calls, let those that run end, and cut off those that are still there after a while."""
         await self._health.enter_graceful_shutdown()
         self._backend.drain()
+        await self._backend.run(self._sessions.stop)
         await self._server.stop(grace_seconds)
         self._backend.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from micromodels.errors import InvalidInput
@@ -15,6 +16,8 @@ __all__ = [
     "comment_message",
     "difference_message",
     "review_action",
+    "suggestion_message",
+    "swap_message",
     "version_message",
 ]
 
@@ -39,6 +42,19 @@ _ACTIONS: dict[ReviewAction, history_pb2.ReviewAction.ValueType] = {
     ReviewAction.LOCK: history_pb2.REVIEW_ACTION_LOCK,
     ReviewAction.UNLOCK: history_pb2.REVIEW_ACTION_UNLOCK,
     ReviewAction.UNDO: history_pb2.REVIEW_ACTION_UNDO,
+}
+_REASONS: dict[str, correction_pb2.SuggestionReason.ValueType] = {
+    "scene_cut": correction_pb2.SUGGESTION_REASON_SCENE_CUT,
+    "suspected_swap": correction_pb2.SUGGESTION_REASON_SUSPECTED_SWAP,
+    "crossing": correction_pb2.SUGGESTION_REASON_CROSSING,
+    "jump": correction_pb2.SUGGESTION_REASON_JUMP,
+    "appears": correction_pb2.SUGGESTION_REASON_APPEARS,
+    "vanishes": correction_pb2.SUGGESTION_REASON_VANISHES,
+    "confidence_drop": correction_pb2.SUGGESTION_REASON_CONFIDENCE_DROP,
+    "sweeps_disagree": correction_pb2.SUGGESTION_REASON_SWEEPS_DISAGREE,
+    "unlike_labelled": correction_pb2.SUGGESTION_REASON_UNLIKE_LABELLED,
+    "far_from_labelled": correction_pb2.SUGGESTION_REASON_FAR_FROM_LABELLED,
+    "unsure": correction_pb2.SUGGESTION_REASON_UNSURE,
 }
 _ASKED: dict[int, ReviewAction] = {number: action for action, number in _ACTIONS.items() if action != ReviewAction.UNDO}
 
@@ -107,6 +123,31 @@ def difference_message(project_id: str, difference: LabelDifference) -> correcti
     if difference.after is not None:
         message.after.CopyFrom(label_record_message(project_id, difference.after))
     return message
+
+
+def suggestion_message(found: Mapping[str, Any]) -> correction_pb2.Suggestion:
+    """A suggestion, as a session gives it."""
+    return correction_pb2.Suggestion(
+        frame_index=found["frame"],
+        reason=_REASONS.get(found["reason"], correction_pb2.SUGGESTION_REASON_UNSPECIFIED),
+        explanation=found["text"],
+        expected_gain=found["expected_gain"],
+        tracks=found["tracks"],
+        wrong_probability=found["wrong_probability"],
+    )
+
+
+def swap_message(found: Mapping[str, Any]) -> correction_pb2.SuspectedSwap:
+    """A suspected swap, as a session gives it."""
+    track_a, track_b = found["tracks"]
+    return correction_pb2.SuspectedSwap(
+        frame_index=found["start"],
+        track_a=track_a,
+        track_b=track_b,
+        score=found["score"],
+        explanation=found["text"],
+        meeting_frame=found["frame"],
+    )
 
 
 def comment_message(comment: Comment) -> review_pb2.Comment:

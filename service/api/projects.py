@@ -13,6 +13,7 @@ from service.api import names
 from service.api.convert import project_message
 from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token, page_size
+from service.jobs.sessions import Sessions
 from service.store import Project
 
 __all__ = ["ProjectServicer"]
@@ -26,9 +27,11 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
 
     Args:
         backend: the store.
+        sessions: end with their project.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, sessions: Sessions) -> None:
+        self._sessions = sessions
         self._run = backend.run
         self._store = backend.store
 
@@ -106,3 +109,4 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
             for video in videos:
                 self._store.erasure.delete(project_id, video.video_id)
         self._store.projects.delete(project_id)
+        self._sessions.end(project_id)

@@ -113,6 +113,8 @@ def error_status(error: MicromodelsError) -> status_pb2.Status:
     """The status that stands for an error."""
     if isinstance(error, OperationFailed):
         return error.status
+    if isinstance(error, service.SessionFailed):
+        return job_status(error.error)
     row = next((row for kind, row in _TABLE.items() if isinstance(error, kind)), _INTERNAL)
     reason, metadata = row.reason, {}
     details: list[Message] = []

@@ -15,6 +15,7 @@ from service.api.convert import MAX_CHUNK_BYTES, frame_message, upload_message, 
 from service.api.operations import Results
 from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token, page_size
+from service.jobs.sessions import Sessions
 
 __all__ = ["VideoServicer", "check_path"]
 
@@ -29,9 +30,11 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
     Args:
         backend: the store.
         results: makes operations of jobs.
+        sessions: end with their video.
     """
 
-    def __init__(self, backend: Backend, results: Results) -> None:
+    def __init__(self, backend: Backend, results: Results, sessions: Sessions) -> None:
+        self._sessions = sessions
         self._run = backend.run
         self._store = backend.store
         self._results = results
@@ -123,7 +126,10 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
 
     async def DeleteVideo(self, request: video_pb2.DeleteVideoRequest, context: Context) -> empty_pb2.Empty:
         """See the proto."""
-        await self._run(self._store.erasure.delete, *names.VIDEO.parse(request.name))
+        project_id, video_id = names.VIDEO.parse(request.name)
+        await self._run(self._sessions.end, project_id, video_id)
+        await self._run(self._store.erasure.delete, project_id, video_id)
+        await self._run(self._sessions.end, project_id, video_id)  # one that was opened at the last moment
         return empty_pb2.Empty()
 
 

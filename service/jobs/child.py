@@ -1,4 +1,5 @@
-"""A job's process: ``python -m service.jobs.child [PRELOAD]`` reads a task from standard input and does it.
+"""The process of a job or a session: ``python -m service.jobs.child [PRELOAD]`` reads a task from standard input and
+does it.
 
 It ends when its standard input does: nothing of a job outlives the server. ``PRELOAD`` is a module to import first.
 """
@@ -9,6 +10,7 @@ import faulthandler
 import importlib
 import json
 import os
+import queue
 import re
 import signal
 import sys
@@ -21,7 +23,7 @@ from micromodels.events import StopRequest
 from service.jobs.protocol import Order, Say, Task
 from service.telemetry.traces import set_up_traces, span, stop_traces
 
-__all__ = ["main"]
+__all__ = ["error_reason", "main"]
 
 _ORPHANED = 3
 _REASONS = {  # where the class' own name in upper case would not do
@@ -42,6 +44,7 @@ class _Pipe:
         self._messages = messages
         self._writing = threading.Lock()
         self._stop = StopRequest.NONE
+        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def say(self, what: Say, **values: Any) -> None:
@@ -55,8 +58,19 @@ class _Pipe:
         """What was ordered so far; a cancel is not taken back."""
         return self._stop
 
+    def next_request(self) -> dict[str, Any]:
+        """What a session is asked next; waits for it."""
+        return self._requests.get()
+
+    def has_request(self) -> bool:
+        """Whether a request waits."""
+        return not self._requests.empty()
+
     def _listen(self) -> None:
         for line in self._orders:
+            if line.startswith(b"{"):
+                self._requests.put(json.loads(line))
+                continue
             order = Order(line.decode().strip())
             if order is Order.CANCEL:
                 self._stop = StopRequest.CANCEL
@@ -65,7 +79,8 @@ class _Pipe:
         os._exit(_ORPHANED)
 
 
-def _reason(error: BaseException) -> str:
+def error_reason(error: BaseException) -> str:
+    """What went wrong, for machines; see ``JobError.reason``."""
     if isinstance(error, VideoError) and "decoding process" in str(error):
         return "DECODE_CRASH"
     name = type(error).__name__
@@ -89,18 +104,22 @@ def main() -> None:
     try:
         if len(sys.argv) > 1:
             importlib.import_module(sys.argv[1])
+        from service.jobs.interactive import INTERACTIVE, interact
         from service.jobs.work import WORK
         from service.records import JobKind
 
         set_up_traces(os.environ.get("MICROMODELS_TRACE_FILE", ""))
         with span(f"child {task.kind}", os.environ.get("TRACEPARENT", "")):
-            WORK[JobKind(task.kind)](task, pipe)
+            if task.kind == INTERACTIVE:
+                interact(task, pipe)
+            else:
+                WORK[JobKind(task.kind)](task, pipe)
         pipe.say(Say.DONE)
     except Cancelled:
         pipe.say(Say.CANCELLED)
     except (MicromodelsError, MemoryError) as error:
         name = type(error).__name__ if isinstance(error, MicromodelsError) else "OutOfMemory"
-        pipe.say(Say.ERROR, error_class=name, reason=_reason(error), message=str(error) or "out of memory")
+        pipe.say(Say.ERROR, error_class=name, reason=error_reason(error), message=str(error) or "out of memory")
     except Exception as error:
         traceback.print_exc()
         reason = "DEVICE_LOST" if _is_of_device(error) else "INTERNAL"

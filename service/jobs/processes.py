@@ -1,4 +1,4 @@
-"""A job child's process as its supervisor handles it: reading from it, telling it things, ending it."""
+"""A child process as its supervisor handles it: starting it, reading from it, telling it things, ending it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.jobs.protocol import MAX_LINE_BYTES, Order
+from service.jobs.protocol import MAX_LINE_BYTES, Order, Task
+from service.telemetry.traces import traceparent
 
-__all__ = ["Lines", "await_exit", "end_process", "oom_kills", "tell"]
+__all__ = ["Lines", "await_exit", "end_process", "has_exited", "how_it_ended", "oom_kills", "start_child", "tell"]
 
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _EXIT_SECONDS = 5.0  # between a child's last word and its end
 
 
@@ -43,6 +46,34 @@ class Lines:
             yield from lines
 
 
+def start_child(task: Task, scratch: Path, preload: str, trace_file: str = "") -> subprocess.Popen[bytes]:
+    """Start a child on a task.
+
+    Args:
+        task: what it is to do.
+        scratch: its folder; what it says of itself goes into ``stderr`` there.
+        preload: module that it imports first; empty for none.
+        trace_file: where its traces go; empty for nowhere.
+    """
+    paths = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join(paths)}
+    environment |= {"TRACEPARENT": traceparent(), "MICROMODELS_TRACE_FILE": trace_file}
+    with (scratch / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.jobs.child", *filter(None, [preload])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            start_new_session=True,  # Ctrl-C at the server's terminal is for the server alone
+            bufsize=0,
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died already, which the end of its messages will tell
+        process.stdin.write(task.to_line())
+    return process
+
+
 def tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> None:
     """Send an order once."""
     if order in told:
@@ -53,10 +84,15 @@ def tell(process: subprocess.Popen[bytes], order: Order, told: set[Order]) -> No
         process.stdin.write(order.value.encode() + b"\n")
 
 
+def has_exited(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a child that was not reaped has come to its end; it is not reaped by this."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
 def await_exit(process: subprocess.Popen[bytes]) -> None:
     """Give a child that has had its say time to end, without reaping it: its process id stays its own."""
     limit = time.monotonic() + _EXIT_SECONDS
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+    while not has_exited(process):
         if time.monotonic() > limit:
             return
         time.sleep(0.01)
@@ -70,6 +106,13 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words."""
+    if code < 0:
+        return f"it was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"it exited with {code}"
 
 
 def oom_kills() -> int:

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +22,13 @@ from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
 from service.errors import NotFound, ResourceExhausted, StaleLease, Unavailable
 from service.jobs.archive import lay_out
-from service.jobs.processes import Lines, await_exit, end_process, oom_kills, tell
+from service.jobs.processes import Lines, await_exit, end_process, how_it_ended, oom_kills, start_child, tell
 from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels
 from service.jobs.specs import JobSpec, PropagateSpec, TrainSpec, spec_from_dict
 from service.records import provenance_version
 from service.settings import Settings
 from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
 from service.store.erasure import cache_folder
-from service.telemetry.traces import traceparent
 
 __all__ = ["Supervisor"]
 
@@ -49,7 +47,6 @@ _STAGE_SHARE = 0.01
 # What the next try does otherwise after an end of this kind.
 _SECOND_TRIES: dict[str, dict[str, Any]] = {"OOM": {"smaller": True}, "DEVICE_LOST": {"device": "cpu"}}
 _SNAPSHOTS = {"training_progress": "training", "propagation_progress": "propagation"}
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Supervisor:
@@ -129,7 +126,7 @@ class Supervisor:
             task = self._patiently(self._prepare)
         self._apply(Effects(state=JobState.RUNNING))
         killed_before = oom_kills()
-        process = self._start(task)
+        process = start_child(task, self._scratch, self._preload, self._settings.trace_file)
         try:
             self._listen(process)
             await_exit(process)
@@ -207,25 +204,6 @@ class Supervisor:
         self._store.models.materialise(model, folder)
         self._model_name = model.provenance_version
         return str(folder)
-
-    def _start(self, task: Task) -> subprocess.Popen[bytes]:
-        paths = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join(paths)}
-        environment |= {"TRACEPARENT": traceparent(), "MICROMODELS_TRACE_FILE": self._settings.trace_file}
-        with (self._scratch / "stderr").open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "service.jobs.child", *filter(None, [self._preload])],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-                start_new_session=True,  # Ctrl-C at the server's terminal is for the server alone
-                bufsize=0,
-            )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died already, which the end of its messages will tell
-            process.stdin.write(task.to_line())
-        return process
 
     # 2. What it says, and what it is told.
 
@@ -454,9 +432,7 @@ class Supervisor:
         self._patiently(lambda: self._store.jobs.requeue(self._lease, reason))
 
     def _crash(self, code: int, out_of_memory: bool) -> JobError:
-        how = (
-            f"it was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"it exited with {code}"
-        )
+        how = how_it_ended(code)
         tail = (self._scratch / "stderr").read_bytes()[-2000:].decode(errors="replace")
         tail = tail.replace(self._video_path, "VIDEO")  # it may hold a name, which logs do not
         _LOG.warning("the process of job %s died: %s; its last words:\n%s", self._job.job_id, self._killed or how, tail)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from micromodels.labeling import MicroModel
     from micromodels.video import Video
 
-__all__ = ["WORK", "Channel", "event_kind"]
+__all__ = ["WORK", "Channel", "event_kind", "open_task_video"]
 
 _JPEG_QUALITY = 85
 
@@ -68,7 +68,8 @@ def _run(task: Task, channel: Channel) -> Run:
     return Run(task.device, Path(task.cache), on_event, channel.should_stop, checkpoints)
 
 
-def _open(task: Task) -> AbstractContextManager[Video]:
+def open_task_video(task: Task) -> AbstractContextManager[Video]:
+    """The video of a task, with the frame table that was made of it before."""
     from micromodels.video import FrameTable, open_video
 
     table = FrameTable.from_dict(json.loads(Path(task.frame_table).read_bytes()))
@@ -85,7 +86,7 @@ def _probe(task: Task, channel: Channel) -> None:
 def _train(task: Task, channel: Channel) -> None:
     if "model_id" in task.checkpoint:
         return  # an earlier try died after it had handed its model over
-    with _open(task) as video:
+    with open_task_video(task) as video:
         _trained(task, channel, video, TrainSpec(**task.spec))
 
 
@@ -110,7 +111,7 @@ def _propagate(task: Task, channel: Channel) -> None:
     from micromodels.labeling import load_model
 
     spec = PropagateSpec(**task.spec)
-    with _open(task) as video:
+    with open_task_video(task) as video:
         stop = spec.stop_frame or video.table.frame_count
         _label(task, channel, video, load_model(Path(task.model)), range(spec.start_frame, stop))
 
@@ -118,7 +119,7 @@ def _propagate(task: Task, channel: Channel) -> None:
 def _auto_label(task: Task, channel: Channel) -> None:
     from micromodels.labeling import load_model
 
-    with _open(task) as video:
+    with open_task_video(task) as video:
         if task.model:  # an earlier try got that far
             model = load_model(Path(task.model))
         else:

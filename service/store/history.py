@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from micromodels.errors import FailedPrecondition
 from service.errors import RevisionConflict
 from service.history import Act, Change, ChangeKind, LabelDifference, LabelVersion, ReviewAction, ReviewEvent
-from service.records import LabelKey, Page, WriteResult
+from service.records import LabelKey, LabelRecord, Page, WriteResult
 from service.store import schema
 from service.store.changes import change_record, change_row, record_change
 from service.store.database import Database, once
@@ -123,6 +123,69 @@ class History:
                         return found
                     found += _differences(connection, video.key, revision)
         return found
+
+    def recomputed_counts(self, project_id: str, video_id: str, parent: int) -> tuple[int, int]:
+        """How many labels, and how many frames, a correction has changed besides its own.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            spans = sa.select(_CHANGES.c.revision, _CHANGES.c.last_revision)
+            spans = spans.where(_CHANGES.c.video == video.key, _CHANGES.c.parent == parent)
+            within = [_LABELS.c.revision.between(*span) for span in connection.execute(spans).all()]
+            if not within:
+                return 0, 0
+            keys = sa.select(_LABELS.c.frame, _LABELS.c.is_frame_class, _LABELS.c.name)
+            rows = connection.execute(keys.where(_LABELS.c.video == video.key, sa.or_(*within)).distinct()).all()
+        return len(rows), len({row.frame for row in rows})
+
+    def differences(self, project_id: str, video_id: str, revision: int) -> list[LabelDifference]:
+        """What a revision did, key by key.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            return _differences(connection, video.key, revision)
+
+    def news(
+        self,
+        project_id: str,
+        video_id: str,
+        since: int,
+        *,
+        but: Collection[int] = (),
+        also: Collection[LabelKey] = (),
+    ) -> tuple[list[LabelRecord], int]:
+        """Labels that were written, deleted or judged after a revision, as they are now, and the revision now.
+
+        Args:
+            project_id: the video's project.
+            video_id: which video.
+            since: the revision; 0 for all labels, without deletions.
+            but: revisions whose labels are known.
+            also: keys to tell of in any case.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            mine = sa.select(_LABELS).where(_LABELS.c.video == video.key, schema.IS_CURRENT)
+            judged = sa.select(_EVENTS.c.label).where(_EVENTS.c.video == video.key, _EVENTS.c.revision > since)
+            written = sa.and_(_LABELS.c.revision > since, _LABELS.c.revision.not_in(but))
+            query = mine.where(sa.or_(written, _LABELS.c.key.in_(judged))) if since else mine
+            if not since:
+                query = query.where(_LABELS.c.payload.is_not(None))
+            rows = {row.key: row for row in connection.execute(query)}
+            for part in _parts({key.frame for key in also}):
+                for row in connection.execute(mine.where(_LABELS.c.frame.in_(part))):
+                    if LabelKey(row.frame, row.is_frame_class, row.name) in also:
+                        rows[row.key] = row
+            return [label_record(row) for row in rows.values()], int(video.label_revision)
 
     def settle(self, project_id: str, video_id: str, revision: int, *, seconds: float, model_version: str) -> None:
         """Note that everything which follows from a correction is stored.

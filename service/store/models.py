@@ -107,6 +107,21 @@ class Models:
             row = self._row(connection, project_id, model_id, version)
             connection.execute(_MODELS.delete().where(_MODELS.c.key == row.key))
 
+    def of_video(self, project_id: str, video_id: str) -> ModelVersion | None:
+        """The version that was trained last on a video; None if there is none.
+
+        Raises:
+            NotFound: there is no such project.
+        """
+        with self._database.begin() as connection:
+            project = project_row(connection, project_id)
+            query = sa.select(_MODELS.c.key, _MODELS.c.label_revisions).where(_MODELS.c.project == project.key)
+            for row in connection.execute(query.order_by(_MODELS.c.key.desc())):
+                if video_id in row.label_revisions:
+                    found = connection.execute(sa.select(_MODELS).where(_MODELS.c.key == row.key)).one()
+                    return _version(project_id, found)
+        return None
+
     def materialise(self, model: ModelVersion, folder: Path) -> None:
         """Write the saved folder out, for ``load_model``.
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 import micromodels
-from micromodels.errors import Cancelled, Diverged
+from micromodels.changes import LabelChange, LabelKey, key_of
+from micromodels.diagnostics import Issue, IssueKind, SuspectedSwap
+from micromodels.errors import Cancelled, Diverged, InvalidInput
 from micromodels.events import (
     ExperimentFinished,
     FlipBookPicture,
@@ -30,6 +32,7 @@ from micromodels.events import (
     TrainingProgress,
     Warned,
 )
+from micromodels.suggestions import ReasonKind, Suggestion
 from micromodels.types import AnyLabel, FrameResult, Label, Provenance, ProvenanceKind
 
 STEPS = 5
@@ -105,7 +108,94 @@ def load_model(folder: Path) -> MicroModel:
     return MicroModel()
 
 
+class LabelSession:
+    """Frames between two anchors of a track look like the nearer one. Tracks are scripts here too: ``slow`` pauses
+    before each change, ``crashes`` kills the process, ``refuses`` raises."""
+
+    def __init__(
+        self, video: Any, model: MicroModel, labels: Iterable[AnyLabel], *, settled: Any, ontology: Any, run: Run
+    ) -> None:
+        self.frames = range(video.table.frame_count)
+        self.labels = {key_of(label): label for label in labels}
+        self.settled = set(settled)
+
+    def __enter__(self) -> LabelSession:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        return None
+
+    def prepare(self) -> None:
+        return None
+
+    def settle(self, keys: Iterable[LabelKey], *, looked_at: bool) -> None:
+        self.settled |= set(keys)
+
+    def unsettle(self, keys: Iterable[LabelKey]) -> None:
+        self.settled -= set(keys)
+
+    def adopt(self, changes: Iterable[LabelChange]) -> None:
+        for change in changes:
+            self._put(change.key, change.after)
+
+    def correct(self, labels: Sequence[AnyLabel], removals: Sequence[LabelKey]) -> Iterator[LabelChange]:
+        for label in labels:
+            if label.is_anchor and "refuses" in key_of(label).name:
+                raise InvalidInput("corrections", "refuses", "another track")
+            yield self._put(key_of(label), label)
+        for key in removals:
+            yield self._put(key, None)
+        for key in [*map(key_of, labels), *removals]:
+            yield from self._mend(key)
+
+    def _mend(self, key: LabelKey) -> Iterator[LabelChange]:
+        fixed = [k.frame for k, x in self.labels.items() if k.name == key.name and (x.is_anchor or k in self.settled)]
+        if not fixed:
+            return
+        first = max((f for f in fixed if f < key.frame), default=-1) + 1
+        stop = min((f for f in fixed if f > key.frame), default=self.frames.stop)
+        for frame in range(first, stop):
+            if frame in fixed:
+                continue
+            if "slow" in key.name:
+                time.sleep(PAUSE_SECONDS)
+            if "crashes" in key.name and frame > key.frame:
+                os.kill(os.getpid(), signal.SIGKILL)
+            nearest = self.labels[replace(key, frame=min(fixed, key=lambda f: abs(f - frame)))]
+            made_by = Provenance(ProvenanceKind.MODEL, "fake@1")
+            yield self._put(
+                replace(key, frame=frame), replace(nearest, frame=frame, confidence=0.8, provenance=made_by)
+            )
+
+    def _put(self, key: LabelKey, label: AnyLabel | None) -> LabelChange:
+        before = self.labels.pop(key, None)
+        if label is not None:
+            self.labels[key] = label
+        return LabelChange(key, before, label)
+
+    def suggest(self, count: int, skip: Iterable[int]) -> list[Suggestion]:
+        free = [k.frame for k, x in sorted(self.labels.items()) if not x.is_anchor and k not in self.settled]
+        frames = [frame for frame in dict.fromkeys(free) if frame not in set(skip)]
+        return [Suggestion(f, ("1",), 3.0, 0.5, ReasonKind.FAR_FROM_LABELLED, "far from any label") for f in frames][
+            :count
+        ]
+
+    def suspected_swaps(self) -> list[SuspectedSwap]:
+        return [SuspectedSwap(3, 4, ("1", "2"), 0.75, "they met"), SuspectedSwap(7, 8, ("1", "2"), 0.25, "they met")]
+
+    def scene_cuts(self) -> list[int]:
+        return [5, 11]
+
+    def issues(self) -> list[Issue]:
+        return [Issue(IssueKind.GAP, 6, ("1",), 1.0, "gone for one frame")]
+
+
 _module = types.ModuleType("micromodels.labeling")
 vars(_module).update(TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
 sys.modules["micromodels.labeling"] = _module
 micromodels.labeling = _module  # type: ignore[attr-defined]
+
+_session = types.ModuleType("micromodels.session")
+vars(_session).update(LabelSession=LabelSession)
+sys.modules["micromodels.session"] = _session
+micromodels.session = _session  # type: ignore[attr-defined]

@@ -67,7 +67,7 @@ class Running:
     async def _serve(self, ready: Future[int], port: int) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
-            api = ApiServer(self.store, "127.0.0.1", port, transport=self.transport)
+            api = ApiServer(self.store, "127.0.0.1", port, transport=self.transport, preload=self._preload)
             await api.start()
         except BaseException as error:
             ready.set_exception(error)
