@@ -31,6 +31,7 @@ from service.jobs.protocol import Say, Task, label_from_json, label_to_json, wri
 from service.records import JobError, LabelKey, LabelRecord, ModelVersion, ReviewState
 from service.settings import Settings
 from service.store import Store
+from service.store.erasure import cache_folder
 
 __all__ = ["Question", "Sessions"]
 
@@ -79,7 +80,7 @@ class Sessions:
         self._stopping = False
         self._made = 0
         if store.is_exclusive:  # what processes that were killed have left
-            for left in (settings.data_dir / "cache").glob("session-*"):
+            for left in (settings.data_dir / "cache").glob("*/session-*"):
                 shutil.rmtree(left, ignore_errors=True)
 
     def ask(self, project_id: str, video_id: str, question: Question) -> Future[Any]:
@@ -398,8 +399,8 @@ class _Process:
         write_labels(labels, (label for label, _ in news.values() if label is not None))
         settled.write_text(json.dumps([_key_json(key) for key, (_, is_settled) in news.items() if is_settled]))
         store.models.materialise(model, scratch / "model")
-        cache = self._settings.data_dir.resolve() / "cache"
-        cache.mkdir(exist_ok=True)
+        cache = cache_folder(self._settings, store.videos.get(project_id, video_id).content_hash)
+        cache.mkdir(parents=True, exist_ok=True)
         return Task(
             kind=INTERACTIVE,
             spec={"settled": str(settled)},

@@ -198,7 +198,7 @@ def test_a_correction_goes_on_without_its_caller(running: Running) -> None:
     assert next(call).HasField("acknowledged")
     call.cancel()
     messages = list(running.stubs.corrections.CorrectLabels(request))
-    assert messages[-1].summary.changed_count == 22
+    assert messages[-1].summary.changed_count == 23
 
 
 def test_corrections_do_not_wait_for_training(running: Running) -> None:
