@@ -21,7 +21,7 @@ class Served(Running):
     async def _serve(self, ready: Future[int], port: int) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
-            api = ApiServer(self.store, "127.0.0.1", port)
+            api = ApiServer(self.store, "127.0.0.1", port, transport=self.transport, preload=self._preload)
             await api.start()
             options = [("grpc.max_receive_message_length", 16 << 20)]
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{api.port}", options=options)

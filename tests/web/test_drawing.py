@@ -180,3 +180,35 @@ def test_identity_is_repaired_from_a_frame_on(served: Served, visit: Visit, vide
     expect(page.get_by_text("Undone: square 1 split")).to_be_visible()
     labels = labels_of(served, video.name)
     assert {key for key, one in labels.items() if one["object"].get("box")} == {(0, "1"), (10, "1"), (20, "1")}
+
+
+def test_a_correction_mends_what_is_around_it(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """Trained, corrected at a suggestion with its reason: what changed is shown, and undo takes all of it back."""
+    from tests.api.harness import box
+
+    served.client.write_labels(video.name, [box(0), box(23)])
+    page = visit.open_video(video.name)
+    page.keyboard.press("t")
+    page.get_by_role("button", name="Train", exact=True).click()
+    expect(page.locator(".flip img").first).to_be_visible()
+    page.get_by_role("tab", name="Review").click()
+    expect(page.locator(".suggestion").first).to_contain_text("far from any label")
+    before = labels_of(served, video.name)
+    assert {frame for frame, name in before if name == "1"} == set(range(24))
+    page.locator(".stage").click(position={"x": 5, "y": 5})
+    page.keyboard.press("n")
+    visit.at_frame(1)
+    page.keyboard.press("Control+Shift+ArrowDown")
+    expect(page.get_by_text("frames mended in")).to_be_visible()
+    visit.saved()
+    after = labels_of(served, video.name)
+    assert after[1, "1"]["provenance"]["kind"] == "PROVENANCE_KIND_HUMAN"
+    assert after[0, "1"] == before[0, "1"]
+    assert after[23, "1"] == before[23, "1"]
+    assert after[4, "1"]["object"]["box"]["y1"] == 42
+    page.keyboard.press("Shift+K")  # the scene cuts of the fake
+    visit.at_frame(5)
+    page.keyboard.press("Control+z")
+    expect(page.get_by_text("Undone: move square 1")).to_be_visible()
+    undone = labels_of(served, video.name)
+    assert all(undone[key]["object"] == before[key]["object"] for key in before)

@@ -233,7 +233,7 @@ export class TimelinePainter {
 
   private paintFrames(context: CanvasRenderingContext2D, row: Row, top: number, color: string): void {
     const width = this.width / (this.stop - this.start);
-    const gap = width > 6 ? 1 : 0;
+    const gap = width > 14 ? 1 : 0;
     for (let frame = Math.floor(this.start); frame < Math.min(Math.ceil(this.stop), this.session.frameCount); frame++)
       if (row.state[frame]) this.paintCell(context, row, frame, this.x(frame), width - gap, top, color, row.review[frame]);
   }
