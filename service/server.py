@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is imported; forked children crash
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a line for every stranger's handshake says nothing
 
 import asyncio
 import logging

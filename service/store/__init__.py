@@ -161,7 +161,7 @@ class Store:
             Unavailable: database or object store cannot be reached.
         """
         with disk_errors():
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds videos of people
         lock = _lock(settings.data_dir / "lock") if exclusive else None
         try:
             blobs = open_blobs(settings)

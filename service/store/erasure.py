@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,20 @@ class Erasure:
         self._audit = audit
         self._clock = clock
         self._begun = time.monotonic()
+        self._listeners: list[Callable[[str, str], None]] = []
+
+    def listen(self, forget: Callable[[str, str], None]) -> Callable[[], None]:
+        """Have ``forget(project_id, video_id)`` called for every video that this process deletes; returns an end.
+
+        It is called when the rows are gone, in the thread that deletes: whoever keeps something of videos in memory, or
+        files of them open, lets go of it.
+        """
+        self._listeners = [*self._listeners, forget]
+
+        def stop() -> None:
+            self._listeners = [other for other in self._listeners if other is not forget]
+
+        return stop
 
     def delete(self, project_id: str, video_id: str, *, actor: str = "") -> AuditRow:
         """Delete a video with all that was made of it, and return the receipt.
@@ -182,6 +196,8 @@ class Erasure:
                 .select_from(schema.videos)
                 .where(schema.videos.c.content_hash == row.todo["content_hash"])
             ).scalar_one()
+        for forget in self._listeners:
+            forget(row.project_id, row.video_id)
         removed = self._blobs.remove([name for name in row.todo["blobs"] if name not in kept], since)
         cache = cache_folder(self._settings, row.todo["content_hash"])
         cache_bytes = sum(_remove_folder(cache / f"checkpoints-{job_id}") for job_id in row.todo["jobs"])

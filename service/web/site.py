@@ -7,7 +7,7 @@ import contextlib
 import mimetypes
 import re
 import ssl
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class WebServer:
         tls: ssl.SSLContext | None = None,
         static: Path = _STATIC,
     ) -> None:
-        self._channel, self._tls = channel, tls
+        self._store, self._channel, self._tls = store, channel, tls
+        self._stop_listening: Callable[[], None] = lambda: None
         self._host, self.port = host, port
         self._frames = Frames(store)
         self._videos = video_pb2_grpc.VideoServiceStub(channel)
@@ -111,9 +112,16 @@ class WebServer:
             raise FailedPrecondition(f"cannot listen on {self._host} port {self.port}: is it taken?") from error
         self.port = self._runner.addresses[0][1]
         self._idle = asyncio.create_task(self._frames.close_idle())
+        loop = asyncio.get_running_loop()
+
+        def forget(project_id: str, video_id: str) -> None:
+            loop.call_soon_threadsafe(self._frames.drop, (project_id, video_id))
+
+        self._stop_listening = self._store.erasure.listen(forget)
 
     async def stop(self) -> None:
         """Cut what runs off and end the decoding processes."""
+        self._stop_listening()
         if self._idle is not None:
             self._idle.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import struct
 import zipfile
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import distributions
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -147,3 +151,27 @@ def test_a_zip_is_not_a_video(tmp_path: Path) -> None:
     with pytest.raises(VideoError):
         open_video(path)
     assert [found.name for found in tmp_path.rglob("*")] == ["in", "video.mp4"]
+
+
+def test_every_locked_package_says_its_licence(repository: Path) -> None:
+    """`scripts/licences` finds one for each that is installed here, and copyleft only where README says so."""
+    loader = SourceFileLoader("licences", str(repository / "scripts" / "licences"))
+    script = ModuleType("licences")
+    script.__file__ = loader.path
+    loader.exec_module(script)
+    lines = (repository / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    locked = {_plain(line.partition("==")[0]) for line in lines if "==" in line}
+    installed = {_plain(package.metadata["Name"]): package for package in distributions()}
+    found = {name: script.licence(installed[name]) for name in locked & installed.keys()}
+    assert len(found) > 60
+    assert {name for name, text in found.items() if text == "not stated"} <= UNSTATED
+    agpl = {name for name, text in found.items() if "AGPL" in text or "Affero" in text}
+    assert agpl <= {"ultralytics", "ultralytics-thop", "ultralytics-platform"}
+
+
+UNSTATED = {"cuda-toolkit"}
+"""A list of other packages, without a licence of its own."""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

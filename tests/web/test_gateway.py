@@ -182,6 +182,19 @@ def test_a_session_is_a_cookie_that_scripts_cannot_read(served: Served) -> None:
         assert served.http("POST", "/session", bad)[0] == 400, bad
 
 
+def test_frames_of_a_deleted_video_are_forgotten(served: Served) -> None:
+    """Not only refused: the pictures in memory go with the video."""
+    video = served.video()
+    assert served.http("GET", f"/frames/{video.name}/0.jpg")[0] == 200
+    _, project_id, _, video_id = video.name.split("/")
+    heard: list[tuple[str, str]] = []
+    stop = served.store.erasure.listen(lambda *gone: heard.append(gone))
+    served.client.delete_video(video.name)
+    stop()
+    assert heard == [(project_id, video_id)]
+    assert served.http("GET", f"/frames/{video.name}/0.jpg")[0] == 404
+
+
 def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
     """Before it is parsed."""
     status, _, _ = served.http("POST", f"/api/{V1}ProjectService/ListProjects", b" " * (25 << 20))
