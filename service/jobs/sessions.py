@@ -22,6 +22,7 @@ from typing import Any
 
 from micromodels.errors import MicromodelsError
 from micromodels.types import AnyLabel, Provenance
+from service.access import Call, Caller, calling
 from service.codec import encode_label, encode_ontology
 from service.errors import ResourceExhausted, SessionFailed, Unavailable
 from service.history import Act, ChangeKind, LabelDifference
@@ -79,6 +80,7 @@ class Sessions:
         self._open: dict[tuple[str, str], _Session] = {}
         self._stopping = False
         self._made = 0
+        self._stop_listening = store.erasure.listen(self.end)  # a deleted video leaves no session
         if store.is_exclusive:  # what processes that were killed have left
             for left in (settings.data_dir / "cache").glob("*/session-*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -114,6 +116,7 @@ class Sessions:
 
     def stop(self) -> None:
         """End all sessions; what they have stored stays."""
+        self._stop_listening()
         with self._lock:
             self._stopping = True
             ending = list(self._open.values())
@@ -215,8 +218,12 @@ class _Session:
             self._waiting += more
 
     def _answer(self, question: Question, future: Future[Any], asked: float) -> None:
+        project_id, video_id = self.ids
+        resource = f"projects/{project_id}/videos/{video_id}"
+        call = Call(Caller(question.author), f"session/{question.ask}", project_id, resource, only_noted=True)
         try:
-            value = self._ask(question, asked)
+            with calling(call):  # what it stores is audited as the asker's
+                value = self._ask(question, asked)
         except MicromodelsError as error:
             outcome: BaseException | None = error
         except Exception as error:

@@ -60,6 +60,24 @@ def test_reads_and_writes_have_rows(guarded: Running, member: Member) -> None:
     assert guarded.store.audit.verify().problem == ""
 
 
+def test_what_a_session_computes_is_audited_as_the_askers(guarded: Running, member: Member) -> None:
+    """A correction has its row, and what follows from it another; a video that is deleted leaves no session."""
+    video = guarded.video().name
+    assert list(guarded.client.auto_label(video, [box(0), box(20, x1=30)]).labels())
+    project = video.split("/videos/")[0]
+    client = member(project, Role.SERVICE)
+    assert list(client.review.correct_labels(video, [box(10, x1=60)]))
+    rows = [row for row in rows_of(guarded, project) if row.actor == "service-0"]
+    corrected = [row for row in rows if row.method.endswith("/CorrectLabels") and row.detail]
+    assert [row.detail["labels_written"] for row in corrected] == [1]
+    computed = [row for row in rows if row.method == "session/correct"]
+    assert {row.resource for row in computed} == {video}
+    assert sum(row.detail.get("labels_written", 0) for row in computed) > 0
+    client.delete_video(video)
+    assert guarded.client.access.get_deletion_receipt(video).entry.user == "service-0"
+    assert not [path for path in guarded.settings.data_dir.rglob("session-*")]
+
+
 def test_the_api_gives_the_rows_and_verifies_them(guarded: Running, member: Member) -> None:
     """ListAuditEntries by pages and by resource, for administrators alone; VerifyAudit for the server's."""
     project = guarded.project().name
