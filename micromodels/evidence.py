@@ -105,10 +105,12 @@ class HeadEvidence:
             self.tell(seconds)
             yield index, evidence
 
-    def timed(self, index: int, encoded: EncodedFrame) -> tuple[int, FrameEvidence, float]:
-        """Evidence of one frame, and the seconds that it took; in any thread."""
+    def timed(
+        self, index: int, encoded: EncodedFrame, vector: Floats | None = None
+    ) -> tuple[int, FrameEvidence, float]:
+        """Evidence of one frame, and the seconds that it took; in any thread. ``vector``: pooled features if known."""
         began = time.perf_counter()
-        evidence = self._predict(encoded)
+        evidence = self._predict(encoded, pooled(encoded.features) if vector is None else vector)
         return index, evidence, time.perf_counter() - began
 
     def tell(self, seconds: float) -> None:
@@ -117,8 +119,7 @@ class HeadEvidence:
             self._run.on_event(StageFinished(Stage.PREDICT, seconds))
 
     @torch.inference_mode()
-    def _predict(self, encoded: EncodedFrame) -> FrameEvidence:
-        vector = pooled(encoded.features)
+    def _predict(self, encoded: EncodedFrame, vector: Floats) -> FrameEvidence:
         if self._head is None:
             empty = torch.zeros((0, self.size[0] // 2, self.size[1] // 2), dtype=torch.float16)
             return FrameEvidence(empty, None, encoded.grey, vector, np.zeros((0, LOOK_SIZE), np.float16))
@@ -221,9 +222,20 @@ class StoredEvidence:
             place = end
 
     def _predicted(self, index: int, encoded: EncodedFrame) -> tuple[int, FrameEvidence, float]:
-        found = self._live.timed(index, encoded)
+        found = self._live.timed(index, encoded, self._known_vector(index))
         self._write(index, found[1])
         return found
+
+    def _known_vector(self, index: int) -> Floats | None:
+        """Pooled features do not depend on the head: what an older one left is good."""
+        if index not in self._versions:
+            return None
+        try:
+            with np.load(self._path(index), allow_pickle=False) as arrays:
+                vector: Floats = arrays["pooled"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+        return vector
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index}.npz"

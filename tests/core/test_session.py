@@ -289,3 +289,17 @@ def test_anchors_and_untouched_spans_stay_whatever_happens(
                 getattr(promise, name)(*arguments)
 
     play()
+
+
+def test_a_corrected_span_is_what_a_fresh_propagation_gives(session: LabelSession, video: MemoryVideo) -> None:
+    """Where a correction touches the whole video, labels are those of the learned head from the same anchors."""
+    list(session.correct([seed(12, kind_of(session))]))
+    fresh = session.model.propagate(video, session.anchors(), run=Run(device="cpu"))
+    expected = {key_of(label): label for result in fresh for label in result.all()}
+    assert expected.keys() == session.labels.keys()
+    for key, label in session.labels.items():
+        other = expected[key]
+        assert isinstance(label, Label)
+        assert isinstance(other, Label)
+        assert (label.state, label.shape) == (other.state, other.shape), key
+        assert label.confidence == pytest.approx(other.confidence, abs=1e-6)
