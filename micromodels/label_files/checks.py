@@ -25,6 +25,7 @@ SWEEP_ANGLES = tuple(math.pi * step / 12 for step in range(12))
 
 PAIRS_AT_ONCE = 1 << 20
 """Edge pairs that :func:`find_crossing` looks at in one step; bounds its memory to some tens of MB."""
+_LARGEST_PX = 1e6
 
 
 def prefixed(where: str, name: str) -> str:
@@ -114,6 +115,9 @@ def find_crossing(points: tuple[tuple[float, float], ...]) -> tuple[int, int] | 
     prune); the sweep goes in the direction, of a few, that leaves the fewest pairs.
     """
     start = np.asarray(points, dtype=np.float64)
+    largest = float(np.abs(start).max())
+    if largest > _LARGEST_PX:  # far outside of any picture: products of such numbers would overflow
+        start = start * (_LARGEST_PX / largest)
     start = start - start.mean(axis=0)
     end = np.roll(start, -1, axis=0)
     size = max(1.0, float(np.abs(start).max()))
