@@ -239,8 +239,8 @@ def account(scene: Scene, writers: list[Writer], tally: Tally) -> None:
             for frame in range(FRAMES):
                 history = store.history.of_label(scene.project, scene.written, LabelKey(frame, False, writer.track))
                 numbers = [
-                    int(r.label.shape.x1) + SIDE * int(r.label.shape.y1)  # type: ignore[union-attr]
-                    for r in history
+                    int(v.record.label.shape.x1) + SIDE * int(v.record.label.shape.y1)  # type: ignore[union-attr]
+                    for v in history
                 ]
                 counted = Counter(numbers)
                 where = f"{writer.track} frame {frame} batch"

@@ -222,3 +222,13 @@ def test_a_size_that_changes_midway(tmp_path: Path, make_clip) -> None:
         assert (video.table.width_px, video.table.height_px) == (96, 64)
         assert {image.shape for _, image in video.frames()} == {(64, 96, 3)}
         assert any("another size" in warning for warning in video.table.warnings)
+
+
+@pytest.mark.parametrize("name", ["cine.dcm", "cine.mp4"])
+def test_f38_f39_f40_dicom_is_not_read(tmp_path: Path, name: str) -> None:
+    """A DICOM file that claims 4 TB of pixels, then ends: DICOM is refused whatever it is called, at once."""
+    claims = b"\x28\x00\x10\x00US\x02\x00\xff\xff\x28\x00\x11\x00US\x02\x00\xff\xff"
+    claims += b"\xe0\x7f\x10\x00OW\x00\x00\xff\xff\xff\xff"
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM" + claims + bytes(1000))
+    with pytest.raises(VideoError, match="containers: mp4"):
+        open_video(tmp_path / name)
