@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import time
@@ -93,7 +94,7 @@ json_values = st.recursive(
     st.sampled_from(NASTY) | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
-)
+).map(copy.deepcopy)  # what is drawn is changed afterwards
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
