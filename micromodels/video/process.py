@@ -30,6 +30,7 @@ _START_SECONDS = 120.0
 # The child sees nothing else of the environment: no tokens, no proxies.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 _PACKAGE_ROOT = Path(micromodels.__file__).resolve().parents[1]
+_ISOLATED = Path(__file__).with_name("isolated.py")
 
 
 class DecodeProcess:
@@ -49,7 +50,7 @@ class DecodeProcess:
         }
         self._process = subprocess.Popen(
             # -P: a file av.py in the working directory must not be imported.
-            [sys.executable, "-P", "-X", "faulthandler", "-m", "micromodels.video.child", str(self._shared)],
+            [sys.executable, "-P", "-X", "faulthandler", str(_ISOLATED), str(self._shared)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -276,11 +277,12 @@ def run(settings: Settings, kills: int, *, seed: int = 0, say: Callable[[str], N
     for writer in writers:
         writer.start()
     told = 0
-    while tally.kills < kills:
-        life(scene, tally, worker_kills=min(3, kills - tally.kills - 1))
-        if tally.kills - told >= 50:
-            told = tally.kills
-            say(f"{told} kills, {sum(writer.acknowledged for writer in writers)} batches")
+    with suppress(KeyboardInterrupt):  # Ctrl-C: what has been killed so far is accounted for
+        while tally.kills < kills:
+            life(scene, tally, worker_kills=min(3, kills - tally.kills - 1))
+            if tally.kills - told >= 50:
+                told = tally.kills
+                say(f"{told} kills, {sum(writer.acknowledged for writer in writers)} batches")
     process = start(scene)
     for writer in writers:
         writer.stopping.set()

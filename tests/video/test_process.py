@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 
+import micromodels.video
 from micromodels.errors import VideoError
 from micromodels.video import DecodeLimits, FrameTable, open_video
 
@@ -190,3 +191,19 @@ def test_a_table_of_a_long_video_is_small(make_clip) -> None:
         text = json.dumps(video.table.to_dict())
     assert len(text) < 200 * 40 + 6000
     assert FrameTable.from_dict(json.loads(text)).frame_count == 200
+
+
+def test_the_decoder_has_no_network(make_clip) -> None:
+    """It is in a namespace of its own, with no way out, and cannot gain rights; where the system allows namespaces."""
+    isolated = Path(micromodels.video.__file__).with_name("isolated.py")
+    code = "import runpy, sys; sys.exit(not runpy.run_path(sys.argv[1])['isolate']())"
+    allowed = subprocess.run([sys.executable, "-c", code, isolated], check=False)
+    if allowed.returncode:
+        pytest.skip("this system does not allow new namespaces")
+    with open_video(make_clip("clip.mp4", count=3)) as video:
+        pid = video.decoder_pid
+        assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        routes = Path(f"/proc/{pid}/net/route").read_text().splitlines()[1:]
+        assert routes == []
+        assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
+        assert video.frame(0).shape[2] == 3
