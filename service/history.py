@@ -37,8 +37,6 @@ class ChangeKind(StrEnum):
     """The computation that followed from a correction; ``Change.parent`` names that."""
     PROPAGATE = "propagate"
     """A job labelled frames."""
-    RETRAIN = "retrain"
-    """A job trained again after corrections and did better on anchors that it had not seen."""
     SWAP = "swap"
     SPLIT = "split"
     MERGE = "merge"
@@ -52,7 +50,7 @@ class ChangeKind(StrEnum):
     @property
     def is_machine(self) -> bool:
         """Whether a micro-model decided what was written: it gives way to everything that people said."""
-        return self in (ChangeKind.RECOMPUTE, ChangeKind.PROPAGATE, ChangeKind.RETRAIN)
+        return self in (ChangeKind.RECOMPUTE, ChangeKind.PROPAGATE)
 
     @property
     def moves_labels(self) -> bool:

@@ -35,6 +35,7 @@ _FORMATS = {
     "jsonl": labeling_pb2.EXPORT_FORMAT_JSONL,
     "coco": labeling_pb2.EXPORT_FORMAT_COCO,
     "archive": labeling_pb2.EXPORT_FORMAT_ARCHIVE,
+    "review_report": labeling_pb2.EXPORT_FORMAT_REVIEW_REPORT,
 }
 _RESPONSES: dict[labeling_pb2.OperationKind.ValueType, type[Message]] = {
     labeling_pb2.OPERATION_KIND_PROBE: video_pb2.Video,
@@ -366,7 +367,8 @@ class Client:
         Args:
             video: name of the video.
             folder: where the files go; made if it is not there.
-            file_format: ``jsonl``, ``coco``, or ``archive``: everything that is kept about the video, as a zip.
+            file_format: ``jsonl``, ``coco``, ``archive``: everything that is kept about the video, as a zip, or
+                ``review_report``: who drew, corrected and accepted each label.
 
         Raises:
             ValueError: another format.

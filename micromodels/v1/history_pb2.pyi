@@ -37,21 +37,19 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     """A micro-model computed the spans next to a correction again."""
     CHANGE_KIND_PROPAGATE: _ChangeKind.ValueType  # 4
     """An operation labelled frames."""
-    CHANGE_KIND_RETRAIN: _ChangeKind.ValueType  # 5
-    """A micro-model that was trained again after corrections replaced labels."""
-    CHANGE_KIND_SWAP: _ChangeKind.ValueType  # 6
+    CHANGE_KIND_SWAP: _ChangeKind.ValueType  # 5
     """A person exchanged two tracks."""
-    CHANGE_KIND_SPLIT: _ChangeKind.ValueType  # 7
+    CHANGE_KIND_SPLIT: _ChangeKind.ValueType  # 6
     """A person split a track."""
-    CHANGE_KIND_MERGE: _ChangeKind.ValueType  # 8
+    CHANGE_KIND_MERGE: _ChangeKind.ValueType  # 7
     """A person made two tracks one."""
-    CHANGE_KIND_DELETE_TRACK: _ChangeKind.ValueType  # 9
+    CHANGE_KIND_DELETE_TRACK: _ChangeKind.ValueType  # 8
     """A person deleted a track or a part of it."""
-    CHANGE_KIND_REVIEW: _ChangeKind.ValueType  # 10
+    CHANGE_KIND_REVIEW: _ChangeKind.ValueType  # 9
     """A person accepted, rejected, locked or unlocked labels."""
-    CHANGE_KIND_ADJUDICATE: _ChangeKind.ValueType  # 11
+    CHANGE_KIND_ADJUDICATE: _ChangeKind.ValueType  # 10
     """A person chose between the labels of two annotators."""
-    CHANGE_KIND_UNDO: _ChangeKind.ValueType  # 12
+    CHANGE_KIND_UNDO: _ChangeKind.ValueType  # 11
     """A person took a change back."""
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
@@ -67,21 +65,19 @@ CHANGE_KIND_RECOMPUTE: ChangeKind.ValueType  # 3
 """A micro-model computed the spans next to a correction again."""
 CHANGE_KIND_PROPAGATE: ChangeKind.ValueType  # 4
 """An operation labelled frames."""
-CHANGE_KIND_RETRAIN: ChangeKind.ValueType  # 5
-"""A micro-model that was trained again after corrections replaced labels."""
-CHANGE_KIND_SWAP: ChangeKind.ValueType  # 6
+CHANGE_KIND_SWAP: ChangeKind.ValueType  # 5
 """A person exchanged two tracks."""
-CHANGE_KIND_SPLIT: ChangeKind.ValueType  # 7
+CHANGE_KIND_SPLIT: ChangeKind.ValueType  # 6
 """A person split a track."""
-CHANGE_KIND_MERGE: ChangeKind.ValueType  # 8
+CHANGE_KIND_MERGE: ChangeKind.ValueType  # 7
 """A person made two tracks one."""
-CHANGE_KIND_DELETE_TRACK: ChangeKind.ValueType  # 9
+CHANGE_KIND_DELETE_TRACK: ChangeKind.ValueType  # 8
 """A person deleted a track or a part of it."""
-CHANGE_KIND_REVIEW: ChangeKind.ValueType  # 10
+CHANGE_KIND_REVIEW: ChangeKind.ValueType  # 9
 """A person accepted, rejected, locked or unlocked labels."""
-CHANGE_KIND_ADJUDICATE: ChangeKind.ValueType  # 11
+CHANGE_KIND_ADJUDICATE: ChangeKind.ValueType  # 10
 """A person chose between the labels of two annotators."""
-CHANGE_KIND_UNDO: ChangeKind.ValueType  # 12
+CHANGE_KIND_UNDO: ChangeKind.ValueType  # 11
 """A person took a change back."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 

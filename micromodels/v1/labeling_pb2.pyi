@@ -40,6 +40,10 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     """`archive.zip`: everything that is kept about the video: its bytes, labels with their history, the rows of every
     table about it, its rows of the audit, and which micro-models saw it. For administrators of the project.
     """
+    EXPORT_FORMAT_REVIEW_REPORT: _ExportFormat.ValueType  # 4
+    """`review_report.jsonl`: for every label who drew, corrected and accepted it, when, and with which micro-model version;
+    every version of it; every change; and the comments.
+    """
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
     """What an export can be."""
@@ -53,6 +57,10 @@ EXPORT_FORMAT_COCO: ExportFormat.ValueType  # 2
 EXPORT_FORMAT_ARCHIVE: ExportFormat.ValueType  # 3
 """`archive.zip`: everything that is kept about the video: its bytes, labels with their history, the rows of every
 table about it, its rows of the audit, and which micro-models saw it. For administrators of the project.
+"""
+EXPORT_FORMAT_REVIEW_REPORT: ExportFormat.ValueType  # 4
+"""`review_report.jsonl`: for every label who drew, corrected and accepted it, when, and with which micro-model version;
+every version of it; every change; and the comments.
 """
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 

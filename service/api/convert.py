@@ -92,6 +92,7 @@ EXPORT_FORMATS: dict[int, str] = {
     labeling_pb2.EXPORT_FORMAT_JSONL: "jsonl",
     labeling_pb2.EXPORT_FORMAT_COCO: "coco",
     labeling_pb2.EXPORT_FORMAT_ARCHIVE: "archive",
+    labeling_pb2.EXPORT_FORMAT_REVIEW_REPORT: "review_report",
 }
 """Formats of the API, and what the jobs call them."""
 

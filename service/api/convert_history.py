@@ -26,7 +26,6 @@ _KINDS: dict[ChangeKind, history_pb2.ChangeKind.ValueType] = {
     ChangeKind.CORRECT: history_pb2.CHANGE_KIND_CORRECT,
     ChangeKind.RECOMPUTE: history_pb2.CHANGE_KIND_RECOMPUTE,
     ChangeKind.PROPAGATE: history_pb2.CHANGE_KIND_PROPAGATE,
-    ChangeKind.RETRAIN: history_pb2.CHANGE_KIND_RETRAIN,
     ChangeKind.SWAP: history_pb2.CHANGE_KIND_SWAP,
     ChangeKind.SPLIT: history_pb2.CHANGE_KIND_SPLIT,
     ChangeKind.MERGE: history_pb2.CHANGE_KIND_MERGE,

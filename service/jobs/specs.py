@@ -13,7 +13,7 @@ __all__ = ["AutoLabelSpec", "ExportSpec", "JobSpec", "ProbeSpec", "PropagateSpec
 
 RECIPES = ("auto", "head", "yolo")
 DEVICES = ("", "auto", "cpu", "cuda")
-EXPORT_FORMATS = ("jsonl", "coco", "archive")
+EXPORT_FORMATS = ("jsonl", "coco", "archive", "review_report")
 MAX_EXPERIMENTS = 32
 MIN_EFFORT, MAX_EFFORT = 0.01, 20.0
 MAX_SEED = 2**31 - 1
@@ -105,7 +105,7 @@ class ExportSpec:
     kind: ClassVar[JobKind] = JobKind.EXPORT
     video_id: str
     format: str = "jsonl"
-    """``jsonl`` (native), ``coco``, or ``archive``: everything about the video."""
+    """``jsonl`` (native), ``coco``, ``archive``: everything about the video, or ``review_report``: who did what."""
 
     def __post_init__(self) -> None:
         _one_of("format", self.format, EXPORT_FORMATS)

@@ -24,6 +24,7 @@ from service.errors import NotFound, ResourceExhausted, StaleLease, Unavailable
 from service.jobs.archive import lay_out
 from service.jobs.processes import Lines, await_exit, end_process, how_it_ended, oom_kills, start_child, tell
 from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels
+from service.jobs.review_report import FILE_NAME, write_report
 from service.jobs.specs import JobSpec, PropagateSpec, TrainSpec, spec_from_dict
 from service.records import provenance_version
 from service.settings import Settings
@@ -178,6 +179,8 @@ class Supervisor:
             write_labels(path, self._current_labels())
             if self._job.spec.get("format") == "archive":
                 lay_out(self._store, self._job, self._scratch, self._show_life)
+            elif self._job.spec.get("format") == "review_report":
+                write_report(self._store, project_id, video_id, self._scratch / FILE_NAME, self._show_life)
         else:
             anchors, revision = self._store.labels.anchors(project_id, video_id)
             self._label_revisions[video_id] = revision

@@ -20,6 +20,7 @@ from micromodels.types import FrameResult
 from service.codec import decode_ontology
 from service.jobs.archive import pack
 from service.jobs.protocol import Say, Task, label_to_json, read_labels
+from service.jobs.review_report import FILE_NAME
 from service.jobs.specs import MIN_EFFORT, AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec
 from service.records import JobKind
 
@@ -144,6 +145,9 @@ def _export(task: Task, channel: Channel) -> None:
     if spec.format == "archive":
         packed = pack(Path(task.scratch), Path(task.video_path), read_labels(Path(task.labels)))
         channel.say(Say.FILE, path=str(packed))
+        return
+    if spec.format == "review_report":  # the books are the server's: it has written it
+        channel.say(Say.FILE, path=str(Path(task.scratch) / FILE_NAME))
         return
     labels = read_labels(Path(task.labels))
     path = Path(task.scratch) / {"jsonl": "labels.jsonl", "coco": "coco.json"}[spec.format]

@@ -24,7 +24,7 @@ __all__ = ["History"]
 _LABELS = schema.labels
 _CHANGES = schema.changes
 _EVENTS = schema.review_events
-_NOT_UNDONE = (ChangeKind.RECOMPUTE, ChangeKind.PROPAGATE, ChangeKind.RETRAIN)
+_NOT_UNDONE = (ChangeKind.RECOMPUTE, ChangeKind.PROPAGATE)
 _AT_ONCE = 500
 
 
