@@ -5,11 +5,10 @@ Frozen, plain dataclasses as in ``service.records``; the same conventions hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from micromodels.types import AnyLabel
 from service.records import LabelKey, LabelRecord
 
 __all__ = [
@@ -197,4 +196,8 @@ class Assignment:
     adjudicated_at: datetime | None = None
     adjudicated_revision: int = 0
     """Revision of the video's labels that the adjudication made; 0 before."""
-    labels: dict[str, tuple[AnyLabel, ...]] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody still labels, so that nobody may see the other's labels."""
+        return set(self.submitted) != set(self.annotators)

@@ -18,8 +18,10 @@ from google.protobuf.message import Message
 from micromodels.client.errors import ApiError
 from micromodels.v1 import (
     access_pb2_grpc,
+    assignment_pb2_grpc,
     audit_pb2_grpc,
     correction_pb2_grpc,
+    diagnostics_pb2_grpc,
     file_pb2_grpc,
     history_pb2_grpc,
     label_pb2_grpc,
@@ -37,6 +39,7 @@ _MESSAGE_BYTES = 16 << 20
 _RETRIES = 8
 _LOOPBACK = ("localhost", "127.", "[::1]", "unix:")
 
+_SAFE_SERVICES = ("Project", "Video", "Label", "MicroModel", "History", "Track", "Review", "Assignment", "Diagnostics")
 # Every unary call is safe to repeat: it reads, it names what it changes, or it carries a request_id.
 _SERVICE_CONFIG = json.dumps(
     {
@@ -45,7 +48,16 @@ _SERVICE_CONFIG = json.dumps(
                 "name": [
                     *(
                         {"service": f"micromodels.v1.{name}Service"}
-                        for name in ("Project", "Video", "Label", "MicroModel", "History", "Track", "Review")
+                        for name in (
+                            "Project",
+                            "Video",
+                            "Label",
+                            "MicroModel",
+                            "History",
+                            "Track",
+                            "Review",
+                            "Assignment",
+                        )
                     ),
                     *(
                         {"service": "micromodels.v1.LabelingService", "method": m}
@@ -122,6 +134,8 @@ class Stubs:
         self.corrections = correction_pb2_grpc.CorrectionServiceStub(channel)
         self.history = history_pb2_grpc.HistoryServiceStub(channel)
         self.tracks = track_pb2_grpc.TrackServiceStub(channel)
+        self.diagnostics = diagnostics_pb2_grpc.DiagnosticsServiceStub(channel)
+        self.assignments = assignment_pb2_grpc.AssignmentServiceStub(channel)
         self.reviews = review_pb2_grpc.ReviewServiceStub(channel)
         self.files = file_pb2_grpc.FileServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from micromodels.client.connection import Connection
 from micromodels.client.messages import label_to_message
 from micromodels.types import AnyLabel
-from micromodels.v1 import correction_pb2, history_pb2, label_pb2, review_pb2, track_pb2
+from micromodels.v1 import correction_pb2, diagnostics_pb2, history_pb2, label_pb2, review_pb2, track_pb2
 
 __all__ = ["Reviewing", "label_key"]
 
@@ -197,6 +197,15 @@ class Reviewing:
     def delete_comment(self, name: str) -> None:
         """Delete a comment."""
         self._call(self._stubs.reviews.DeleteComment, review_pb2.DeleteCommentRequest(name=name))
+
+    def get_diagnostics(
+        self, video: str, *, consistency_checks: bool = False, picture: bool = False
+    ) -> diagnostics_pb2.Diagnostics:
+        """How good the labels of a video are, and what people had to do for it."""
+        request = diagnostics_pb2.GetDiagnosticsRequest(
+            name=video, consistency_checks=consistency_checks, picture=picture
+        )
+        return self._call(self._stubs.diagnostics.GetDiagnostics, request)  # type: ignore[no-any-return]
 
     # The past
 

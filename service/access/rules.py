@@ -130,6 +130,19 @@ RULES: Mapping[str, Rule] = {
         },
     ),
     **_service(
+        "micromodels.v1.AssignmentService",
+        {
+            "CreateAssignment": Rule(_REVIEW, "parent"),
+            "GetAssignment": Rule(_READ),
+            "ListAssignments": Rule(_READ, "parent"),
+            "WriteAssignedLabels": Rule(_WORK),
+            "ListAssignedLabels": Rule(_READ, "parent"),
+            "GetAgreement": Rule(_READ),
+            "AdjudicateAssignment": Rule(_REVIEW),
+        },
+    ),
+    **_service("micromodels.v1.DiagnosticsService", {"GetDiagnostics": Rule(_READ)}),
+    **_service(
         "micromodels.v1.HistoryService",
         {
             "ListLabelHistory": Rule(_READ, "parent"),

@@ -14,8 +14,10 @@ from grpc_reflection.v1alpha import reflection
 from micromodels.errors import FailedPrecondition
 from micromodels.v1 import (
     access_pb2_grpc,
+    assignment_pb2_grpc,
     audit_pb2_grpc,
     correction_pb2_grpc,
+    diagnostics_pb2_grpc,
     file_pb2_grpc,
     history_pb2_grpc,
     label_pb2_grpc,
@@ -28,8 +30,10 @@ from micromodels.v1 import (
 )
 from service.access.transport import PLAIN, Transport
 from service.api.access import AccessServicer
+from service.api.assignments import AssignmentServicer
 from service.api.audit import AuditServicer
 from service.api.corrections import CorrectionServicer
+from service.api.diagnostics import DiagnosticsServicer
 from service.api.guard import Guard
 from service.api.history import HistoryServicer, TrackServicer
 from service.api.interceptor import CallInterceptor
@@ -49,7 +53,9 @@ __all__ = ["SERVICES", "ApiServer"]
 SERVICES = (
     "google.longrunning.Operations",
     "micromodels.v1.AccessService",
+    "micromodels.v1.AssignmentService",
     "micromodels.v1.CorrectionService",
+    "micromodels.v1.DiagnosticsService",
     "micromodels.v1.AuditService",
     "micromodels.v1.FileService",
     "micromodels.v1.HistoryService",
@@ -138,10 +144,12 @@ class ApiServer:
         micro_model_pb2_grpc.add_MicroModelServiceServicer_to_server(MicroModelServicer(backend), server)
         access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(backend), server)
         correction_pb2_grpc.add_CorrectionServiceServicer_to_server(CorrectionServicer(backend, sessions), server)
+        diagnostics_pb2_grpc.add_DiagnosticsServiceServicer_to_server(DiagnosticsServicer(backend, sessions), server)
         history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(backend), server)
         track_pb2_grpc.add_TrackServiceServicer_to_server(TrackServicer(backend), server)
         review_pb2_grpc.add_ReviewServiceServicer_to_server(ReviewServicer(backend), server)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(backend), server)
+        assignment_pb2_grpc.add_AssignmentServiceServicer_to_server(AssignmentServicer(backend), server)
         file_pb2_grpc.add_FileServiceServicer_to_server(FileServicer(backend), server)
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(backend, results), server)
 

@@ -23,6 +23,7 @@ __all__ = [
     "MAX_LABELS",
     "LabelServicer",
     "check_count",
+    "check_label",
     "label_batches",
     "parse_labels",
     "selection_query",
@@ -133,7 +134,7 @@ def write_checked(
     video = store.videos.get(project_id, video_id)
     if video.state is VideoState.READY:
         for index, label in enumerate(labels):
-            _check_label(label, video, f"{where}[{index}]")
+            check_label(label, video, f"{where}[{index}]")
         for index, key in enumerate(deletes):
             _check_frame(key.frame, video, f"deletions[{index}].frame_index")
     try:
@@ -219,7 +220,13 @@ def _check_frame(frame: int, video: VideoRecord, where: str) -> None:
         raise OutOfRange(where, frame, f"0 to {video.frame_count - 1}")
 
 
-def _check_label(label: AnyLabel, video: VideoRecord, where: str) -> None:
+def check_label(label: AnyLabel, video: VideoRecord, where: str) -> None:
+    """Refuse a label that does not fit a video.
+
+    Raises:
+        InvalidInput: a mask of another size, or a coordinate outside of the picture.
+        OutOfRange: a frame that the video does not have.
+    """
     _check_frame(label.frame, video, f"{where}.frame_index")
     with label_errors(where, _subject(label)):
         try:

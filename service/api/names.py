@@ -7,6 +7,7 @@ import re
 from micromodels.errors import InvalidInput
 
 __all__ = [
+    "ASSIGNMENT",
     "COMMENT",
     "DELETION_RECEIPT",
     "EXPORT_FILE",
@@ -80,6 +81,7 @@ MODEL_VERSION = Template("projects/{project}/microModels/{micro_model}/versions/
 DELETION_RECEIPT = Template("projects/{project}/videos/{video}/deletionReceipt")
 MEMBER = Template("projects/{project}/members/{member}")
 TOKEN = Template("tokens/{token}")
+ASSIGNMENT = Template("projects/{project}/videos/{video}/assignments/{assignment}")
 COMMENT = Template("projects/{project}/videos/{video}/comments/{comment}")
 EXPORT_FILE = Template("projects/{project}/operations/{operation}/files/{file}")
 MODEL_FILE = Template("projects/{project}/microModels/{micro_model}/versions/{version}/files/{file}")

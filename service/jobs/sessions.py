@@ -218,6 +218,9 @@ class _Session:
             self._waiting += more
 
     def _answer(self, question: Question, future: Future[Any], asked: float) -> None:
+        if not future.set_running_or_notify_cancel():  # who asked has gone, and nothing was stored for it
+            self._count(-1)
+            return
         project_id, video_id = self.ids
         resource = f"projects/{project_id}/videos/{video_id}"
         call = Call(Caller(question.author), f"session/{question.ask}", project_id, resource, only_noted=True)

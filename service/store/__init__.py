@@ -47,6 +47,7 @@ from service.records import (
 from service.settings import Settings
 from service.store import schema
 from service.store.access import Access
+from service.store.assignments import Assignments
 from service.store.audit import Audit
 from service.store.blobs import Blobs, disk_errors
 from service.store.database import Database, database_url, now
@@ -112,6 +113,7 @@ class Store:
         history: see ``History``.
         reviews: see ``Reviews``.
         tracks: see ``Tracks``.
+        assignments: see ``Assignments``.
         jobs: see ``Jobs``; API operations are jobs.
         models: see ``Models``.
         blobs: see ``Blobs``.
@@ -131,6 +133,7 @@ class Store:
         self.history = History(database)
         self.reviews = Reviews(database)
         self.tracks = Tracks(database)
+        self.assignments = Assignments(database)
         self.jobs = Jobs(database)
         self.models = Models(database, self.blobs)
         self.clock = SteadyClock(_last_instant(database))

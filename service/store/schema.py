@@ -266,14 +266,23 @@ assignments = sa.Table(
 assigned_labels = sa.Table(
     "assigned_labels",
     metadata,
-    sa.Column("assignment", _Key, sa.ForeignKey("assignments.key", ondelete="CASCADE"), primary_key=True),
-    sa.Column("annotator", sa.Text, primary_key=True),
-    sa.Column("frame", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("is_frame_class", sa.Boolean, primary_key=True),
-    sa.Column("name", _SortedText, primary_key=True),
-    _text("class_name"),
+    sa.Column("key", _Key, primary_key=True),
+    _video_column(),
+    sa.Column("assignment", _Key, sa.ForeignKey("assignments.key", ondelete="CASCADE"), nullable=False),
+    sa.Column("annotator", sa.Text, nullable=False),
+    sa.Column("frame", sa.BigInteger, nullable=False),
+    sa.Column("is_frame_class", sa.Boolean, nullable=False),
+    sa.Column("name", _SortedText, nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("written_at", Instant, nullable=False),
+    sa.UniqueConstraint(
+        "assignment",
+        "annotator",
+        "frame",
+        "is_frame_class",
+        "name",
+        name="uq_assigned_labels_of_annotator",
+    ),
 )
 
 jobs = sa.Table(

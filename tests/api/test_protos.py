@@ -13,8 +13,10 @@ from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDe
 
 from micromodels.v1 import (
     access_pb2,
+    assignment_pb2,
     audit_pb2,
     correction_pb2,
+    diagnostics_pb2,
     error_reason_pb2,
     file_pb2,
     history_pb2,
@@ -32,7 +34,9 @@ FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
     for module in (
         access_pb2,
+        assignment_pb2,
         correction_pb2,
+        diagnostics_pb2,
         audit_pb2,
         error_reason_pb2,
         file_pb2,
@@ -116,9 +120,9 @@ def test_every_call_is_described_and_tried(repository: Path, method: MethodDescr
 def test_calls_that_start_something_can_be_repeated() -> None:
     """Whatever makes or changes something that has no name of its own yet takes a request_id."""
     starting = ("Create", "Start", "Write", "Register", "Train", "Propagate", "Export", "AutoLabel", "Correct", "Undo")
-    starting += ("Swap", "Split", "Merge", "DeleteTrack", "ReviewLabels", "Accept")
+    starting += ("Swap", "Split", "Merge", "DeleteTrack", "ReviewLabels", "Accept", "Adjudicate")
     found = [m for m in METHODS if m.name.startswith(starting) and m.full_name.startswith("micromodels")]
-    assert len(found) == 17
+    assert len(found) == 20
     assert all("request_id" in m.input_type.fields_by_name for m in found)
 
 

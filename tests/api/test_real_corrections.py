@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from micromodels.client import Client
 from micromodels.evaluation.datasets import load_clips
 from micromodels.types import Label, ObjectClass, Ontology
 from micromodels.v1 import correction_pb2 as pb
@@ -18,7 +19,7 @@ def test_a_real_clip_is_corrected(tmp_path: Path, real_data: Path) -> None:
     """Libby from DAVIS: one seed, little training, then the suggested frame as its truth has it mends its span."""
     (clip,) = load_clips(real_data, ["davis2016"], ["libby"])
     running = Running(tmp_path, clip.source, preload="")
-    client = running.client
+    client = Client(running.address, timeout_seconds=300)
     try:
         (seed,) = clip.seeds([0])
         assert isinstance(seed, Label)
@@ -60,4 +61,5 @@ def test_a_real_clip_is_corrected(tmp_path: Path, real_data: Path) -> None:
         assert sum(line.get("provenance", {}).get("kind", "human") == "human" for line in lines) == 3
         assert isinstance(messages[-1], pb.CorrectLabelsResponse)
     finally:
+        client.close()
         running.stop()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -319,3 +321,29 @@ def test_suggestions_need_a_micro_model(running: Running, video: str) -> None:
     ):
         with refused("FAILED_PRECONDITION"):
             call(request)
+
+
+def test_the_review_report(running: Running, video: str, eve: Client, tmp_path: Path) -> None:
+    """From export alone: who drew, corrected and accepted each label, when, and with which micro-model."""
+    running.client.write_labels(video, [box(0)])
+    list(running.client.auto_label(video, []).labels())
+    eve.write_labels(video, [box(5, x1=40)])
+    eve.review.review_labels(video, "accept", keys=[label_key(7, track="1")])
+    running.client.review.create_comment(video, "blurred", frames=range(0, 1))
+    (path,) = running.client.export(video, tmp_path, file_format="review_report")
+    entries = [next(iter(json.loads(line).items())) for line in path.read_text().splitlines()]
+    by_frame = {entry["frame"]: entry for kind, entry in entries if kind == "label"}
+    assert len(by_frame) == 24
+    assert (by_frame[0]["state"], by_frame[0]["drawn_by"]) == ("human", ["local"])
+    assert (by_frame[5]["state"], by_frame[5]["corrected_by"]) == ("human", ["eve"])
+    first, second = by_frame[5]["history"]
+    assert first["kind"] == "propagate"
+    (model,) = [entry for kind, entry in entries if kind == "micro_model"]
+    assert first["micro_model"] == model["name"]
+    assert model["known"]
+    assert second["author"] == "eve"
+    assert second["time"] > first["time"]
+    assert (by_frame[7]["review"], by_frame[7]["accepted_by"]) == ("accepted", ["eve"])
+    assert [entry["kind"] for kind, entry in entries if kind == "change"] == ["write", "propagate", "write", "review"]
+    assert [entry["text"] for kind, entry in entries if kind == "comment"] == ["blurred"]
+    assert entries[-1] == ("summary", {"human": 2, "accepted": 1, "corrected": 1, "predicted": 22})

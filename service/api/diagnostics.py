@@ -1,0 +1,133 @@
+"""``DiagnosticsService``: how good the labels of a video are, and what people had to do for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from micromodels.errors import FailedPrecondition
+from micromodels.v1 import diagnostics_pb2 as pb
+from micromodels.v1 import diagnostics_pb2_grpc
+from service.api import names
+from service.api.convert import timestamp
+from service.api.threads import Backend, Context
+from service.diagnostics import Group, VideoDiagnostics, diagnose, draw
+from service.jobs.sessions import Question, Sessions
+from service.store import ModelVersion, VideoState
+
+__all__ = ["DiagnosticsServicer"]
+
+_SCORE = "leave_one_seed_out"
+
+
+class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
+    """Measures labels by what people said of them.
+
+    Args:
+        backend: the store.
+        sessions: check the labels for what cannot be.
+    """
+
+    def __init__(self, backend: Backend, sessions: Sessions) -> None:
+        self._run = backend.run
+        self._store = backend.store
+        self._sessions = sessions
+
+    async def GetDiagnostics(self, request: pb.GetDiagnosticsRequest, context: Context) -> pb.Diagnostics:
+        """See the proto."""
+        ids = names.video_ids(request.name, "name")
+        message = await self._run(self._diagnose, ids, request.picture)
+        if request.consistency_checks:
+            for found in await asyncio.wrap_future(await self._run(self._check, ids)):
+                message.issues.add(
+                    kind=found["kind"],
+                    frame_index=found["frame"],
+                    tracks=found["tracks"],
+                    score=found["score"],
+                    explanation=found["text"],
+                )
+        return message
+
+    def _check(self, ids: tuple[str, str]) -> Any:
+        model = self._store.models.of_video(*ids)
+        if model is None:
+            raise FailedPrecondition(f"no micro-model has been trained on video {ids[1]!r}; train one first")
+        return self._sessions.ask(*ids, Question("issues", model))
+
+    def _diagnose(self, ids: tuple[str, str], picture: bool) -> pb.Diagnostics:
+        video = self._store.videos.get(*ids)
+        if video.state is not VideoState.READY:
+            raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}; it has no labels yet")
+        found = diagnose(self._store, *ids)
+        total, model = found.total, self._store.models.of_video(*ids)
+        message = pb.Diagnostics(
+            name=names.VIDEO.format(*ids),
+            label_revision=video.label_revision,
+            frame_count=video.frame_count,
+            manual_frame_count=len(found.manual_frames),
+            label_count=total.labels,
+            manual_label_count=total.manual,
+            manual_share=total.manual / total.labels if total.labels else 0.0,
+            speed_up=total.labels / total.manual if total.manual else None,
+            seconds_per_frame=self._seconds(*ids) / video.frame_count,
+            estimated_quality=_estimate(model),
+            observed_quality=found.observed_quality,
+            expected_wrong_share=_mean([1.0 - value for value in total.confidences]),
+            classes=[_group(name, group) for name, group in sorted(found.classes.items())],
+            tracks=[_group(name, group) for name, group in sorted(found.tracks.items())],
+            picture=draw(found.strips, video.frame_count) if picture else b"",
+        )
+        _add_details(message, found)
+        return message
+
+    def _seconds(self, project_id: str, video_id: str) -> float:
+        """How long operations on the video have worked."""
+        seconds, after = 0.0, ""
+        while True:
+            page = self._store.jobs.list(project_id, after=after, limit=500)
+            for job in page.items:
+                if job.video_id == video_id and job.started_at and job.ended_at:
+                    seconds += (job.ended_at - job.started_at).total_seconds()
+            after = page.next_after
+            if not after:
+                return seconds
+
+
+def _add_details(message: pb.Diagnostics, found: VideoDiagnostics) -> None:
+    for (name, predicted, corrected), count in found.confusions.most_common():
+        message.confusions.add(property=name, predicted=predicted, corrected=corrected, count=count)
+    for frame, overlaps in found.hardest():
+        mean_iou = sum(overlaps) / len(overlaps)
+        message.hardest_frames.add(frame_index=frame, corrected_count=len(overlaps), mean_iou=mean_iou)
+    for change, changed in found.corrections:
+        message.corrections.add(
+            revision=change.revision,
+            author=change.author,
+            change_time=timestamp(change.written_at),
+            label_count=change.label_count,
+            changed_count=changed,
+            duration_seconds=change.seconds,
+        )
+
+
+def _group(name: str, group: Group) -> pb.GroupDiagnostics:
+    verdicts = len(group.overlaps) + group.accepted
+    return pb.GroupDiagnostics(
+        name=name,
+        label_count=group.labels,
+        manual_label_count=group.manual,
+        accepted_count=group.accepted,
+        corrected_count=len(group.overlaps),
+        corrected_share=len(group.overlaps) / verdicts if verdicts else None,
+        corrected_mean_iou=_mean(group.overlaps),
+        mean_confidence=_mean(group.confidences),
+    )
+
+
+def _estimate(model: ModelVersion | None) -> float | None:
+    value = model.metrics.get(_SCORE) if model is not None else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,270 @@
+"""Frames that two people label without seeing each other's labels, until somebody chooses between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.types import AnyLabel, Provenance, ProvenanceKind
+from service.codec import decode_label
+from service.errors import NotFound
+from service.history import Act, Assignment, ChangeKind
+from service.records import LabelKey, Page, VideoState
+from service.store import schema
+from service.store.database import Database, check_text, new_id, now, once, page_start
+from service.store.labels import label_changes, write_labels
+from service.store.videos import video_row
+
+__all__ = ["Assignments"]
+
+_TABLE = schema.assignments
+_LABELS = schema.assigned_labels
+_MOST_FRAMES = 10_000
+
+
+class Assignments:
+    """Assignments of a store's videos."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        project_id: str,
+        video_id: str,
+        frames: Sequence[int],
+        annotators: Sequence[str],
+        *,
+        author: str,
+        request_id: str = "",
+    ) -> Assignment:
+        """Assign frames to two people.
+
+        Args:
+            project_id: the video's project.
+            video_id: a video that is ready.
+            frames: 1 to 10000, each once.
+            annotators: two names.
+            author: who assigns.
+            request_id: the same one with the same body gives the same assignment.
+
+        Raises:
+            AlreadyExists: the request id was used with another body.
+            FailedPrecondition: the video is not ready.
+            InvalidInput: no frames, one twice, too many, or not two annotators.
+            NotFound: there is no such video.
+            OutOfRange: a frame that the video does not have.
+        """
+        if not 1 <= len(frames) <= _MOST_FRAMES or len(set(frames)) != len(frames):
+            allowed = f"1 to {_MOST_FRAMES} frames, each once"
+            raise InvalidInput("assignment.frame_indices", f"{len(frames)} frames", allowed)
+        if len(annotators) != 2 or len(set(annotators)) != 2 or not all(annotators):
+            raise InvalidInput("assignment.annotators", list(annotators), "two different names")
+        for name in annotators:
+            check_text("assignment.annotators", name)
+
+        def act() -> dict[str, Any]:
+            video = video_row(connection, project_id, video_id)
+            if video.state != VideoState.READY.value:
+                raise FailedPrecondition(f"video {video_id!r} is {video.state}; it must be ready first")
+            for frame in frames:
+                if not 0 <= frame < video.frame_count:
+                    raise OutOfRange("assignment.frame_indices", frame, f"0 to {video.frame_count - 1}")
+            values = {"video": video.key, "assignment_id": new_id(), "frames": sorted(frames), "submitted": []}
+            values |= {"annotators": list(annotators), "author": author, "created_at": now()}
+            connection.execute(_TABLE.insert().values(**values))
+            return {"assignment_id": values["assignment_id"]}
+
+        with self._database.begin(write=True) as connection:
+            body = [sorted(frames), list(annotators), author]
+            answer = once(connection, f"assignments.create/{project_id}/{video_id}", request_id, body, act)
+            ids = (project_id, video_id, str(answer["assignment_id"]))
+            return _assignment(ids, _row(connection, *ids))
+
+    def get(self, project_id: str, video_id: str, assignment_id: str) -> Assignment:
+        """One assignment.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ids = (project_id, video_id, assignment_id)
+        with self._database.begin() as connection:
+            return _assignment(ids, _row(connection, *ids))
+
+    def list(self, project_id: str, video_id: str, *, after: str = "", limit: int = 100) -> Page[Assignment]:
+        """Assignments of a video, oldest first.
+
+        Raises:
+            InvalidInput: ``after`` is not from an earlier page.
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            query = sa.select(_TABLE).where(_TABLE.c.video == video.key, _TABLE.c.key > page_start(after))
+            rows = connection.execute(query.order_by(_TABLE.c.key).limit(limit + 1)).all()
+        items = tuple(_assignment((project_id, video_id, row.assignment_id), row) for row in rows[:limit])
+        return Page(items, str(rows[limit - 1].key) if len(rows) > limit else "")
+
+    def write(
+        self,
+        ids: tuple[str, str, str],
+        labels: Sequence[AnyLabel],
+        deletes: Sequence[LabelKey],
+        *,
+        annotator: str,
+        submit: bool = False,
+        request_id: str = "",
+    ) -> Assignment:
+        """Write labels of an annotator; ``submit`` says that this was all.
+
+        Args:
+            ids: project, video and assignment.
+            labels: human labels on assigned frames, checked before.
+            deletes: keys of the annotator's labels to delete.
+            annotator: whose they are.
+            submit: whether nothing more will come.
+            request_id: the same one with the same body writes once.
+
+        Raises:
+            AlreadyExists: the request id was used with another body.
+            FailedPrecondition: nobody of that name is to label, or has submitted.
+            InvalidInput: a key twice, or a frame that is not assigned.
+            NotFound: there is no such assignment.
+        """
+        changes = label_changes(labels, deletes)
+
+        def act() -> dict[str, Any]:
+            row = _row(connection, *ids, lock=True)
+            if annotator not in row.annotators:
+                raise FailedPrecondition(f"{annotator!r} is not an annotator of this assignment")
+            if annotator in row.submitted:
+                raise FailedPrecondition(f"{annotator!r} has submitted; nothing more can be written")
+            frames, moment = set(row.frames), now()
+            for index, change in enumerate(changes):
+                key = change.key
+                if key.frame not in frames:
+                    raise InvalidInput(f"labels[{index}].frame_index", key.frame, "an assigned frame")
+                mine = _LABELS.delete().where(_LABELS.c.assignment == row.key, _LABELS.c.annotator == annotator)
+                mine = mine.where(_LABELS.c.frame == key.frame, _LABELS.c.is_frame_class == key.is_frame_class)
+                connection.execute(mine.where(_LABELS.c.name == key.name))
+                if change.payload is not None:
+                    values = {"video": row.video, "assignment": row.key, "annotator": annotator, "frame": key.frame}
+                    values |= {"is_frame_class": key.is_frame_class, "name": key.name, "payload": change.payload}
+                    connection.execute(_LABELS.insert().values(**values, written_at=moment))
+            if submit:
+                done = [*row.submitted, annotator]
+                connection.execute(_TABLE.update().where(_TABLE.c.key == row.key).values(submitted=done))
+            return {}
+
+        with self._database.begin(write=True) as connection:
+            body = [[(str(c.key), c.payload) for c in changes], submit, annotator]
+            once(connection, f"assignments.write/{'/'.join(ids)}", request_id, body, act)
+            return _assignment(ids, _row(connection, *ids))
+
+    def labels(self, ids: tuple[str, str, str], annotator: str, *, reader: str) -> Sequence[AnyLabel]:
+        """Labels of an annotator in order of frames.
+
+        Args:
+            ids: project, video and assignment.
+            annotator: whose.
+            reader: who asks; others' labels are shown when both have submitted.
+
+        Raises:
+            FailedPrecondition: they are not to be seen yet.
+            InvalidInput: nobody of that name is to label.
+            NotFound: there is no such assignment.
+        """
+        with self._database.begin() as connection:
+            row = _row(connection, *ids)
+            if annotator not in row.annotators:
+                raise InvalidInput("annotator", annotator, " or ".join(row.annotators))
+            if annotator != reader and _assignment(ids, row).is_open:
+                raise FailedPrecondition("the labels of others are to be seen when both annotators have submitted")
+            return _read(connection, row, annotator)
+
+    def adjudicate(
+        self,
+        ids: tuple[str, str, str],
+        annotator: str,
+        choices: Mapping[int, str],
+        *,
+        author: str,
+        request_id: str = "",
+    ) -> Assignment:
+        """Make the chosen labels human labels of the video, each under the name of who drew it.
+
+        Args:
+            ids: project, video and assignment.
+            annotator: whose labels are taken where ``choices`` says nothing.
+            choices: annotators by frame.
+            author: who chooses.
+            request_id: the same one with the same body does it once.
+
+        Raises:
+            AlreadyExists: the request id was used with another body.
+            FailedPrecondition: somebody has not submitted, or it was done before.
+            InvalidInput: a name that is not an annotator, or a frame that is not assigned.
+            NotFound: there is no such assignment.
+        """
+
+        def act() -> dict[str, Any]:
+            row = _row(connection, *ids, lock=True)
+            if _assignment(ids, row).is_open:
+                raise FailedPrecondition("both annotators must submit first")
+            if row.adjudicated_revision:
+                raise FailedPrecondition(f"it was adjudicated by {row.adjudicator!r}; undo that first")
+            for frame, name in ((None, annotator), *choices.items()):
+                if name not in row.annotators:
+                    raise InvalidInput("annotator" if frame is None else "choices", name, " or ".join(row.annotators))
+                if frame is not None and frame not in row.frames:
+                    raise InvalidInput("choices", frame, "an assigned frame")
+            chosen: list[AnyLabel] = []
+            for name in row.annotators:
+                by = Provenance(ProvenanceKind.HUMAN, name)
+                mine = _read(connection, row, name)
+                chosen += [replace(x, provenance=by) for x in mine if choices.get(x.frame, annotator) == name]
+            video = video_row(connection, ids[0], ids[1], lock=True)
+            result = write_labels(connection, video, label_changes(chosen), Act(author, ChangeKind.ADJUDICATE))
+            done = {"adjudicator": author, "adjudicated_at": now(), "adjudicated_revision": result.revision}
+            connection.execute(_TABLE.update().where(_TABLE.c.key == row.key).values(**done))
+            return {}
+
+        with self._database.begin(write=True) as connection:
+            body = [annotator, sorted(choices.items()), author]
+            once(connection, f"assignments.adjudicate/{'/'.join(ids)}", request_id, body, act)
+            return _assignment(ids, _row(connection, *ids))
+
+
+def _row(
+    connection: sa.Connection, project_id: str, video_id: str, assignment_id: str, lock: bool = False
+) -> sa.Row[Any]:
+    video = video_row(connection, project_id, video_id)
+    query = sa.select(_TABLE).where(_TABLE.c.video == video.key, _TABLE.c.assignment_id == assignment_id)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise NotFound("assignment", assignment_id)
+    return row
+
+
+def _read(connection: sa.Connection, row: sa.Row[Any], annotator: str) -> list[AnyLabel]:
+    query = sa.select(_LABELS).where(_LABELS.c.assignment == row.key, _LABELS.c.annotator == annotator)
+    rows = connection.execute(query.order_by(_LABELS.c.frame, _LABELS.c.is_frame_class, _LABELS.c.name))
+    return [decode_label(LabelKey(r.frame, r.is_frame_class, r.name), r.payload) for r in rows]
+
+
+def _assignment(ids: tuple[str, str, str], row: sa.Row[Any]) -> Assignment:
+    return Assignment(
+        *ids,
+        frames=tuple(row.frames),
+        annotators=(row.annotators[0], row.annotators[1]),
+        submitted=tuple(row.submitted),
+        author=row.author,
+        created_at=row.created_at,
+        adjudicator=row.adjudicator,
+        adjudicated_at=row.adjudicated_at,
+        adjudicated_revision=row.adjudicated_revision,
+    )
