@@ -65,7 +65,7 @@ class Diagnostics(_message.Message):
     MANUAL_LABEL_COUNT_FIELD_NUMBER: _builtins.int
     MANUAL_SHARE_FIELD_NUMBER: _builtins.int
     SPEED_UP_FIELD_NUMBER: _builtins.int
-    SECONDS_PER_FRAME_FIELD_NUMBER: _builtins.int
+    MEAN_FRAME_SECONDS_FIELD_NUMBER: _builtins.int
     ESTIMATED_QUALITY_FIELD_NUMBER: _builtins.int
     OBSERVED_QUALITY_FIELD_NUMBER: _builtins.int
     EXPECTED_WRONG_SHARE_FIELD_NUMBER: _builtins.int
@@ -94,7 +94,7 @@ class Diagnostics(_message.Message):
     """Labels for every hand label: how many times as long drawing all of them would have taken, if each takes as long.
     Unset without hand labels.
     """
-    seconds_per_frame: _builtins.float
+    mean_frame_seconds: _builtins.float
     """Seconds that operations worked on the video, for every frame; waiting for a turn is not counted."""
     estimated_quality: _builtins.float
     """What the newest micro-model of the video expected of itself: its leave-one-seed-out score, 0 to 1. Unset where it had
@@ -143,7 +143,7 @@ class Diagnostics(_message.Message):
         manual_label_count: _builtins.int = ...,
         manual_share: _builtins.float = ...,
         speed_up: _builtins.float | None = ...,
-        seconds_per_frame: _builtins.float = ...,
+        mean_frame_seconds: _builtins.float = ...,
         estimated_quality: _builtins.float | None = ...,
         observed_quality: _builtins.float | None = ...,
         expected_wrong_share: _builtins.float | None = ...,
@@ -157,7 +157,7 @@ class Diagnostics(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_expected_wrong_share", b"_expected_wrong_share", "_observed_quality", b"_observed_quality", "_speed_up", b"_speed_up", "estimated_quality", b"estimated_quality", "expected_wrong_share", b"expected_wrong_share", "observed_quality", b"observed_quality", "speed_up", b"speed_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_expected_wrong_share", b"_expected_wrong_share", "_observed_quality", b"_observed_quality", "_speed_up", b"_speed_up", "classes", b"classes", "confusions", b"confusions", "corrections", b"corrections", "estimated_quality", b"estimated_quality", "expected_wrong_share", b"expected_wrong_share", "frame_count", b"frame_count", "hardest_frames", b"hardest_frames", "issues", b"issues", "label_count", b"label_count", "label_revision", b"label_revision", "manual_frame_count", b"manual_frame_count", "manual_label_count", b"manual_label_count", "manual_share", b"manual_share", "name", b"name", "observed_quality", b"observed_quality", "picture", b"picture", "seconds_per_frame", b"seconds_per_frame", "speed_up", b"speed_up", "tracks", b"tracks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_expected_wrong_share", b"_expected_wrong_share", "_observed_quality", b"_observed_quality", "_speed_up", b"_speed_up", "classes", b"classes", "confusions", b"confusions", "corrections", b"corrections", "estimated_quality", b"estimated_quality", "expected_wrong_share", b"expected_wrong_share", "frame_count", b"frame_count", "hardest_frames", b"hardest_frames", "issues", b"issues", "label_count", b"label_count", "label_revision", b"label_revision", "manual_frame_count", b"manual_frame_count", "manual_label_count", b"manual_label_count", "manual_share", b"manual_share", "mean_frame_seconds", b"mean_frame_seconds", "name", b"name", "observed_quality", b"observed_quality", "picture", b"picture", "speed_up", b"speed_up", "tracks", b"tracks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_quality: _TypeAlias = _typing.Literal["estimated_quality"]  # noqa: Y015
     _WhichOneofArgType__estimated_quality: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality"]  # noqa: Y015

@@ -69,7 +69,7 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
             manual_label_count=total.manual,
             manual_share=total.manual / total.labels if total.labels else 0.0,
             speed_up=total.labels / total.manual if total.manual else None,
-            seconds_per_frame=self._seconds(*ids) / video.frame_count,
+            mean_frame_seconds=self._seconds(*ids) / video.frame_count,
             estimated_quality=_estimate(model),
             observed_quality=found.observed_quality,
             expected_wrong_share=_mean([1.0 - value for value in total.confidences]),

@@ -29,7 +29,7 @@ def test_figures_of_a_video(running: Running) -> None:
     assert found.observed_quality == pytest.approx((1 / 3 + 0 + 1) / 3)
     assert found.expected_wrong_share == pytest.approx((0.25 + 0.5 + 0) / 3)
     assert not found.HasField("estimated_quality")
-    assert found.seconds_per_frame > 0
+    assert found.mean_frame_seconds > 0
     (track,) = found.tracks
     assert (track.name, track.accepted_count, track.corrected_count) == ("1", 1, 2)
     assert track.corrected_share == pytest.approx(2 / 3)
