@@ -79,17 +79,20 @@ class FramePlaces:
         likeness: float32 ``(tracks,)`` mean probability of the track in its box, relative to that in the boxes
             that people drew on the neighbouring anchors: about 1 where it is seen as well as there; NaN as above.
         margin: float32 ``(tracks,)`` how much better the path is than the best one elsewhere; NaN as above.
+        accord: float32 ``(tracks,)`` IoU of the box of the interpolated size and the one that pixels vote for.
     """
 
     boxes: Floats = field(repr=False)
     likeness: Floats
     margin: Floats
+    accord: Floats
 
 
 def no_places(tracks: int) -> FramePlaces:
     """Places of tracks without a path."""
     nothing = np.full(tracks, np.nan, np.float32)
-    return FramePlaces(np.full((tracks, 4), np.nan, np.float32), nothing, nothing)
+    boxes = np.full((tracks, 4), np.nan, np.float32)
+    return FramePlaces(boxes, nothing, nothing, nothing)
 
 
 class Sizes:
@@ -270,7 +273,8 @@ def best_places(
         sizes: of the tracks.
     """
     places = no_places(len(scores.worth))
-    boxes, likeness, margin = (array.copy() for array in (places.boxes, places.likeness, places.margin))
+    boxes = places.boxes
+    likeness, margin, accord = (np.full(len(boxes), np.nan, np.float32) for _ in range(3))
     for track in range(len(scores.worth)):
         size = sizes.at(track, frame)
         reached = [ways for ways in (forward, backward) if ways.alive[track]]
@@ -280,11 +284,13 @@ def best_places(
         if len(reached) == 2:
             total = total - scores.worth[track]  # both have counted it
         x, y, row, column = _peak(total)
-        boxes[track] = _with_sides(evidence, track, _box_around(x, y, size))
+        even = _box_around(x, y, size)
+        voted = _voted(evidence, track, even)
+        boxes[track], accord[track] = (even + voted) / 2, _iou(even, voted)
         level = max(LEAST_LEVEL, float(np.mean([ways.levels[track] for ways in reached])))
         likeness[track] = float(scores.inside[track, row, column]) / level
         margin[track] = _margin(total, row, column, size)
-    return FramePlaces(boxes, likeness, margin)
+    return FramePlaces(boxes, likeness, margin, accord)
 
 
 def _peak(total: torch.Tensor) -> tuple[float, float, int, int]:
@@ -307,8 +313,14 @@ def _box_around(x: float, y: float, size: tuple[float, float]) -> Floats:
     return np.array([x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2], np.float32)
 
 
-def _with_sides(evidence: FrameEvidence, track: int, box: Floats) -> Floats:
-    """The mean of a box of the interpolated size and of the box that the track's pixels in its middle vote for."""
+def _iou(one: Floats, other: Floats) -> float:
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    overlap = float(np.prod(np.maximum(high - low, 0)))
+    return overlap / float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - overlap)
+
+
+def _voted(evidence: FrameEvidence, track: int, box: Floats) -> Floats:
+    """The box that the track's pixels in the middle of ``box`` vote for; the box itself where they say nothing."""
     if evidence.sides is None:
         return box
     height, width = evidence.sides.shape[1:]
@@ -323,8 +335,7 @@ def _with_sides(evidence: FrameEvidence, track: int, box: Floats) -> Floats:
     left, top, right, bottom = evidence.sides[:, rows, columns].astype(np.float32)
     y, x = np.mgrid[rows, columns] * 4.0 + 2.0
     edges = np.stack([x - left, y - top, x + right, y + bottom])
-    voted = (edges * votes).sum(axis=(1, 2)) / votes.sum()
-    return np.asarray((box + voted) / 2, np.float32)
+    return np.asarray((edges * votes).sum(axis=(1, 2)) / votes.sum(), np.float32)
 
 
 def _margin(total: torch.Tensor, row: int, column: int, size: tuple[float, float]) -> float:

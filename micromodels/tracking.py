@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from micromodels.confidence import BoxSigns, MaskSigns, absence, acceptance, mask_signs
 from micromodels.heads import FrameClassifier
 from micromodels.propagation import FramePosterior
 from micromodels.seeds import SeedFrame, SeedSet, TrackSpec
@@ -40,14 +41,14 @@ class _Measure:
 
     Attributes:
         presence: 0 to 1.
-        sharpness: 0 to 1, how decided the object's pixels are.
+        signs: of the quality of its shape; None where there is none to speak of.
         shape: in pixels of the video; None where nothing was found.
         hidden: whether it is behind another track.
         bridged: whether it is there because it was a moment before and after.
     """
 
     presence: float
-    sharpness: float
+    signs: MaskSigns | BoxSigns | None
     shape: Shape | None
     hidden: bool = False
     bridged: bool = False
@@ -184,8 +185,11 @@ class Tracker:
         masks = resized_masks(posterior.log_odds, height, width) if dense else None
         for index, spec in enumerate(self._tracks):
             odds = posterior.log_odds[index]
-            presence, sharpness = self._presence(odds, self._expected_area(index, posterior.frame))
+            expected = self._expected_area(index, posterior.frame)
+            presence = self._presence(odds, expected)
+            agreement, distance = float(posterior.agreement[index]), int(posterior.anchor_distance[index])
             shape: Shape | None = None
+            signs: MaskSigns | BoxSigns | None = None
             if spec.shape is ShapeKind.BOX:
                 place = posterior.places.boxes[index]
                 found: Floats | None = place
@@ -194,12 +198,14 @@ class Tracker:
                     found = box_from_sides(odds, posterior.sides)
                 else:
                     presence = float(np.clip(PRESENT * posterior.places.likeness[index] / PRESENT_LIKENESS, 0, 1))
+                    signs = _box_signs(posterior, index)
                 if found is not None:
                     scale = np.array([width / self._size[1], height / self._size[0]] * 2, np.float32)
                     shape = _to_box(_clipped(found * scale, width, height))
             elif masks is not None:
                 shape = to_shape(clean_mask(masks[index]), spec.shape)
-            measures.append(_Measure(presence, sharpness, shape))
+                signs = mask_signs(odds, agreement, distance, expected)
+            measures.append(_Measure(presence, signs, shape))
         row = _Row(_without_maps(posterior), measures)
         if self._classifier is not None:
             with torch.inference_mode():
@@ -216,15 +222,12 @@ class Tracker:
         return float(np.exp(np.interp(frame, frames, [np.log(areas[f]) for f in frames])))
 
     @staticmethod
-    def _presence(odds: Floats, expected_area: float) -> tuple[float, float]:
-        """Mean probability of the likeliest quarter of the expected area, and how decided the object's pixels are."""
+    def _presence(odds: Floats, expected_area: float) -> float:
+        """Mean probability of the likeliest quarter of the expected area."""
         flat = odds.ravel()
         count = int(np.clip(0.25 * expected_area * flat.size, 8, flat.size // 4))
         top = np.partition(flat, -count)[-count:]
-        presence = float((1 / (1 + np.exp(-np.clip(top, -30, 30)))).mean())
-        near = flat[flat > -1.5]
-        sharpness = float(np.tanh(np.abs(near) / 2).mean()) if len(near) else 0.0
-        return presence, sharpness
+        return float((1 / (1 + np.exp(-np.clip(top, -30, 30)))).mean())
 
     def _class_odds(self, rows: Mapping[int, _Row], frames: range) -> npt.NDArray[np.float32]:
         """Log-odds of frame classes, averaged over two frames to each side; ``(frames, classes)``."""
@@ -264,23 +267,27 @@ class Tracker:
     def _label(self, frame: int, index: int, row: _Row) -> Label:
         spec, measure = self._tracks[index], row.measures[index]
         shape = measure.shape
-        confidence = self._confidence(measure, row.posterior, index)
+        # A box without a path has no signs: how present it is must do.
+        confidence = (
+            acceptance(measure.signs) if measure.signs is not None else float(np.clip(measure.presence, 0.01, 0.99))
+        )
         if (measure.presence >= PRESENT or measure.bridged) and shape is not None:
             return Label(frame, spec.track, spec.object_class, State.VISIBLE, shape, confidence, self._provenance)
         if measure.hidden and shape is not None:
             # Hidden behind another track: it is where its motion says.
-            return Label(frame, spec.track, spec.object_class, State.OCCLUDED, shape, 0.5, self._provenance)
-        gone = float(np.clip(1 - measure.presence, 0.5, 0.99))
+            return Label(frame, spec.track, spec.object_class, State.OCCLUDED, shape, confidence, self._provenance)
+        gone = absence(measure.presence)
         return Label(frame, spec.track, spec.object_class, State.ABSENT, None, gone, self._provenance)
 
-    @staticmethod
-    def _confidence(measure: _Measure, posterior: FramePosterior, index: int) -> float:
-        """Product of how present and decided the object is, whether the sweeps agree, and how near an anchor is."""
-        agreement = float(posterior.agreement[index])
-        agree = 0.9 if np.isnan(agreement) else 0.4 + 0.6 * agreement
-        distance = int(posterior.anchor_distance[index])
-        near = 0.7 if distance < 0 else 0.75 + 0.25 * float(np.exp(-distance / 30))
-        return float(np.clip(measure.presence * (0.4 + 0.6 * measure.sharpness) * agree * near, 0.01, 0.99))
+
+def _box_signs(posterior: FramePosterior, index: int) -> BoxSigns:
+    places = posterior.places
+    return BoxSigns(
+        float(places.likeness[index]),
+        float(places.margin[index]),
+        float(places.accord[index]),
+        int(posterior.anchor_distance[index]),
+    )
 
 
 def _clipped(box: Floats, width: int, height: int) -> Floats | None:

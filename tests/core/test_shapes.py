@@ -173,3 +173,17 @@ def test_blobs_come_back_as_the_kind_they_were_drawn_with(kind: ShapeKind) -> No
     if not isinstance(shape, Box):
         array = shape.to_array() if isinstance(shape, Mask) else shape.to_array(*mask.shape)
         assert iou(array, filled(mask) if kind is ShapeKind.POLYGON else mask) > 0.9
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_masks_come_back_where_they_were_painted(scale: int) -> None:
+    """What is sampled as targets are, every second pixel from the first, is not shifted when it is enlarged."""
+    rows, columns = np.mgrid[:96, :128]
+    disc = (rows - 40) ** 2 + (columns - 61) ** 2 < 25**2
+    log_odds = np.where(disc, 4.0, -4.0).astype(np.float32)[::2, ::2]
+    (mask,) = resized_masks(log_odds[None], 96 * scale, 128 * scale)
+    found_rows, found_columns = np.nonzero(mask)
+    # Half a pixel of the work image would be a shift of .5.
+    assert found_rows.mean() / scale == pytest.approx(np.nonzero(disc)[0].mean(), abs=0.3)
+    assert found_columns.mean() / scale == pytest.approx(np.nonzero(disc)[1].mean(), abs=0.3)
+    assert iou(cv2.resize(disc.astype(np.uint8), (128 * scale, 96 * scale)) > 0, mask) > 0.95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,7 +51,9 @@ def posterior(
     places = no_places(len(boxes))
     if paths:
         likeness = np.array([0.0 if box is None else 1.0 for box in boxes], np.float32)
-        places = FramePlaces(np.array([box.as_list() for box in paths], np.float32), likeness, np.ones_like(likeness))
+        ones = np.ones_like(likeness)
+        corners = np.array([box.as_list() for box in paths], np.float32)
+        places = FramePlaces(corners, likeness, ones, ones)
     return FramePosterior(
         frame, log_odds, sides, agreement, np.ones(len(boxes), np.int64), np.array(pooled, np.float32), places
     )
@@ -167,27 +170,22 @@ def test_anchors_are_returned_unchanged() -> None:
 def test_confidence_falls_with_distance_doubt_and_disagreement() -> None:
     """The same mask is less sure far from anchors, where the sweeps differ, and where the head is undecided."""
 
-    def confidence(distance: int = 1, agreement: float = 1.0, sure: float = 8.0) -> float:
-        base = posterior(0, [square(0)], sure=sure)
-        said = FramePosterior(
-            0,
-            base.log_odds,
-            base.sides,
-            np.array([agreement], np.float32),
-            np.array([distance]),
-            base.pooled,
-            base.places,
+    def confidence(distance: int = 1, agreement: float = 1.0, sure: float = 4.0) -> float:
+        base = posterior(0, [square(0)])
+        odds = np.where(base.log_odds > 0, sure, -8).astype(np.float32)
+        said = replace(
+            base, log_odds=odds, agreement=np.array([agreement], np.float32), anchor_distance=np.array([distance])
         )
-        value = track([said])[0].labels[0].confidence
+        value = track([said], kind=ShapeKind.MASK, typical=32 * 32 / (HEIGHT * WIDTH))[0].labels[0].confidence
         assert value is not None
         return value
 
-    best = confidence()
-    assert 0.5 < best < 1
-    assert confidence(distance=200) < best
-    assert confidence(distance=-1) < best
-    assert confidence(agreement=0.3) < best
-    assert confidence(sure=1.0) < best
+    best = confidence(sure=3.6)
+    assert 0.3 < best < 1
+    assert confidence(sure=3.6, distance=200) < best
+    assert confidence(sure=3.6, distance=-1) < best
+    assert confidence(sure=3.6, agreement=0.3) < best
+    assert confidence(sure=2.0) < best
 
 
 @pytest.mark.parametrize("count", [1, 15, 17, MAX_GAP_FRAMES, 2 * MAX_GAP_FRAMES + 3])
