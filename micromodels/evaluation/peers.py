@@ -313,6 +313,7 @@ def _tracker(name: str) -> Propagate:
 
         def follower(pictures: list[Image]) -> Follower:
             def start(seed_frame: int, shape: Shape) -> Step:
+                cv2.setRNGSeed(0)  # MIL draws by lot, from a generator that all of OpenCV shares
                 tracker, picture = make(clip.source.parents[2] / "peers"), pictures[seed_frame]
                 tracker.init(picture, _inside(shape, picture))
                 return lambda frame, shape: _found(*tracker.update(pictures[frame]))

@@ -180,12 +180,12 @@ def test_confidence_falls_with_distance_doubt_and_disagreement() -> None:
         assert value is not None
         return value
 
-    best = confidence(sure=3.6)
+    best = confidence(sure=2.6)
     assert 0.3 < best < 1
-    assert confidence(sure=3.6, distance=200) < best
-    assert confidence(sure=3.6, distance=-1) < best
-    assert confidence(sure=3.6, agreement=0.3) < best
-    assert confidence(sure=2.0) < best
+    assert confidence(sure=2.6, distance=200) < best
+    assert confidence(sure=2.6, distance=-1) < best
+    assert confidence(sure=2.6, agreement=0.3) < best
+    assert confidence(sure=1.5) < best
 
 
 @pytest.mark.parametrize("count", [1, 15, 17, MAX_GAP_FRAMES, 2 * MAX_GAP_FRAMES + 3])
