@@ -86,6 +86,7 @@ class LabelSession:
         self._table, self._settings, self._run, self._ontology = video.table, settings, run, ontology
         self._labels: dict[LabelKey, AnyLabel] = {key_of(label): label for label in labels}
         self._settled = set(settled)
+        self._prepared = False
         last = max((key.frame for key in (*self._labels, *self._settled)), default=0)
         if last >= self._table.frame_count:
             raise InvalidInput("labels.frame", last, f"0 to {self._table.frame_count - 1}")
@@ -171,9 +172,14 @@ class LabelSession:
         """Make what corrections and suggestions need (evidence, optical flow, views of the anchors) ahead of them.
 
         It may be called when nobody waits, also between corrections; without it the first correction takes longer, and
-        suggestions know of the labels only.
+        suggestions know of the labels only. The video is looked at once: corrections keep up what they change.
+
+        Raises:
+            Cancelled: the user cancelled; the next call begins again, and finds what was made.
         """
         self._learner.prepare(self.anchors())
+        if self._prepared:
+            return
         tracks = [spec.track for spec in self._learner.tracks]
         seeds = self._learner.seed_set(self._fixed_labels(range(self._table.frame_count), tracks), self._learner.tracks)
         targets = {frame: seeds.seed_frame(frame, self._encoded.size) for frame in seeds.frames}
@@ -183,6 +189,7 @@ class LabelSession:
         found = posteriors(source, targets, frames, self._run, settings, self._flows, boxes)
         for _ in self._insight.watch(tracks, found):
             pass
+        self._prepared = True
 
     # Corrections
 
