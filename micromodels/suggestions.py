@@ -34,6 +34,7 @@ PRIOR_REACH = 16.0
 PRIOR_MEAN = np.array([0.0, 0.7, 0.5, 0.5, 0.5])
 PRIOR_DEVIATION = np.array([1.5, 0.4, 0.4, 0.4, 0.4])
 """Of the weights of: constant, log-odds of the confidence, log distance, novelty, disagreement."""
+MOST_OFFSETS = 64
 LIKENESS_FRAMES = 4.0
 """Within about this many frames of a wrong label others are wrong too."""
 
@@ -200,17 +201,16 @@ class _Channel:
     def gains(self, trust: Trust, scene: npt.NDArray[np.int64]) -> Doubles:
         """Expected number of labels put right by drawing each frame."""
         window = int(min(len(self.wrong) - 1, max(8, 5 * trust.reach)))
+        # Far frames change slowly with the distance: a wide window is summed in coarser steps.
+        stride = max(1, window // MOST_OFFSETS)
         total = self.wrong.copy()
-        for offset in range(1, window + 1):
+        for offset in range(1, window + 1, stride):
             alike = np.exp(-offset / LIKENESS_FRAMES)
-            for drawn, other in (
-                (slice(None, -offset), slice(offset, None)),
-                (slice(offset, None), slice(None, -offset)),
-            ):
+            for drawn, other in _pairs(offset):
                 share = self._share(trust, offset, other) * (scene[drawn] == scene[other])
                 wrong = self.wrong[other]
                 given = np.where(wrong > 0, wrong + (1 - wrong) * alike, 0.0)
-                total[drawn] += self.wrong[drawn] * given * share
+                total[drawn] += stride * self.wrong[drawn] * given * share
         return np.asarray(total, np.float64)
 
     def _share(self, trust: Trust, offset: int, other: slice) -> Doubles:
@@ -229,6 +229,12 @@ class _Channel:
         self.wrong = self.wrong * np.clip(keep, 0, 1)
         self.distance = np.minimum(self.distance, distance)
         self.wrong[frame] = 0.0
+
+
+def _pairs(offset: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Frames and those ``offset`` behind them, and those before them."""
+    early, late = slice(None, -offset), slice(offset, None)
+    return (early, late), (late, early)
 
 
 def suggest(
