@@ -1,0 +1,52 @@
+"""Protocol F on a real label session, with an encoder that costs nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from micromodels import dense, features, labeling
+from micromodels.evaluation.datasets import load_clips
+from micromodels.evaluation.economy import Strategy, run_economy
+from micromodels.evaluation.peers import PEERS
+from micromodels.session import LabelSession
+from micromodels.types import Label
+from micromodels.video import open_video
+from tests.core.doubles import ColourEncoder
+
+
+@pytest.mark.parametrize("strategy", [Strategy.SUGGESTED, Strategy.ORACLE])
+def test_the_library_is_corrected_in_a_session(
+    small_data: Path, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn is what the session was corrected with; what was looked at and right is settled; times are told."""
+    monkeypatch.setattr(features, "work_size", lambda height_px, width_px: (64, 64))
+    monkeypatch.setattr(dense, "load_encoder", lambda name, device: ColourEncoder())
+    monkeypatch.setattr(dense, "default_encoder_name", lambda: "colour")
+    monkeypatch.setattr(labeling, "TrainSettings", partial(labeling.TrainSettings, effort=0.02))
+    corrected: list[int] = []
+    settled: list[int] = []
+    correct, settle = LabelSession.correct, LabelSession.settle
+
+    def watched_correct(self: LabelSession, corrections: list[Label]) -> object:
+        corrected.append(corrections[0].frame)
+        return correct(self, corrections)
+
+    def watched_settle(self: LabelSession, keys: list[object]) -> None:
+        settled.extend(key.frame for key in keys)  # type: ignore[attr-defined]
+        settle(self, keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LabelSession, "correct", watched_correct)
+    monkeypatch.setattr(LabelSession, "settle", watched_settle)
+    (clip,) = load_clips(small_data, ["davis2016"])
+    with open_video(clip.source) as video:
+        row = run_economy(clip, video, PEERS["default"], strategy, small_data).row
+    assert list(row.seed_frames) == [0, *corrected]
+    assert not set(settled) & set(corrected)
+    assert row.scores["looks"] * row.frame_count == pytest.approx(len(corrected) + len(settled))
+    assert row.curve[-1][1] == 1 or row.curve[-1][0] >= 0.5
+    assert row.system == f"default+{strategy}"
+    if corrected:
+        assert row.scores["correction_seconds"] <= row.scores["slowest_correction_seconds"]
