@@ -14,7 +14,9 @@ export function Login() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ token: token.trim() }),
     }).catch(() => null);
-    if (!response?.ok) return setError(response ? "This is not a token" : "The server cannot be reached");
+    if (!response) return setError("The server cannot be reached");
+    if (response.status === 429) return setError("Too many attempts: wait a minute");
+    if (!response.ok) return setError("This is not a valid token");
     loginWanted.value = false;
   };
   return (
