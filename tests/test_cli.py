@@ -729,3 +729,12 @@ def test_backup_and_restore(tmp_path: Path) -> None:
     with Store.open(Settings(data_dir=tmp_path / "new")) as store:
         assert store.projects.get(project.project_id) == project
     assert micromodels("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "new")).exit_code != 0
+
+
+def test_a_notice_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hex digits between colons are no emoji: a fingerprint with `:CD:` in it stays one."""
+    server = ModuleType("service.server")
+    server.DEFAULT_PORT = server.DEFAULT_PAGE_PORT = 1  # type: ignore[attr-defined]
+    server.serve = lambda **options: options["on_notice"]("SHA-256 AB:CD:EF:A0")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "service.server", server)
+    assert "AB:CD:EF:A0" in micromodels("serve", "--data", tmp_path).stderr

@@ -53,7 +53,7 @@ def opened(data: Path | None, command: str, *, make: bool = False) -> Iterator[S
 
 
 def _console() -> Console:
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 @token.command("create")

@@ -363,7 +363,9 @@ def serve(
             allowed_roots=tuple(allow_root or ()),
             on_ready=tell,
             on_page=tell,
-            on_notice=lambda text: console.print(f"[dim]·[/] {escape(text)}", soft_wrap=True, highlight=False),
+            on_notice=lambda text: console.print(
+                f"[dim]·[/] {escape(text)}", soft_wrap=True, highlight=False, emoji=False
+            ),
         )
 
 

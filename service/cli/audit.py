@@ -37,7 +37,7 @@ def verify(
     Prints its head, SEQUENCE:HASH, on standard output. Keep it elsewhere: with --expect it later proves that nothing
     before it was changed, even by somebody who computed all hashes anew.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     with exit_codes(console), opened(data, "audit.verify") as store:
         report = store.audit.verify(expect)
         print(report.head, flush=True)

@@ -29,7 +29,7 @@ def doctor(
 
     Says what to do where something is wrong; the exit code is then 5. Changes nothing.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     with exit_codes(Console(stderr=True)):
         from service.doctor import Level, examine
         from service.settings import Settings
