@@ -26,6 +26,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 SIZE = {"width": 1280, "height": 800}
+expect.set_options(timeout=30_000)  # machines of CI are busy
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MARGIN = 16
 
@@ -61,7 +62,7 @@ class Visit:
     def __init__(self, served: Served, context: BrowserContext) -> None:
         self.served, self.context = served, context
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(30_000)
         self.complaints: list[str] = []
         self.expected: tuple[str, ...] = ()
         self.page.on("console", self._console)
@@ -79,7 +80,8 @@ class Visit:
 
     def check(self) -> None:
         """Nothing went wrong behind the scenes, but for what the test expects."""
-        assert [c for c in self.complaints if not any(part in c for part in self.expected)] == []
+        unexpected = [one for one in self.complaints if not any(part in one for part in self.expected)]
+        assert not unexpected, unexpected
 
     def open(self, name: str = "") -> Page:
         """Go to the page of a project or video, or to the list of projects."""
@@ -104,7 +106,8 @@ class Visit:
         self.at_frame(frame)
 
     def saved(self) -> None:
-        """Wait until the server has every edit."""
+        """Wait until the server has every edit; what was just done is on the screen after two refreshes."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         expect(self.page.locator(".saved")).to_have_text("Saved")
 
     def at(self, x: float, y: float) -> tuple[float, float]:

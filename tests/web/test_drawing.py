@@ -24,15 +24,15 @@ def test_a_box_goes_where_it_was_drawn(served: Served, visit: Visit, video: vide
     page.keyboard.press("b")
     visit.drag((20, 30), (60, 70))
     visit.saved()
-    box = labels_of(served, video.name)[0, "1"]["object"]["box"]
+    box = labels_of(served, video.name)[0, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == pytest.approx([20, 30, 60, 70], abs=0.6)
     visit.drag((40, 50), (50, 55))
     visit.saved()
-    box = labels_of(served, video.name)[0, "1"]["object"]["box"]
+    box = labels_of(served, video.name)[0, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == pytest.approx([30, 35, 70, 75], abs=1)
     visit.drag((70, 75), (90, 85))
     visit.saved()
-    box = labels_of(served, video.name)[0, "1"]["object"]["box"]
+    box = labels_of(served, video.name)[0, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == pytest.approx([30, 35, 90, 85], abs=1)
 
 
@@ -48,7 +48,7 @@ def test_a_polygon_is_closed_by_a_click_on_its_first_corner(
     page.mouse.click(*visit.at(20, 60))
     page.mouse.click(*visit.at(20, 20))
     visit.saved()
-    points = labels_of(served, video.name)[0, "1"]["object"]["polygon"]["coordinates"]
+    points = labels_of(served, video.name)[0, "square 1"]["object"]["polygon"]["coordinates"]
     assert points == pytest.approx([20, 20, 80, 20, 80, 60, 20, 60], abs=0.6)
     visit.go(5)
     page.keyboard.press("o")
@@ -57,7 +57,7 @@ def test_a_polygon_is_closed_by_a_click_on_its_first_corner(
         page.mouse.click(*visit.at(*point))
     page.keyboard.press("Enter")
     expect(page.get_by_text("Two sides cross")).to_be_visible()
-    assert (5, "2") not in labels_of(served, video.name)
+    assert (5, "square 2") not in labels_of(served, video.name)
 
 
 def test_a_mask_is_painted_and_erased(served: Served, visit: Visit, video: video_pb2.Video) -> None:
@@ -68,19 +68,19 @@ def test_a_mask_is_painted_and_erased(served: Served, visit: Visit, video: video
         page.keyboard.press("[")
     visit.drag((30, 20), (90, 20), (90, 70), (30, 70), (30, 21), steps=12)
     visit.saved()
-    pixels = _pixels(labels_of(served, video.name)[0, "1"])
+    pixels = _pixels(labels_of(served, video.name)[0, "square 1"])
     assert pixels[25:65, 35:85].all(), "the ring is filled"
     assert not pixels[:10].any()
     page.keyboard.press("e")
     visit.drag((60, 45), (61, 45))
     visit.saved()
-    erased = _pixels(labels_of(served, video.name)[0, "1"])
+    erased = _pixels(labels_of(served, video.name)[0, "square 1"])
     assert not erased[45, 60]
     assert erased.sum() < pixels.sum()
     page.keyboard.press("Control+z")
     expect(page.get_by_text("Undone")).to_be_visible()
     visit.saved()
-    assert (_pixels(labels_of(served, video.name)[0, "1"]) == pixels).all()
+    assert (_pixels(labels_of(served, video.name)[0, "square 1"]) == pixels).all()
 
 
 def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
@@ -113,7 +113,7 @@ def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
         page.keyboard.press("Control+Shift+ArrowDown")
     page.keyboard.press("Enter")
     visit.saved()
-    box = labels_of(served, video.name)[0, "1"]["object"]["box"]
+    box = labels_of(served, video.name)[0, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == [34, 48, 54, 68]
 
     page.keyboard.press("ArrowRight")
@@ -123,11 +123,11 @@ def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
     page.keyboard.press("Control+Shift+ArrowUp")
     page.keyboard.press("+")
     visit.saved()
-    box = labels_of(served, video.name)[1, "1"]["object"]["box"]
+    box = labels_of(served, video.name)[1, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == [34, 37, 56, 59]
     page.keyboard.press("Control+z")
     expect(page.get_by_text("Undone: grow square 1")).to_be_visible()
-    box = labels_of(served, video.name)[1, "1"]["object"]["box"]
+    box = labels_of(served, video.name)[1, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == [35, 38, 55, 58]
 
     visit.go(20)
@@ -135,7 +135,7 @@ def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
     page.keyboard.press("f")
     visit.saved()
     labels = labels_of(served, video.name)
-    assert labels[20, "1"]["object"]["state"] == "OBJECT_STATE_ABSENT"
+    assert labels[20, "square 1"]["object"]["state"] == "OBJECT_STATE_ABSENT"
     assert labels[20, "bright"]["frameClass"]["present"] is True
 
     page.keyboard.press("1")
@@ -145,7 +145,7 @@ def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
     visit.at_frame(0)
     page.keyboard.press("a")
     expect(page.get_by_text("Frame 0 accepted")).to_be_visible()
-    assert labels_of(served, video.name)[0, "1"]["review"]["state"] == "REVIEW_STATE_ACCEPTED"
+    assert labels_of(served, video.name)[0, "square 1"]["review"]["state"] == "REVIEW_STATE_ACCEPTED"
     page.keyboard.press("l")
     expect(page.get_by_text("Square 1 locked")).to_be_visible()
     page.keyboard.press("c")
@@ -172,7 +172,11 @@ def test_identity_is_repaired_from_a_frame_on(served: Served, visit: Visit, vide
     expect(page.get_by_text("Square 1 split at frame 10")).to_be_visible()
     expect(page.locator(".timeline-name")).to_have_count(3)  # two objects and the frame class
     labels = labels_of(served, video.name)
-    assert {key for key, one in labels.items() if one["object"].get("box")} == {(0, "1"), (10, "2"), (20, "2")}
+    assert {key for key, one in labels.items() if one["object"].get("box")} == {
+        (0, "1"),
+        (10, "square 1"),
+        (20, "square 1"),
+    }
     page.get_by_role("tab", name="History").click()
     expect(page.locator(".changes").last).to_contain_text("track split")
     page.keyboard.press("Escape")

@@ -50,7 +50,7 @@ def test_axe_has_no_serious_finding(
             page.wait_for_timeout(300)  # colours change by a transition
             found[tab] = visit.serious_findings(axe)
         page.keyboard.press("Escape")
-        for key, name in (("?", "Keys"), ("w", "Who is who")):
+        for key, name in (("?", "Keys"), ("w", "Who is who"), ("d", "Diagnostics")):
             page.keyboard.press(key)
             page.get_by_role("dialog").wait_for()
             found[name] = visit.serious_findings(axe)
@@ -105,6 +105,7 @@ def test_twenty_thousand_frames_stay_smooth_and_flat(
     """Scrubbed and stepped through from end to end: neither memory nor elements grow with what was looked at."""
     with visiting(served, browser) as visit:
         visit.size = (64, 48)
+        visit.expected = ("CorrectionService",)  # there is no micro-model to ask for suggestions
         page = visit.open_video(long_video)
         page.wait_for_function("() => document.querySelectorAll('.timeline-name').length === 2")
         expect(page.locator(".state-tag").first).to_contain_text("absent")

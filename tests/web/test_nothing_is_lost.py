@@ -55,10 +55,10 @@ def test_edits_survive_a_reload_before_they_are_sent(served: Served, visit: Visi
     page.reload()
     visit.at_frame(4)
     expect(page.locator(".state-tag .by").first).to_have_text("by hand")
-    before = labels_of(served, video.name)[4, "1"]["object"]["box"]["x1"]
+    before = labels_of(served, video.name)[4, "square 1"]["object"]["box"]["x1"]
     page.unroute_all()
     visit.saved()
-    after = labels_of(served, video.name)[4, "1"]["object"]["box"]["x1"]
+    after = labels_of(served, video.name)[4, "square 1"]["object"]["box"]["x1"]
     assert after - before == 10
 
 
@@ -95,10 +95,10 @@ def test_somebody_elses_edit_is_not_buried(
         other.saved()
     visit.drag((60, 20), (90, 50))
     expect(page.get_by_text("Somebody else changed frame 0")).to_be_visible()
-    assert round(labels_of(served, video.name)[0, "1"]["object"]["box"]["x1"]) == 20
+    assert round(labels_of(served, video.name)[0, "square 1"]["object"]["box"]["x1"]) == 20
     page.get_by_role("button", name="Use mine").click()
     visit.saved()
-    assert round(labels_of(served, video.name)[0, "1"]["object"]["box"]["x1"]) == 60
+    assert round(labels_of(served, video.name)[0, "square 1"]["object"]["box"]["x1"]) == 60
 
 
 def test_a_server_that_restarts_is_found_again(tmp_path: Path, browser: Browser, tiny_clip: Path, built: Path) -> None:

@@ -61,7 +61,7 @@ def _picture(page: Page, name: str) -> None:
     folder = os.environ.get("MICROMODELS_SCREENSHOTS")
     if folder:
         page.wait_for_timeout(400)  # what fades has faded
-        page.screenshot(path=Path(folder) / f"{name}.png")
+        page.screenshot(path=Path(folder) / f"page-{name}.jpg", type="jpeg", quality=88)
 
 
 @pytest.mark.slow
@@ -145,7 +145,6 @@ def test_the_whole_story(
             page.keyboard.press("1")
             page.keyboard.press("Control+Shift+ArrowRight")
             expect(page.get_by_text("mended in")).to_be_visible(timeout=120_000)
-            page.screenshot(path=tmp_path / "mended.png")
             _picture(page, "mended")
             corrected = int(page.locator("#frame-number").input_value())
             visit.saved()

@@ -220,7 +220,7 @@ export class Reviewing {
 
   async split(row: Row, frame: number): Promise<void> {
     const { session } = this;
-    const newTrack = session.newTrack();
+    const newTrack = session.newTrack(row.className);
     const body = { track: row.name, startFrame: String(frame), newTrack };
     if (!(await this.act(`${session.nameOf(row)} split at frame ${frame}`, "TrackService/SplitTrack", body))) return;
     await session.refresh([row.name, newTrack]);

@@ -204,9 +204,12 @@ export class Session {
 
   // --- edits -----------------------------------------------------------------------------------------------------
 
-  /** A name for a new object: the smallest number that no object has. */
-  newTrack(): string {
-    for (let number = 1; ; number++) if (!this.labels.rows.has(rowKey(String(number), false))) return String(number);
+  /** A name for a new object of a class, with the smallest number that is free: reasons and histories show it. */
+  newTrack(className: string): string {
+    for (let number = 1; ; number++) {
+      const name = `${className} ${number}`;
+      if (!this.labels.rows.has(rowKey(name, false))) return name;
+    }
   }
 
   /** The row that an edit on this frame is about; a new object of the active class where none is selected. */
@@ -218,7 +221,7 @@ export class Session {
       say("Make a class first: Classes, in the panel on the right", "error");
       return null;
     }
-    const made = this.labels.row(this.newTrack(), className, false);
+    const made = this.labels.row(this.newTrack(className), className, false);
     this.selected.value = made.key;
     return made;
   }
@@ -254,7 +257,7 @@ export class Session {
   }
 
   nameOf(row: Row): string {
-    return row.isFrameClass ? row.name : `${row.className} ${row.name}`;
+    return row.isFrameClass || row.name.startsWith(row.className) ? row.name : `${row.className} ${row.name}`;
   }
 
   /** Edits of one gesture: they are shown at once, kept on this machine, sent, and undone together. */

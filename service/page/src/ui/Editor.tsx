@@ -4,6 +4,7 @@ import { Board } from "../board/Board";
 import type { Session } from "../model/session";
 import { opacity, outlineOnly } from "../model/settings";
 import { Classes } from "./Classes";
+import { Diagnostics } from "./Diagnostics";
 import { Export } from "./Export";
 import { Header } from "./Header";
 import { Help } from "./Help";
@@ -24,6 +25,7 @@ export function Editor({ session }: { session: Session }) {
   const [classes, setClasses] = useState(false);
   const [exporting, setExporting] = useState(false);
   const [identity, setIdentity] = useState(false);
+  const [diagnostics, setDiagnostics] = useState(false);
   const [panel, setPanel] = useState<PanelName>("label");
 
   useEffect(() => {
@@ -67,6 +69,7 @@ export function Editor({ session }: { session: Session }) {
         requestAnimationFrame(() => document.querySelector<HTMLInputElement>("#comment-text")?.focus());
       },
       identity: () => setIdentity(true),
+      diagnostics: () => setDiagnostics(true),
     };
     const listen = (event: KeyboardEvent): void => onKey(event, keyed);
     const leave = (event: BeforeUnloadEvent): void => {
@@ -84,7 +87,7 @@ export function Editor({ session }: { session: Session }) {
 
   return (
     <div class="editor">
-      <Header session={session} onHelp={() => setHelp(true)} onExport={() => setExporting(true)} onPanel={setPanel} />
+      <Header session={session} onHelp={() => setHelp(true)} onExport={() => setExporting(true)} onDiagnostics={() => setDiagnostics(true)} onPanel={setPanel} />
       <OfflineBanner waiting={session.outbox.waiting.value} />
       <main class="workspace">
         <Tools session={session} zoom={zoom} onZoom={(factor) => board.current?.zoom(factor)} onFit={() => board.current?.fit()} />
@@ -98,6 +101,7 @@ export function Editor({ session }: { session: Session }) {
       </main>
       <Transport session={session} />
       <Timeline session={session} />
+      {diagnostics && <Diagnostics session={session} onClose={() => setDiagnostics(false)} />}
       {identity && <Identity session={session} onClose={() => setIdentity(false)} />}
       {help && <Help onClose={() => setHelp(false)} />}
       {exporting && <Export session={session} onClose={() => setExporting(false)} />}

@@ -1,4 +1,4 @@
-import { Check, ChevronRight, CircleHelp, Download, LoaderCircle, Redo2, Undo2 } from "lucide";
+import { ChartColumn, Check, ChevronRight, CircleHelp, Download, LoaderCircle, Redo2, Undo2 } from "lucide";
 
 import { online } from "../api/rpc";
 import { duration } from "../lib/format";
@@ -12,6 +12,7 @@ export function Header(props: {
   session: Session;
   onHelp: () => void;
   onExport: () => void;
+  onDiagnostics: () => void;
   onPanel: (panel: PanelName) => void;
 }) {
   const { session } = props;
@@ -47,6 +48,9 @@ export function Header(props: {
           onClick={() => void session.undo.redo()}
         >
           <Icon of={Redo2} />
+        </button>
+        <button class="quiet square" aria-label="Diagnostics" title="Diagnostics (D)" onClick={props.onDiagnostics}>
+          <Icon of={ChartColumn} />
         </button>
         <button onClick={props.onExport}>
           <Icon of={Download} /> Export

@@ -40,7 +40,7 @@ export function Identity({ session, onClose }: { session: Session; onClose: () =
             <Icon of={Scissors} size={18} />
             <span>
               <strong>Split</strong>
-              <span class="muted">From this frame on it is another object, {session.newTrack()}</span>
+              <span class="muted">From this frame on it is another object, {session.newTrack(row.className)}</span>
             </span>
           </button>
         </li>

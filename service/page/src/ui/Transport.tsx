@@ -22,6 +22,7 @@ export function Transport({ session }: { session: Session }) {
       tab: () => undefined,
       comment: () => undefined,
       identity: () => undefined,
+      diagnostics: () => undefined,
     });
   };
   return (

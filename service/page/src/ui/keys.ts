@@ -15,6 +15,7 @@ export interface Keyed {
   tab: (name: string) => void;
   comment: () => void;
   identity: () => void;
+  diagnostics: () => void;
 }
 
 interface Binding {
@@ -208,6 +209,7 @@ export const BINDINGS: Binding[] = [
   { keys: ["c"], shown: "C", words: "Comment on the frame", group: "Review", act: (on) => on.comment() },
   { keys: ["w"], shown: "W", words: "Who is who: swap, split, merge, delete from here", group: "Review", act: (on) => on.identity() },
   { keys: ["t"], shown: "T", words: "Train", group: "Train", act: (on) => on.tab("train") },
+  { keys: ["d"], shown: "D", words: "Diagnostics: how good, at what cost", group: "View", act: (on) => on.diagnostics() },
   { keys: ["\\"], shown: "\\", words: "Outlines only", group: "View", act: () => (outlineOnly.value = !outlineOnly.value) },
   { keys: [";"], shown: ";", words: "Fainter labels", group: "View", act: () => (opacity.value = Math.max(0, opacity.value - 0.1)) },
   { keys: ["'"], shown: "'", words: "Stronger labels", group: "View", act: () => (opacity.value = Math.min(1, opacity.value + 0.1)) },

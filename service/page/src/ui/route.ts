@@ -5,16 +5,14 @@ import { signal } from "@preact/signals";
 export interface Route {
   project?: string;
   video?: string;
-  view?: "diagnostics";
 }
 
 function parse(hash: string): Route {
-  const match = /^#\/(projects\/[^/]+)(?:\/(videos\/[^/?]+))?(?:\/(diagnostics))?/.exec(hash);
+  const match = /^#\/(projects\/[^/]+)(?:\/(videos\/[^/?]+))?/.exec(hash);
   if (!match) return {};
   return {
     project: match[1],
     video: match[2] ? `${match[1]}/${match[2]}` : undefined,
-    view: match[3] as Route["view"],
   };
 }
 
