@@ -107,7 +107,10 @@ class CorrectLabelsRequest(_message.Message):
     """The last `resume_token` received by a call with the same `request_id`; empty to hear everything."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_label_pb2.Label]:
-        """What the person says: shapes, states, classes, "absent here"; at most 10000 and each key once."""
+        """What the person says: shapes, states, classes, "absent here"; at most 10000 and each key once. A class belongs to a
+        track: a label with another class than its track gives that class to the other hand labels of the track too, whose
+        shapes stay.
+        """
 
     @_builtins.property
     def deletions(self) -> _containers.RepeatedCompositeFieldContainer[_label_pb2.LabelKey]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.types import AnyLabel, Label
 from micromodels.v1 import correction_pb2 as pb
 from micromodels.v1 import correction_pb2_grpc
 from service.api import names
@@ -20,7 +22,7 @@ from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token, page_size
 from service.history import ChangeKind, LabelDifference
 from service.jobs.sessions import Question, Sessions
-from service.store import ModelVersion, WriteResult
+from service.store import LabelKey, ModelVersion, VideoState, WriteResult
 
 __all__ = ["CorrectionServicer"]
 
@@ -81,8 +83,28 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         base = request.base_revision if request.HasField("base_revision") else None
         self._model(ids, request.micro_model_version)  # a name that is wrong is refused before anything is stored
         return write_checked(
-            self._store, ids, labels, "labels", deletes, base, request_id=request.request_id, kind=ChangeKind.CORRECT
+            self._store,
+            ids,
+            labels,
+            "labels",
+            deletes,
+            base,
+            request_id=request.request_id,
+            kind=ChangeKind.CORRECT,
+            also=self._of_new_class(ids, labels, {*deletes, *map(LabelKey.of, labels)}),
         )
+
+    def _of_new_class(self, ids: tuple[str, str], labels: list[AnyLabel], said: set[LabelKey]) -> list[AnyLabel]:
+        """Hand labels of tracks that get another class: a class belongs to a track, so they get it too."""
+        classes = {label.track: label.object_class for label in labels if isinstance(label, Label)}
+        if not classes or self._store.videos.get(*ids).state is not VideoState.READY:
+            return []
+        changed: list[AnyLabel] = []
+        for record in self._store.labels.stream(*ids, names=tuple(classes), anchors_only=True):
+            label = record.label
+            if isinstance(label, Label) and record.key not in said and label.object_class != classes[label.track]:
+                changed.append(replace(label, object_class=classes[label.track]))
+        return changed
 
     def _begin(
         self, ids: tuple[str, str], asked: str, revision: int, on_news: Callable[[], None]

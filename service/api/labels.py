@@ -122,6 +122,7 @@ def write_checked(
     *,
     request_id: str = "",
     kind: ChangeKind = ChangeKind.WRITE,
+    also: Sequence[AnyLabel] = (),
 ) -> WriteResult:
     """Write labels that fit the video; errors name the label's place in the field ``where``.
 
@@ -147,6 +148,7 @@ def write_checked(
             base_revision=base_revision,
             request_id=request_id,
             kind=kind,
+            also=also,
         )
     except InvalidInput as error:
         found = re.fullmatch(r"labels\[(\d+)\]\.(.+)", error.field)

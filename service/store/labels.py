@@ -70,6 +70,7 @@ class Labels:
         base_revision: int | None = None,
         request_id: str = "",
         kind: ChangeKind = ChangeKind.WRITE,
+        also: Sequence[AnyLabel] = (),
     ) -> WriteResult:
         """Write a batch: all of it or, on an error, nothing. Deleting is a human act.
 
@@ -82,6 +83,7 @@ class Labels:
             base_revision: the revision that the caller saw; None not to check.
             request_id: the same one with the same body gives the same answer and writes nothing again.
             kind: ``WRITE`` or ``CORRECT``.
+            also: labels that follow from the batch and go with it; not a part of the body.
 
         Raises:
             AlreadyExists: the request id was used with another body.
@@ -91,7 +93,8 @@ class Labels:
             OutOfRange: a frame past the end of the video.
             RevisionConflict: keys changed after ``base_revision``.
         """
-        changes = label_changes(labels, deletes)
+        said = label_changes(labels, deletes)
+        changes = label_changes([*labels, *also], deletes)
 
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id, lock=True)
@@ -102,7 +105,7 @@ class Labels:
             kept = [[key.frame, key.is_frame_class, key.name] for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 
-        body = [[(str(c.key), c.payload) for c in changes], base_revision, author]
+        body = [[(str(c.key), c.payload) for c in said], base_revision, author]
         with self._database.begin(write=True) as connection:
             answer = once(connection, f"labels.{kind.value}/{project_id}/{video_id}", request_id, body, act)
         kept = tuple(LabelKey(*key) for key in answer["kept"])

@@ -128,6 +128,18 @@ def test_a_session_learns_of_what_happened_elsewhere(running: Running, video: st
     assert max(frame for frame, track in current(running, video) if track == "1") == 13
 
 
+def test_a_class_belongs_to_a_track(running: Running, video: str) -> None:
+    """Correcting it on one frame gives it to all labels of the track; undone, all have the old one again."""
+    before = current(running, video)
+    first, *_ = running.client.review.correct_labels(video, [box(10, object_class="letter")])
+    assert first.acknowledged.written_count == 3  # hand labels on 0 and 20 too
+    labels = current(running, video)
+    assert {x.object_class for x in labels.values() if isinstance(x, Label)} == {"letter"}
+    assert left(labels[(20, "1")]) == 30
+    running.client.review.undo_change(video, first.acknowledged.label_revision)
+    assert current(running, video) == before
+
+
 def test_a_stale_base_loses_nothing(running: Running, video: str) -> None:
     """ABORTED names the keys; nothing is written, and nothing computed."""
     seen = running.client.get_video(video).label_revision
