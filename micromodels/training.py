@@ -123,6 +123,7 @@ class HeadTrainer:
         rate_scale: float = 1.0,
         on_step: Callable[[int], None] | None = None,
         available: Callable[[int], int] | None = None,
+        fixed_statistics: bool = False,
     ) -> None:
         """Train for ``steps`` steps, or until the user says that it is good enough.
 
@@ -135,12 +136,17 @@ class HeadTrainer:
             rate_scale: factor on the learning rate.
             on_step: called after each step.
             available: how many of ``views`` a step may draw from; called in another thread; None for all.
+            fixed_statistics: whether batch normalisation keeps the statistics that it has: those of a few frames would
+                spoil what the head knows of the others.
 
         Raises:
             Diverged: the loss became NaN or infinite.
             Cancelled: the user cancelled.
         """
         head = self.head.train()
+        for module in head.modules() if fixed_statistics else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
         rate = self._rate * rate_scale
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)

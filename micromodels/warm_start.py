@@ -162,5 +162,5 @@ def warm_start(
     """
     copied = copy.deepcopy(head)
     trainer = HeadTrainer(copied, seed)
-    trainer.fit(new, steps, Clock(0, 1, steps), run, old, rate_scale)
+    trainer.fit(new, steps, Clock(0, 1, steps), run, old, rate_scale, fixed_statistics=True)
     return copied.eval()

@@ -242,3 +242,15 @@ def test_pooled_features_are_mean_and_maximum_of_each_level() -> None:
     vector = pooled(features)
     assert vector.dtype == np.float32
     assert vector.tolist() == [1.5, 5.5, 3.0, 7.0, 1, 1, 1, 1, 1, 1]
+
+
+def test_statistics_stay_where_they_are_asked_to() -> None:
+    """Batch normalisation of a warm start keeps what it learned from the whole video; weights go on learning."""
+    for fixed in (False, True):
+        head = new_head()
+        before = {name: value.clone() for name, value in head.state_dict().items()}
+        HeadTrainer(head).fit(samples(), 3, Clock(0, 1, 3), Run(device="cpu"), fixed_statistics=fixed)
+        after = head.state_dict()
+        moved = any(not torch.equal(after[name], before[name]) for name in before if "running_" in name)
+        assert moved is not fixed
+        assert not torch.equal(after["last.0.weight"], before["last.0.weight"])
