@@ -20,7 +20,7 @@ from micromodels.dense_model import DenseModel, head_tensors, load
 from micromodels.encoder import default_encoder_name, load_encoder, select_device
 from micromodels.errors import Cancelled, OutOfMemory
 from micromodels.events import ExperimentFinished, FlipBookPicture, Run, Stage, StageFinished, StopRequest
-from micromodels.features import EncodedVideo, FrameSource, level_statistics
+from micromodels.features import EncodedVideo, FrameSelection, FrameSource, level_statistics
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, pooled
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.parallel import WorkLine, narrow_operations, worker_count
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["DenseModel", "DenseSettings", "load", "train"]
 
 SELF_TRAINING_FRAMES = 160
+SELF_TRAINING_STRIDE = 2
+"""Every second frame says nearly as much as all, and the others are encoded while the head trains on them."""
 SELF_TRAINING_CERTAINTY = 0.85
 EARLY_VIEWS = 0.5
 """Training begins when this share of the views is there; the others come in over as large a share of its steps."""
@@ -157,7 +159,8 @@ class _Training:
             yield partial(self._encode_view, place, makers[frame], number)
         if self._seeds.tracks:
             near = self._near_seeds()
-            others = (frame for frame in range(self._video.frame_count) if frame not in near)
+            first = set(near)
+            others = (frame for frame in range(self._video.frame_count) if frame not in first)
             yield from self._video.encoding_tasks([*near, *others][: self._video.capacity_frames * 3 // 4])
 
     def _encode_view(self, place: int, maker: ViewMaker, number: int) -> None:
@@ -327,28 +330,32 @@ class _Training:
         self._video.tell_times()
         found: list[tuple[float, Sample]] = []
         drawn = boxed(self._seeds.tracks)
-        settings = PropagationSettings()
-        for posterior in propagate_windows(self._video, head, self._targets, frames, self._run, settings, drawn):
-            if posterior.frame in self._targets:
+        # A video of these frames only, for which sweeps and paths are found as for any other.
+        chosen = FrameSelection(self._video, frames)
+        anchors = {place: self._targets[frame] for place, frame in enumerate(frames) if frame in self._targets}
+        every = range(len(frames))
+        for posterior in propagate_windows(chosen, head, anchors, every, self._run, PropagationSettings(), drawn):
+            if posterior.frame in anchors:
                 continue
             label_map, certainty = _pseudo_labels(posterior)
             if certainty > 0:
                 boxes = np.full((len(self._seeds.tracks), 4), np.nan, np.float32)
                 known = np.ones(len(self._seeds.tracks), bool)
-                sample = Sample(self._video[posterior.frame].features, label_map, boxes, known, 0.7)
+                sample = Sample(self._video[frames[posterior.frame]].features, label_map, boxes, known, 0.7)
                 found.append((certainty, sample))
         found.sort(key=lambda item: -item[0])
         # Frames that only look sure are more among the last: keep the surer half and some.
         return [sample for _, sample in found[: max(4, int(0.6 * len(found)))]]
 
-    def _near_seeds(self) -> range:
-        """All frames of a short video; of a long one those around the middle seed."""
+    def _near_seeds(self) -> list[int]:
+        """Every second frame of a short video, or of the part of a long one around the middle seed, and the seeds."""
         count = self._video.frame_count
-        if count <= SELF_TRAINING_FRAMES:
-            return range(count)
-        middle = sorted(self._targets)[len(self._targets) // 2]
-        start = int(np.clip(middle - SELF_TRAINING_FRAMES // 2, 0, count - SELF_TRAINING_FRAMES))
-        return range(start, start + SELF_TRAINING_FRAMES)
+        start = 0
+        if count > SELF_TRAINING_FRAMES:
+            middle = sorted(self._targets)[len(self._targets) // 2]
+            start = int(np.clip(middle - SELF_TRAINING_FRAMES // 2, 0, count - SELF_TRAINING_FRAMES))
+        near = range(start, min(count, start + SELF_TRAINING_FRAMES))
+        return sorted({*near[::SELF_TRAINING_STRIDE], *(frame for frame in self._targets if frame in near)})
 
     @torch.inference_mode()
     def _show(self, head: DenseHead, number: int, step: int) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from micromodels.events import Run, Stage, StageFinished
-from micromodels.features import EncodedFrame, EncodedVideo
+from micromodels.features import EncodedFrame, EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead, pooled
 
 __all__ = [
@@ -93,7 +93,9 @@ class HeadEvidence:
         run: gets the time of prediction.
     """
 
-    def __init__(self, video: EncodedVideo, head: DenseHead | None, temperature: float, run: Run) -> None:
+    def __init__(
+        self, video: EncodedVideo | FrameSelection, head: DenseHead | None, temperature: float, run: Run
+    ) -> None:
         self._video, self._head, self._temperature, self._run = video, head, temperature, run
         self.size = video.size
         self.tracks = head.settings.tracks if head is not None else 0

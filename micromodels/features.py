@@ -33,7 +33,15 @@ from micromodels.events import Event, Run, Stage, StageFinished
 from micromodels.parallel import mapped
 from micromodels.video import FrameTable
 
-__all__ = ["DEFAULT_CACHE_BYTES", "EncodedFrame", "EncodedVideo", "FrameSource", "level_statistics", "to_work_image"]
+__all__ = [
+    "DEFAULT_CACHE_BYTES",
+    "EncodedFrame",
+    "EncodedVideo",
+    "FrameSelection",
+    "FrameSource",
+    "level_statistics",
+    "to_work_image",
+]
 
 Image = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -41,6 +49,8 @@ T = TypeVar("T")
 DEFAULT_CACHE_BYTES = 4 << 30
 MEMORY_FRAMES = 8
 """Frames held in memory besides the files."""
+SKIPPED_FRAMES = 4
+"""Fewer frames than this between two wanted ones are decoded and dropped rather than sought past."""
 
 
 class FrameSource(Protocol):
@@ -149,8 +159,8 @@ class EncodedVideo:
         self.tell_times()
         return found
 
-    def stream(self, indices: range, work: Callable[[int, EncodedFrame], T]) -> Iterator[T]:
-        """``work(index, encoded frame)`` of a range in order, several frames at once, each in some thread.
+    def stream(self, indices: Sequence[int], work: Callable[[int, EncodedFrame], T]) -> Iterator[T]:
+        """``work(index, encoded frame)`` of some frames in order, several frames at once, each in some thread.
 
         Missing frames are decoded sequentially and encoded.
         """
@@ -187,10 +197,11 @@ class EncodedVideo:
             if self._is_cached(index):
                 yield index, None
                 continue
-            if frames is None or position != index:
-                frames = self.video.frames(index, _run_end(indices, place))
             started = time.perf_counter()
-            _, image = next(frames)
+            if frames is None or not position <= index < position + SKIPPED_FRAMES:
+                frames, position = self.video.frames(index, _run_end(indices, place)), index
+            for _ in range(index - position + 1):
+                _, image = next(frames)
             self.spent(Stage.DECODE, started)
             position = index + 1
             yield index, image
@@ -279,13 +290,32 @@ class EncodedVideo:
         self._times.append(StageFinished(stage, time.perf_counter() - started))
 
 
+class FrameSelection:
+    """Some frames of a video as a video of their own: frame i is the i-th of them.
+
+    Args:
+        video: the encoded video.
+        frames: indices, ascending.
+    """
+
+    def __init__(self, video: EncodedVideo, frames: Sequence[int]) -> None:
+        self.size = video.size
+        self._video, self._frames = video, frames
+        self._position = {frame: position for position, frame in enumerate(frames)}
+
+    def stream(self, indices: Sequence[int], work: Callable[[int, EncodedFrame], T]) -> Iterator[T]:
+        """See ``EncodedVideo.stream``."""
+        chosen = [self._frames[index] for index in indices]
+        return self._video.stream(chosen, lambda frame, encoded: work(self._position[frame], encoded))
+
+
 def _run_end(indices: Sequence[int], place: int) -> int:
-    """One past the last of the neighbouring indices that begin at ``place``."""
+    """One past the last of the indices from ``place`` on that are read in one go."""
     end = indices[place] + 1
     for index in indices[place + 1 :]:
-        if index != end:
+        if not end <= index < end + SKIPPED_FRAMES:
             break
-        end += 1
+        end = index + 1
     return end
 
 

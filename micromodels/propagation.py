@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from micromodels.errors import Cancelled
 from micromodels.events import Run, Stage, StageFinished, StopRequest
 from micromodels.evidence import EvidenceSource, FrameEvidence, HeadEvidence
-from micromodels.features import EncodedVideo
+from micromodels.features import EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead
 from micromodels.parallel import mapped, narrow_operations
 from micromodels.paths import FramePlaces, PathSettings, PathSweep, Sizes, best_places, no_places, place_scores
@@ -162,7 +162,7 @@ def is_scene_cut(here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> b
 
 
 def propagate_windows(
-    video: EncodedVideo,
+    video: EncodedVideo | FrameSelection,
     head: DenseHead | None,
     anchors: Mapping[int, SeedFrame],
     frames: range,

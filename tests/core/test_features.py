@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from micromodels.events import Run, Stage, StageFinished
-from micromodels.features import MEMORY_FRAMES, EncodedFrame, EncodedVideo, level_statistics, to_work_image
+from micromodels.features import (
+    MEMORY_FRAMES,
+    EncodedFrame,
+    EncodedVideo,
+    FrameSelection,
+    level_statistics,
+    to_work_image,
+)
 from tests.core.doubles import ColourEncoder, MemoryVideo, Recorder, scene
 
 pytestmark = pytest.mark.usefixtures("own_size")
@@ -246,3 +253,15 @@ def test_the_capacity_is_what_the_cache_holds(cache: Path) -> None:
         for _ in video.stream(range(9), pair):
             pass
         assert len(files(cache)) == 5
+
+
+def test_some_frames_of_a_video_are_a_video_of_their_own() -> None:
+    """They are numbered from 0, and are the same frames; those between are decoded only where that is quicker."""
+    source, chosen = MemoryVideo(scene(30)), [0, 2, 4, 5, 9, 28]
+    with EncodedVideo(source, ColourEncoder(), Run()) as video:
+        selection = FrameSelection(video, chosen)
+        got = dict(selection.stream(range(1, 6), pair))
+        assert list(got) == [1, 2, 3, 4, 5]
+        assert source.given_out <= 9
+        assert selection.size == video.size
+        assert all(same(got[place], video[chosen[place]]) for place in got)
