@@ -52,16 +52,20 @@ def test_streaming_equals_random_access() -> None:
         assert all(same(streamed[index], other[index]) for index in (17, 3, 10, 4, 16))
 
 
-def test_a_stream_over_gaps_decodes_only_what_is_missing(cache: Path) -> None:
-    """Frames that are on disk are not decoded or encoded again, wherever in the range they lie."""
-    video, encoder = MemoryVideo(scene(12)), ColourEncoder()
+def test_a_stream_over_gaps_encodes_only_what_is_missing(cache: Path) -> None:
+    """Frames that are on disk are not encoded again, wherever they lie, nor decoded, but for short gaps in passing."""
+    video, encoder = MemoryVideo(scene(30)), ColourEncoder()
     with EncodedVideo(video, encoder, Run(cache_dir=cache)) as encoded:
         for index in (2, 3, 7):
             encoded[index]
         got = [index for index, _ in encoded.stream(range(12), pair)]
-    assert got == list(range(12))
-    assert encoder.encoded == 12
-    assert video.given_out == 12
+        assert got == list(range(12))
+        assert encoder.encoded == 12
+        assert video.given_out == 12 + 3
+        got = [index for index, _ in encoded.stream([*range(14), *range(25, 30)], pair)]
+    assert got == [*range(14), *range(25, 30)]
+    assert encoder.encoded == 19
+    assert video.given_out == 15 + 7
 
 
 def test_the_cache_outlives_the_video(cache: Path) -> None:
