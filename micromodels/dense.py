@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -19,14 +22,14 @@ from micromodels.checkpoints import Checkpoints
 from micromodels.dense_model import DenseModel, head_tensors, load
 from micromodels.encoder import default_encoder_name, load_encoder, select_device
 from micromodels.errors import Cancelled, OutOfMemory
-from micromodels.events import ExperimentFinished, FlipBookPicture, Run, Stage, StageFinished, StopRequest
+from micromodels.events import Event, ExperimentFinished, FlipBookPicture, Run, Stage, StageFinished, StopRequest
 from micromodels.features import EncodedVideo, FrameSelection, FrameSource, level_statistics
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, pooled
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.parallel import WorkLine, narrow_operations, worker_count
 from micromodels.propagation import FramePosterior, PropagationSettings, propagate_windows
 from micromodels.seeds import IGNORE, SeedSet, ViewMaker, boxed
-from micromodels.training import Clock, HeadTrainer, Sample
+from micromodels.training import Clock, HeadTrainer, Sample, SharedClock
 from micromodels.types import AnyLabel, Ontology, ShapeKind
 
 if TYPE_CHECKING:
@@ -216,12 +219,7 @@ class _Training:
         trial_steps = [max(4, v.steps // 2) for v in variants] if count > 1 and len(self._targets) > 1 else [0] * count
         final = self._base.steps + self._base.self_steps
         clock = Clock(0, count, sum(trial_steps) + final)
-        results: list[tuple[float | None, float]] = self._kept_trials()
-        for number, variant in list(enumerate(variants))[len(results) :]:
-            clock.experiment = number
-            started = time.perf_counter()
-            score = self._trial(variant, number, trial_steps[number], clock) if trial_steps[number] else None
-            results.append((score, time.perf_counter() - started))
+        results = self._kept_trials() or self._trials(variants, trial_steps, clock)
         scores = [-1.0 if score is None else score for score, _ in results]
         best = int(np.argmax(scores))
         clock.experiment, clock.steps_total = best, sum(trial_steps) + variants[best].steps + variants[best].self_steps
@@ -234,18 +232,48 @@ class _Training:
         metrics = {} if scores[best] < 0 else {"leave_one_seed_out": scores[best]}
         return head, variants[best], metrics
 
-    def _trial(self, variant: DenseSettings, number: int, steps: int, clock: Clock) -> float:
-        """Leave-one-seed-out score of a variant: mean IoU over the tracks of the held-out seed frame."""
+    def _trials(
+        self, variants: Sequence[DenseSettings], steps: Sequence[int], clock: Clock
+    ) -> list[tuple[float | None, float]]:
+        """Leave-one-seed-out score and seconds of each variant; as many at once as there are cores for."""
+        if not any(steps):
+            return [(None, 0.0)] * len(variants)
+        heads = [self._new_head(variant, number) for number, variant in enumerate(variants)]
+        at_once = min(len(variants), worker_count() if self._device.type == "cpu" else 1)
+        events: SimpleQueue[Event] = SimpleQueue()
+        request = StopRequest.NONE
+        # Events go out, and the user is asked, in this thread only.
+        run = replace(self._run, on_event=events.put, should_stop=lambda: request)
+        lock = threading.Lock()
+        with ThreadPoolExecutor(at_once, thread_name_prefix="experiment") as pool:
+            clocks = [SharedClock(clock, number, at_once, lock) for number in range(len(variants))]
+            trials = [pool.submit(self._trial, *work, run) for work in zip(heads, variants, clocks, steps, strict=True)]
+            waiting = set(trials)
+            while waiting:
+                _, waiting = wait(waiting, timeout=0.05)
+                while not events.empty():
+                    self._run.on_event(events.get())
+                if request is StopRequest.NONE:
+                    request = self._run.should_stop()
+        results: list[tuple[float | None, float]] = [trial.result() for trial in trials]
+        self._check_stop()
+        return results
+
+    def _trial(
+        self, head: DenseHead, variant: DenseSettings, clock: Clock, steps: int, run: Run
+    ) -> tuple[float, float]:
+        """Mean IoU over the tracks of the held-out seed frame, and the seconds that it took."""
+        started = time.perf_counter()
         # The middle seed is held out: it is the one that the others surround, as they surround unlabelled frames.
         held_out = sorted(self._targets)[len(self._targets) // 2]
         views = self._of_frames(lambda frame: frame in self._targets and frame != held_out)
-        head = self._new_head(variant, number)
-        self._fit(
-            HeadTrainer(head, self._settings.seed + number, learning_rate=variant.learning_rate), views, steps, clock
-        )
+        if run.should_stop() is StopRequest.NONE:
+            trainer = HeadTrainer(head, self._settings.seed + clock.experiment, learning_rate=variant.learning_rate)
+            trainer.fit(views, steps, clock, run)
+            run.on_event(StageFinished(Stage.TRAIN, time.perf_counter() - started))
         with torch.inference_mode():
-            scores = self._iou(head, self._of_frames(lambda frame: frame == held_out)[0])
-        return float(np.mean(scores)) if scores else 0.0
+            scores = self._iou(head.eval(), self._of_frames(lambda frame: frame == held_out)[0])
+        return float(np.mean(scores)) if scores else 0.0, time.perf_counter() - started
 
     def _iou(self, head: DenseHead, sample: Sample) -> list[float]:
         inputs = [torch.from_numpy(level)[None].to(self._device).float() for level in sample.features]

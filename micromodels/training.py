@@ -8,6 +8,7 @@ BMVC 2017).
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from micromodels.heads import DenseHead
 from micromodels.parallel import prefetched
 from micromodels.seeds import IGNORE
 
-__all__ = ["Clock", "HeadTrainer", "Sample"]
+__all__ = ["Clock", "HeadTrainer", "Sample", "SharedClock"]
 
 CELL_PX = 32
 CROP_CELLS = (6, 10)
@@ -57,7 +58,15 @@ class Sample:
 
 @dataclass
 class Clock:
-    """Where one experiment stands among all of a run's training, for honest progress."""
+    """Where one experiment stands among all of a run's training, for honest progress.
+
+    Attributes:
+        experiment: its number.
+        experiments: how many there are.
+        steps_total: of all of them.
+        steps_done: of all of them.
+        seconds: that the steps took.
+    """
 
     experiment: int
     experiments: int
@@ -70,6 +79,28 @@ class Clock:
         self.steps_done += 1
         self.seconds += seconds
         return max(0.0, (self.steps_total - self.steps_done) * self.seconds / self.steps_done)
+
+
+class SharedClock(Clock):
+    """One of several experiments at once: its steps count on the clock of all.
+
+    Args:
+        whole: the clock of all.
+        experiment: number of this one.
+        at_once: how many run at the same time.
+        lock: that they share.
+    """
+
+    def __init__(self, whole: Clock, experiment: int, at_once: int, lock: threading.Lock) -> None:
+        super().__init__(experiment, whole.experiments, whole.steps_total, whole.steps_done, whole.seconds)
+        self._whole, self._at_once, self._lock = whole, at_once, lock
+
+    def tick(self, seconds: float) -> float:
+        """See ``Clock.tick``."""
+        with self._lock:
+            eta = self._whole.tick(seconds / self._at_once)
+            self.steps_done, self.seconds = self._whole.steps_done, self._whole.seconds
+            return eta
 
 
 @dataclass(frozen=True, slots=True)

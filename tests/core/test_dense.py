@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
 
+from micromodels import dense
 from micromodels.dense import DenseModel, DenseSettings
 from micromodels.errors import Cancelled, FailedPrecondition, InvalidInput, MicromodelsError, ModelError
-from micromodels.events import ExperimentFinished, PropagationProgress, StopRequest, TrainingProgress
+from micromodels.events import Event, ExperimentFinished, PropagationProgress, Run, StopRequest, TrainingProgress
 from micromodels.labeling import TrainSettings, label_video, load_model, train
 from micromodels.manifest import MANIFEST_FILE
 from micromodels.types import (
@@ -316,6 +319,34 @@ def test_experiments_are_compared_on_a_held_out_seed(tiny: None) -> None:
     assert kept.score == trained.manifest.metrics["leave_one_seed_out"] == max(e.score or 0 for e in finished)
     last = [e for e in recorder.events if isinstance(e, TrainingProgress)][-1]
     assert last.step == last.steps - 1
+
+
+def test_experiments_run_at_once_and_report_in_one_thread(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores train two heads side by side; events come from the thread that called, and scores repeat."""
+    monkeypatch.setattr(dense, "worker_count", lambda: 2)
+    both = threading.Barrier(2, timeout=60)
+    trial = dense._Training._trial
+
+    def meet(self: Any, *arguments: Any) -> Any:
+        both.wait()  # breaks, and fails the training, unless two trials are under way
+        return trial(self, *arguments)
+
+    monkeypatch.setattr(dense._Training, "_trial", meet)
+    threads: set[int] = set()
+    scores: list[list[float | None]] = []
+    for _ in range(2):
+        events: list[Event] = []
+
+        def take(event: Event, events: list[Event] = events) -> None:
+            threads.add(threading.get_ident())
+            events.append(event)
+
+        train(video(), [seed(2), seed(11)], TrainSettings(experiments=2, effort=0.02), run=Run("cpu", on_event=take))
+        scores.append([event.score for event in events if isinstance(event, ExperimentFinished)])
+        steps = [event.step for event in events if isinstance(event, TrainingProgress)]
+        assert len(set(steps)) == len(steps)
+    assert threads == {threading.get_ident()}
+    assert scores[0] == scores[1]
 
 
 def test_the_same_seed_gives_the_same_version(tiny: None) -> None:
