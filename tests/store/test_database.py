@@ -15,6 +15,7 @@ from alembic.migration import MigrationContext
 import service.errors
 from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError
 from service.errors import ResourceExhausted, StorageFailure, Unavailable
+from service.records import JobError
 from service.settings import Settings
 from service.store import LabelKey, Store
 from service.store.database import Database
@@ -185,6 +186,7 @@ def test_every_error_survives_pickling() -> None:
         "AlreadyExists": ("project", "p"),
         "NotFound": ("project", "p"),
         "ResourceExhausted": ("full", 3.0),
+        "SessionFailed": (JobError("OOM", "out of memory"),),
         "RevisionConflict": ((LabelKey(1, False, "a"),), 4),
         "Unavailable": ("busy", 2.0),
         "WrongOffset": (3, 5),

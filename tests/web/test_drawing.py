@@ -105,6 +105,7 @@ def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
     visit.at_frame(0)
 
     page.keyboard.press("b")  # a box: pen to a corner, down, to the other corner, down
+    expect(page.get_by_role("button", name="Box", exact=True)).to_have_attribute("aria-pressed", "true")
     for _ in range(3):
         page.keyboard.press("Control+Shift+ArrowLeft")
     page.keyboard.press("Enter")

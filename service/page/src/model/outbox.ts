@@ -33,6 +33,8 @@ function drafts(): UseStore {
 export class Outbox {
   /** How many drafts are not acknowledged. */
   readonly waiting = signal(0);
+  /** How many of them lie on this machine's disk. */
+  readonly kept = signal(0);
   private queue: Draft[] = [];
   private running = false;
   private closed = false;
@@ -64,6 +66,7 @@ export class Outbox {
     this.queue.push(whole);
     this.waiting.value = this.queue.length;
     await set(whole.id, whole, drafts()).catch(() => undefined); // private mode: kept in memory at least
+    this.kept.value = this.queue.length;
     this.send();
   }
 
@@ -133,7 +136,7 @@ export class Outbox {
   private async done(draft: Draft): Promise<void> {
     this.queue = this.queue.filter((other) => other.id !== draft.id);
     await del(draft.id, drafts()).catch(() => undefined);
-    this.waiting.value = this.queue.length;
+    this.waiting.value = this.kept.value = this.queue.length;
   }
 
   /** Send a draft; returns when it is acknowledged, with a function that hears what follows from it. */

@@ -1,4 +1,5 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { flushSync } from "preact/compat";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { Board } from "../board/Board";
 import type { Session } from "../model/session";
@@ -53,7 +54,7 @@ export function Editor({ session }: { session: Session }) {
     outlineOnly.value,
   ];
   useEffect(() => board.current?.draw(), drawn);
-  useEffect(() => void board.current?.cancel(), [session.tool.value]);
+  useLayoutEffect(() => void board.current?.cancel(), [session.tool.value]); // before the next key moves its pen
 
   useEffect(() => {
     document.title = `${session.video.displayName} · micromodels`;
@@ -65,8 +66,8 @@ export function Editor({ session }: { session: Session }) {
       focusFrame: () => document.querySelector<HTMLInputElement>("#frame-number")?.focus(),
       tab: (name) => setPanel(name as PanelName),
       comment: () => {
-        setPanel("review");
-        requestAnimationFrame(() => document.querySelector<HTMLInputElement>("#comment-text")?.focus());
+        flushSync(() => setPanel("review")); // the next key is already the comment's
+        document.querySelector<HTMLInputElement>("#comment-text")?.focus();
       },
       identity: () => setIdentity(true),
       diagnostics: () => setDiagnostics(true),
@@ -74,7 +75,8 @@ export function Editor({ session }: { session: Session }) {
     const listen = (event: KeyboardEvent): void => onKey(event, keyed);
     const leave = (event: BeforeUnloadEvent): void => {
       sessionStorage.setItem(`frame|${session.video.name}`, String(session.player.frame.peek()));
-      if (session.drawing.peek()) event.preventDefault();
+      const { waiting, kept } = session.outbox;
+      if (session.drawing.peek() || kept.peek() < waiting.peek()) event.preventDefault();
     };
     addEventListener("keydown", listen);
     addEventListener("beforeunload", leave);

@@ -68,7 +68,7 @@ function Saved({ session }: { session: Session }) {
   const waiting = session.outbox.waiting.value;
   const words = waiting ? (online.value ? "Saving" : `${waiting} kept here`) : "Saved";
   return (
-    <span class={`saved ${waiting ? "busy" : ""}`} title="Every edit is kept on this machine until the server has it">
+    <span class={`saved ${waiting ? "busy" : ""}`} data-kept={session.outbox.kept.value} title="Every edit is kept on this machine until the server has it">
       <Icon of={waiting ? LoaderCircle : Check} size={14} />
       {words}
     </span>

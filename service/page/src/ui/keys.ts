@@ -248,7 +248,7 @@ export function onKey(event: KeyboardEvent, on: Keyed): void {
   if (field) return;
   const onButton = target.closest("button, a[href], summary, [role=tab]") !== null;
   if (onButton && [" ", "Enter"].includes(event.key)) return;
-  if (target.closest("input[type=range]") && event.key.startsWith("Arrow")) return;
+  if (target.closest("input[type=range]") && /^(Arrow|Home$|End$|Page)/.test(event.key)) return;
   const binding = TABLE.get(chord(event)) ?? TABLE.get(chord(event).replace("Shift+", ""));
   if (!binding) return;
   event.preventDefault();
