@@ -140,7 +140,10 @@ def test_the_whole_story(
             page.locator(".stage").click(position={"x": 5, "y": 5})
             page.keyboard.press("n")
             expect(page.locator(".suggestion.on")).to_be_visible()
-            visit.at_frame(int(page.locator("#frame-number").input_value()))
+            page.wait_for_function(
+                "() => document.querySelector('.suggestion.on strong').textContent"
+                " === document.querySelector('.stage').dataset.shown"
+            )
             _picture(page, "review")
             page.keyboard.press("1")
             page.keyboard.press("Control+Shift+ArrowRight")

@@ -1,5 +1,5 @@
 import { ChevronLeft, ChevronRight, Diamond, Pause, Play, SkipBack, SkipForward, Sparkles } from "lucide";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { clock } from "../lib/format";
 import type { Session } from "../model/session";
@@ -79,7 +79,7 @@ function FrameNumber({ session }: { session: Session }) {
   const show = (): void => {
     input.current!.value = String(session.player.frame.peek());
   };
-  useEffect(show, [frame]);
+  useLayoutEffect(show, [frame]); // with the frame, not a paint later: who reads both sees one state
   return (
     <input
       id="frame-number"
