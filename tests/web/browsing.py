@@ -89,9 +89,10 @@ class Visit:
         return self.page
 
     def open_video(self, name: str) -> Page:
-        """Open a video and wait for its first frame."""
+        """Open a video and wait for its first frame and its labels."""
         self.open(name)
         self.at_frame(0)
+        self.page.wait_for_selector(".editor[data-state='busy'], .editor[data-state='quiet']")
         return self.page
 
     def at_frame(self, frame: int) -> None:
@@ -105,10 +106,23 @@ class Visit:
         self.page.keyboard.press("Enter")
         self.at_frame(frame)
 
-    def saved(self) -> None:
-        """Wait until the server has every edit; what was just done is on the screen after two refreshes."""
+    def refreshed(self) -> None:
+        """Wait for two refreshes of the screen: what was just done is on it then."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def saved(self) -> None:
+        """Wait until the server has every edit."""
+        self.refreshed()
         expect(self.page.locator(".saved")).to_have_text("Saved")
+
+    def quiet(self) -> None:
+        """Wait until all that follows from what was done has come: labels, suggestions, cuts, history."""
+        self.refreshed()
+        expect(self.page.locator(".editor")).to_have_attribute("data-state", "quiet", timeout=120_000)
+
+    def told(self, words: str, *, timeout: float = 30_000) -> None:
+        """Wait until the page has said this, on the screen or, where it has gone from there, among what was said."""
+        expect(self.page.locator(".told")).to_contain_text(words, timeout=timeout)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Where a pixel of the frame lies on the screen, while the frame fits."""
@@ -144,7 +158,8 @@ class Visit:
 @contextmanager
 def visiting(served: Served, browser: Browser, **options: Any) -> Iterator[Visit]:
     """A visit with storage of its own; complaints of the browser fail the test."""
-    context = browser.new_context(viewport=SIZE, **options)
+    # Nothing fades or slides: what is to be clicked stays where it is, and colours are what they will be.
+    context = browser.new_context(viewport=SIZE, **{"reduced_motion": "reduce", **options})
     try:
         visit = Visit(served, context)
         yield visit

@@ -46,6 +46,12 @@ def visit(served: Served, browser: Browser, built: Path) -> Iterator[Visit]:
 
 
 @pytest.fixture(scope="session")
+def axe(repository: Path, built: Path) -> Path:
+    """axe-core, installed with the page's packages."""
+    return repository / "service" / "page" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.fixture(scope="session")
 def built(repository: Path) -> Path:
     """The folder of the built page; skips, and fails in CI or with npm there, where it was not built."""
     static = repository / "service" / "web" / "static"

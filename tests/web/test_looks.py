@@ -21,12 +21,6 @@ from tests.web.harness import Served
 FRAMES = 20_000
 
 
-@pytest.fixture(scope="session")
-def axe(repository: Path, built: Path) -> Path:
-    """axe-core, installed with the page's packages."""
-    return repository / "service" / "page" / "node_modules" / "axe-core" / "axe.min.js"
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_has_no_serious_finding(
     served: Served, browser: Browser, video: video_pb2.Video, axe: Path, scheme: str
@@ -37,25 +31,29 @@ def test_axe_has_no_serious_finding(
         found: dict[str, list[str]] = {}
         page = visit.open()
         page.get_by_role("button", name="New project").click()
+        page.get_by_role("dialog").wait_for()
         found["new project"] = visit.serious_findings(axe)
         page = visit.open(video.name.rpartition("/videos/")[0])
         page.locator("a.card-main.video").wait_for()
         found["project"] = visit.serious_findings(axe)
         page.get_by_role("button", name="Classes").click()
+        page.get_by_role("dialog").wait_for()
         found["classes"] = visit.serious_findings(axe)
         visit.open_video(video.name)
         page.keyboard.press("1")
         for tab in ("Label", "Train", "Review", "History"):
             page.get_by_role("tab", name=tab).click()
-            page.wait_for_timeout(300)  # colours change by a transition
             found[tab] = visit.serious_findings(axe)
         page.keyboard.press("Escape")
         for key, name in (("?", "Keys"), ("w", "Who is who"), ("d", "Diagnostics")):
             page.keyboard.press(key)
-            page.get_by_role("dialog").wait_for()
+            page.get_by_role("dialog", name=name if key != "w" else "").wait_for()
+            if key == "d":
+                page.locator(".figures").wait_for()
             found[name] = visit.serious_findings(axe)
             page.keyboard.press("Escape")
         page.get_by_role("button", name="Export").click()
+        page.get_by_role("dialog").wait_for()
         found["export"] = visit.serious_findings(axe)
         assert {view: findings for view, findings in found.items() if findings} == {}
 
@@ -107,7 +105,8 @@ def test_twenty_thousand_frames_stay_smooth_and_flat(
         visit.size = (64, 48)
         visit.expected = ("CorrectionService",)  # there is no micro-model to ask for suggestions
         page = visit.open_video(long_video)
-        page.wait_for_function("() => document.querySelectorAll('.timeline-name').length === 2")
+        expect(page.locator(".timeline-name")).to_have_count(2)
+        visit.quiet()  # all labels are in memory before it is measured
         expect(page.locator(".state-tag").first).to_contain_text("absent")
         session = visit.context.new_cdp_session(page)
         session.send("HeapProfiler.enable")
@@ -157,7 +156,7 @@ def test_the_next_prefetched_frame_is_there_at_once(served: Served, visit: Visit
     for frame in range(1, 12):
         page.keyboard.press("ArrowRight")
         visit.at_frame(frame)
-    page.wait_for_load_state("networkidle")
+    expect(page.locator(".timeline-strips .overlay")).to_have_attribute("data-ahead", "24")
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     waits = page.evaluate(

@@ -1,6 +1,7 @@
 import "./styles/base.css";
 import "./styles/home.css";
 import "./styles/editor.css";
+import "./styles/diagnostics.css";
 
 import { render } from "preact";
 

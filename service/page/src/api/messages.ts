@@ -233,3 +233,46 @@ export interface Caller {
   user?: string;
   serverAdmin?: boolean;
 }
+export interface GroupFigures {
+  name?: string;
+  labelCount?: Int64;
+  manualLabelCount?: Int64;
+  acceptedCount?: Int64;
+  correctedCount?: Int64;
+  correctedShare?: number;
+  correctedMeanIou?: number;
+  meanConfidence?: number;
+}
+export interface ConsistencyIssue {
+  kind?: string;
+  frameIndex?: Int64;
+  tracks?: string[];
+  score?: number;
+  explanation?: string;
+}
+export interface Figures {
+  labelRevision?: Int64;
+  frameCount?: Int64;
+  manualFrameCount?: Int64;
+  labelCount?: Int64;
+  manualLabelCount?: Int64;
+  manualShare?: number;
+  speedUp?: number;
+  meanFrameSeconds?: number;
+  estimatedQuality?: number;
+  observedQuality?: number;
+  expectedWrongShare?: number;
+  classes?: GroupFigures[];
+  tracks?: GroupFigures[];
+  confusions?: { property?: string; predicted?: string; corrected?: string; count?: Int64 }[];
+  hardestFrames?: { frameIndex?: Int64; correctedCount?: Int64; meanIou?: number }[];
+  corrections?: {
+    revision?: Int64;
+    author?: string;
+    changeTime?: string;
+    labelCount?: Int64;
+    changedCount?: Int64;
+    durationSeconds?: number;
+  }[];
+  issues?: ConsistencyIssue[];
+}

@@ -78,7 +78,7 @@ export class Board {
 
   showFrame(bitmap: ImageBitmap | undefined): void {
     if (bitmap) this.picture.image(bitmap);
-    this.frameLayer.batchDraw();
+    this.frameLayer.draw();
   }
 
   // --- view ------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ export class Board {
     this.stage.position(at);
     this.frameLayer.imageSmoothingEnabled(scale < 3);
     this.onZoom(scale);
-    this.draw();
+    this.arrange();
     this.stage.batchDraw();
   }
 
@@ -121,8 +121,13 @@ export class Board {
 
   // --- labels ----------------------------------------------------------------------------------------------------
 
-  /** Draw the labels of the frame that is shown. */
+  /** Draw the labels of the frame that is shown; they can be clicked when this returns. */
   draw(): void {
+    this.arrange();
+    this.labelLayer.draw();
+  }
+
+  private arrange(): void {
     const { session, labelLayer } = this;
     labelLayer.destroyChildren();
     const frame = session.player.shown.peek();
@@ -133,7 +138,6 @@ export class Board {
       const entry = frame < 0 || session.hidden.peek().has(row.key) ? null : row.get(frame);
       if (entry?.shape && !this.brush.replaces(row, frame)) this.add(row, entry, entry.shape, row.key === selected);
     }
-    labelLayer.batchDraw();
   }
 
   private add(row: Row, entry: Entry, shape: Shape, selected: boolean): void {

@@ -13,6 +13,8 @@ export class FrameCache {
   private wanted: number[] = [];
   private closed = false;
   private readonly stopListening: () => void;
+  /** Called when another frame is at hand. */
+  onReady: () => void = () => undefined;
   /** Called where a frame cannot be had. */
   onError: (error: unknown) => void = () => undefined;
 
@@ -28,8 +30,10 @@ export class FrameCache {
     });
   }
 
-  get held(): number {
-    return this.ready.size;
+  /** The first frame from this one on that is not at hand. */
+  readyUpTo(index: number): number {
+    while (this.ready.has(index)) index++;
+    return index;
   }
 
   /** The bitmap of a frame if it is there. */
@@ -94,6 +98,7 @@ export class FrameCache {
       for (const resolve of this.waiting.get(frame) ?? []) resolve(bitmap);
       this.waiting.delete(frame);
       this.evict();
+      this.onReady();
     } catch (error) {
       if (isAbort(error)) return;
       if (error instanceof TypeError) return void (await pause(400)); // not reached; it is asked for again

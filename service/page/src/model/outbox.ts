@@ -35,6 +35,8 @@ export class Outbox {
   readonly waiting = signal(0);
   /** How many of them lie on this machine's disk. */
   readonly kept = signal(0);
+  /** Of how many acknowledged ones one still hears what follows. */
+  readonly hearing = signal(0);
   private queue: Draft[] = [];
   private running = false;
   private closed = false;
@@ -53,7 +55,8 @@ export class Outbox {
 
   /** Drafts that an earlier visit left behind, oldest first; they are sent again. */
   async restore(): Promise<Draft[]> {
-    const all = (await entries<string, Draft>(drafts())).map(([, draft]) => draft);
+    const kept = await entries<string, Draft>(drafts()).catch(() => []); // private mode: there is no disk
+    const all = kept.map(([, draft]) => draft);
     this.queue = all.filter((draft) => draft.video === this.video).sort((a, b) => a.at - b.at);
     this.waiting.value = this.queue.length;
     return [...this.queue];
@@ -114,8 +117,9 @@ export class Outbox {
             // As it will be sent: the same id with another body would be refused after a reload.
             await set(later.id, later, drafts()).catch(() => undefined);
           }
+          this.hearing.value++;
           this.onAcknowledged(draft, revision);
-          void rest();
+          void rest().finally(() => this.hearing.value--);
         } catch (error) {
           if (isPassing(error)) {
             await new Promise((resolve) => setTimeout(resolve, 500));

@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 
-import type { Change, Comment, LabelKey, LabelSelection, SuggestionMessage, SuspectedSwap } from "../api/messages";
+import type { Change, Comment, ConsistencyIssue, Figures, LabelKey, LabelSelection, SuggestionMessage, SuspectedSwap } from "../api/messages";
 import { call, Code, inWords, isAbort, isPassing, patiently, RpcError } from "../api/rpc";
 import { count } from "../lib/format";
 import { keyMessage, type ReviewAct, type Row, rowKey, Source } from "./labels";
@@ -41,10 +41,15 @@ export class Reviewing {
   /** First frames of new scenes. */
   readonly cuts = signal<number[]>([]);
   readonly swaps = signal<SuspectedSwap[]>([]);
+  /** What looks wrong, the worst first; null until it was asked for. */
+  readonly issues = signal<ConsistencyIssue[] | null>(null);
+  readonly checking = signal<"idle" | "busy">("idle");
   readonly comments = signal<Comment[]>([]);
   readonly changes = signal<Change[]>([]);
   /** Whether there is a micro-model to ask. */
   readonly hasModel = signal(false);
+  /** Whether labels changed and what follows from that has not been asked for yet. */
+  readonly isUnsettled = signal(false);
   private readonly controller = new AbortController();
   private timer = 0;
   private asking = false;
@@ -72,10 +77,12 @@ export class Reviewing {
   changed(hasModel: boolean): void {
     if (hasModel) this.hasModel.value = true;
     clearTimeout(this.timer);
+    this.isUnsettled.value = true;
     this.timer = window.setTimeout(() => void this.ask(), SETTLE_MS);
   }
 
   private async ask(): Promise<void> {
+    this.timer = 0;
     if (this.asking) {
       this.again = true;
       return;
@@ -93,7 +100,7 @@ export class Reviewing {
     if (this.again) {
       this.again = false;
       this.changed(false);
-    }
+    } else if (!this.timer) this.isUnsettled.value = false;
   }
 
   private call<T>(method: string, body: object): Promise<T> {
@@ -128,6 +135,21 @@ export class Reviewing {
     const body = { parent: this.parent, pageSize: 20 };
     const answer = await this.call<{ swaps?: SuspectedSwap[] }>("CorrectionService/ListSuspectedSwaps", body);
     this.swaps.value = answer.swaps ?? [];
+  }
+
+  /** Look for what cannot be, or hardly. */
+  async check(): Promise<void> {
+    if (this.checking.value === "busy") return;
+    this.checking.value = "busy";
+    try {
+      const body = { name: this.parent, consistencyChecks: true };
+      const answer = await this.call<Figures>("DiagnosticsService/GetDiagnostics", body);
+      this.issues.value = answer.issues ?? [];
+    } catch (error) {
+      if (!isAbort(error)) say(inWords(error), "error");
+    } finally {
+      this.checking.value = "idle";
+    }
   }
 
   next(direction: number): void {
@@ -186,7 +208,11 @@ export class Reviewing {
   }
 
   /** An act that is a change of the labels: checked against what one has seen, and undone like an edit. */
-  private async act(words: string, method: string, body: object, show?: () => void): Promise<boolean> {
+  private act(words: string, method: string, body: object, show?: () => void): Promise<boolean> {
+    return this.session.during(() => this.actNow(words, method, body, show));
+  }
+
+  private async actNow(words: string, method: string, body: object, show?: () => void): Promise<boolean> {
     const { session } = this;
     try {
       await session.outbox.settled();

@@ -42,6 +42,17 @@ export class Session {
     this.labels.version.value;
     return this.selected.value ? (this.labels.rows.get(this.selected.value) ?? null) : null;
   });
+  private readonly underWay = signal(0);
+  /** Whether everything that follows from what was done has come. */
+  readonly isQuiet = computed(
+    () =>
+      !this.loading.value &&
+      !this.underWay.value &&
+      !this.outbox.waiting.value &&
+      !this.outbox.hearing.value &&
+      !this.reviewing.isUnsettled.value &&
+      this.player.frame.value === this.player.shown.value,
+  );
   private readonly controller = new AbortController();
   private fetched = 0;
   private fetching = false;
@@ -133,6 +144,16 @@ export class Session {
     this.reviewing.close();
   }
 
+  /** Do something; until it is done the page is not quiet. */
+  async during<T>(act: () => Promise<T>): Promise<T> {
+    this.underWay.value++;
+    try {
+      return await act();
+    } finally {
+      this.underWay.value--;
+    }
+  }
+
   // --- what is there ---------------------------------------------------------------------------------------------
 
   seconds(frame: number): number {
@@ -172,7 +193,7 @@ export class Session {
         if (message.resumeToken) resumeToken = message.resumeToken;
       }
     };
-    await patiently(read, this.controller.signal);
+    await this.during(() => patiently(read, this.controller.signal));
     const only = tracks.length ? new Set(tracks.flatMap((track) => [rowKey(track, false), rowKey(track, true)])) : undefined;
     this.labels.dropUnseen(seen, start, stop, options, only);
   }
@@ -204,11 +225,12 @@ export class Session {
 
   // --- edits -----------------------------------------------------------------------------------------------------
 
-  /** A name for a new object of a class, with the smallest number that is free: reasons and histories show it. */
+  /** A name for a new object of a class, with the smallest number that no other is shown under. */
   newTrack(className: string): string {
+    const taken = new Set([...this.labels.rows.values()].flatMap((row) => [row.name, this.nameOf(row)]));
     for (let number = 1; ; number++) {
       const name = `${className} ${number}`;
-      if (!this.labels.rows.has(rowKey(name, false))) return name;
+      if (!taken.has(name)) return name;
     }
   }
 

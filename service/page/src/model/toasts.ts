@@ -1,4 +1,4 @@
-/** Short messages that come and go; read out by screen readers. */
+/** Short messages that come and go, and what was said so far; read out by screen readers. */
 
 import { signal } from "@preact/signals";
 
@@ -9,13 +9,23 @@ export interface Toast {
   action?: { label: string; act: () => void };
 }
 
+const SHOWN = 3;
+const TOLD = 50;
+
 export const toasts = signal<Toast[]>([]);
+/** The newest messages, oldest first, also those that are no longer on the screen. */
+export const told = signal<{ id: number; text: string }[]>([]);
 let last = 0;
 
+/** Show a message for a while; one that asks something stays until it is answered or dismissed. */
 export function say(text: string, kind: Toast["kind"] = "info", action?: Toast["action"]): void {
   const id = ++last;
-  toasts.value = [...toasts.value.filter((toast) => toast.text !== text), { id, kind, text, action }].slice(-3);
-  setTimeout(() => dismiss(id), kind === "error" ? 9000 : action ? 7000 : 3500);
+  const others = toasts.value.filter((toast) => toast.text !== text);
+  const asking = others.filter((toast) => toast.action);
+  const passing = others.filter((toast) => !toast.action).slice(1 - SHOWN);
+  toasts.value = [...asking, ...passing, { id, kind, text, action }];
+  told.value = [...told.value.slice(1 - TOLD), { id, text }];
+  if (!action) setTimeout(() => dismiss(id), kind === "error" ? 9000 : 3500);
 }
 
 export function dismiss(id: number): void {

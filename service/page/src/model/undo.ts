@@ -31,7 +31,7 @@ export class Undo {
   readonly undoable = signal<Step[]>([]);
   readonly redoable = signal<Step[]>([]);
   private readonly waiting = new Map<string, (revision: number) => void>();
-  private busy = false;
+  private turn: Promise<void> = Promise.resolve();
 
   constructor(private readonly session: Session) {}
 
@@ -55,18 +55,21 @@ export class Undo {
   }
 
   undo(): Promise<void> {
-    return this.move(this.undoable, this.redoable, "Undone");
+    return this.next(() => this.move(this.undoable, this.redoable, "Undone"));
   }
 
   redo(): Promise<void> {
-    return this.move(this.redoable, this.undoable, "Done again");
+    return this.next(() => this.move(this.redoable, this.undoable, "Done again"));
+  }
+
+  /** One after the other: pressing twice takes two steps back. */
+  private next(act: () => Promise<void>): Promise<void> {
+    return (this.turn = this.session.during(() => this.turn.then(act)));
   }
 
   private async move(from: Signal<Step[]>, to: Signal<Step[]>, words: string): Promise<void> {
     const step = from.value.at(-1);
     if (!step) return say(from === this.undoable ? "Nothing to undo" : "Nothing to do again");
-    if (this.busy) return;
-    this.busy = true;
     from.value = from.value.slice(0, -1);
     try {
       const kept = await this.takeBack(step);
@@ -76,8 +79,6 @@ export class Undo {
     } catch (error) {
       say(inWords(error), "error");
       await this.session.refresh().catch(() => undefined);
-    } finally {
-      this.busy = false;
     }
   }
 

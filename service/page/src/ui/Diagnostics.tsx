@@ -1,116 +1,75 @@
 import { useEffect, useState } from "preact/hooks";
 
-import { call, isAbort } from "../api/rpc";
-import { confidenceColor } from "../lib/color";
-import { count, duration, percent } from "../lib/format";
-import { Review, type Row, Source, State } from "../model/labels";
+import type { Figures, GroupFigures } from "../api/messages";
+import { call, inWords, isAbort, patiently } from "../api/rpc";
+import { count, duration, percent, when } from "../lib/format";
+import { rowKey } from "../model/labels";
 import type { Session } from "../model/session";
+import { Bars, Chart, Columns } from "./charts";
+import { Checks } from "./Checks";
 import { Dialog } from "./parts";
 
-interface Version {
-  name: string;
-  metrics?: Record<string, number>;
-}
+const SHOWN_GROUPS = 12;
+const SHOWN_FRAMES = 8;
 
-interface Figures {
-  row: Row;
-  labels: number;
-  byHand: number;
-  visible: number;
-  mean: number;
-  worst: number;
-  accepted: number;
-}
-
-/** How good the labels are, as far as can be told, and what they cost. */
+/** How good the labels are, as far as can be told, and what they cost; measured by the server. */
 export function Diagnostics({ session, onClose }: { session: Session; onClose: () => void }) {
-  session.labels.version.value;
-  const changes = session.reviewing.changes.value;
-  const figures = session.rows().map(measure).filter((one) => one.labels > 0);
-  const drawn = new Set(session.rows().flatMap((row) => row.anchors())).size;
-  const labels = figures.reduce((sum, one) => sum + one.labels, 0);
-  const byHand = figures.reduce((sum, one) => sum + one.byHand, 0);
-  const corrections = changes.filter((one) => one.kind === "CHANGE_KIND_CORRECT" && one.microModelVersion && !Number(one.undoneByRevision ?? 0));
-  const go = (frame: number, row: Row): void => {
+  const [figures, setFigures] = useState<Figures | null>(null);
+  const [error, setError] = useState("");
+  useEffect(() => {
+    const controller = new AbortController();
+    patiently(
+      () => call<Figures>("DiagnosticsService/GetDiagnostics", { name: session.video.name }, controller.signal),
+      controller.signal,
+    )
+      .then(setFigures)
+      .catch((caught) => isAbort(caught) || setError(inWords(caught)));
+    if (session.reviewing.hasModel.value) void session.reviewing.check();
+    return () => controller.abort();
+  }, [session]);
+  const go = (frame: number, track?: string): void => {
     onClose();
-    session.selected.value = row.key;
+    if (track) session.selected.value = rowKey(track, false);
     session.player.pause();
     session.player.go(frame);
   };
   return (
     <Dialog title="Diagnostics" onClose={onClose} wide>
-      <div class="diagnostics" tabIndex={0}>
-        <dl class="figures">
-          <Figure value={percent(drawn / session.frameCount)} words={`${count(drawn, "frame")} of ${session.frameCount.toLocaleString("en")} drawn by hand`} />
-          <Figure value={labels ? percent(byHand / labels) : "–"} words={`${byHand.toLocaleString("en")} of ${count(labels, "label")} by hand`} />
-          <Figure value={String(corrections.length)} words={corrections.length === 1 ? "correction" : "corrections"} />
-          <Score session={session} />
-        </dl>
-        {figures.length > 0 && (
-          <table class="plain-table wide-table">
-            <thead>
-              <tr>
-                <th scope="col">Object or class</th>
-                <th scope="col">Labels</th>
-                <th scope="col">By hand</th>
-                <th scope="col">Seen</th>
-                <th scope="col">Accepted</th>
-                <th scope="col">Confidence</th>
-                <th scope="col">Least sure on</th>
-              </tr>
-            </thead>
-            <tbody>
-              {figures.map((one) => (
-                <tr key={one.row.key}>
-                  <th scope="row">{session.nameOf(one.row)}</th>
-                  <td>{one.labels.toLocaleString("en")}</td>
-                  <td>{one.byHand.toLocaleString("en")}</td>
-                  <td>{percent(one.visible / one.labels)}</td>
-                  <td>{percent(one.accepted / one.labels)}</td>
-                  <td>
-                    {Number.isNaN(one.mean) ? "–" : (
-                      <span class="meter">
-                        <i style={{ width: `${one.mean * 56}px`, background: confidenceColor(one.mean) }} />
-                        {percent(one.mean)}
-                      </span>
-                    )}
-                  </td>
-                  <td>
-                    {one.worst >= 0 && (
-                      <button class="link" onClick={() => go(one.worst, one.row)}>
-                        frame {one.worst.toLocaleString("en")}, {percent(one.row.confidence[one.worst])}
-                      </button>
-                    )}
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
+      <div class="diagnostics" tabIndex={0} role="region" aria-label="Figures" aria-busy={!figures && !error}>
+        {error && <p class="error-text">{error}</p>}
+        {!figures && !error && <p class="muted">Measuring…</p>}
+        {figures && (
+          <>
+            <Summary figures={figures} />
+            <Quality figures={figures} />
+            <Groups title="By class" groups={figures.classes ?? []} />
+            <Groups title="By object" groups={figures.tracks ?? []} />
+            <Corrections figures={figures} />
+            <Hardest figures={figures} onGo={go} />
+            <Confusions figures={figures} />
+            <Checks session={session} onGo={go} />
+          </>
         )}
-        <Gains session={session} corrections={corrections.map((one) => Number(one.revision))} />
       </div>
     </Dialog>
   );
 }
 
-function measure(row: Row): Figures {
-  const out: Figures = { row, labels: 0, byHand: 0, visible: 0, mean: NaN, worst: -1, accepted: 0 };
-  let sum = 0;
-  let sure = 0;
-  for (let frame = 0; frame < row.state.length; frame++) {
-    if (!row.state[frame]) continue;
-    out.labels++;
-    if (row.state[frame] === State.VISIBLE) out.visible++;
-    if (row.review[frame] & Review.ACCEPTED) out.accepted++;
-    if (row.source[frame] === Source.HUMAN) out.byHand++;
-    const confidence = row.confidence[frame];
-    if (Number.isNaN(confidence)) continue;
-    sum += confidence;
-    sure++;
-    if (out.worst < 0 || confidence < row.confidence[out.worst]) out.worst = frame;
-  }
-  if (sure) out.mean = sum / sure;
-  return out;
+function Summary({ figures }: { figures: Figures }) {
+  const frames = Number(figures.frameCount ?? 0);
+  const drawn = Number(figures.manualFrameCount ?? 0);
+  const labels = Number(figures.labelCount ?? 0);
+  return (
+    <dl class="figures">
+      <Figure value={frames ? percent(drawn / frames) : "–"} words={`${count(drawn, "frame")} of ${frames.toLocaleString("en")} drawn by hand`} />
+      <Figure
+        value={figures.speedUp ? `${figures.speedUp.toFixed(1)} ×` : "–"}
+        words={`${count(labels, "label")} from ${Number(figures.manualLabelCount ?? 0).toLocaleString("en")} by hand`}
+      />
+      <Figure value={figures.meanFrameSeconds ? `${figures.meanFrameSeconds.toFixed(2)} s` : "–"} words="of computing for each frame" />
+      <Figure value={figures.expectedWrongShare === undefined ? "–" : percent(figures.expectedWrongShare)} words="of the labels by the model expected to be wrong" />
+    </dl>
+  );
 }
 
 function Figure({ value, words }: { value: string; words: string }) {
@@ -122,51 +81,180 @@ function Figure({ value, words }: { value: string; words: string }) {
   );
 }
 
-/** The estimate that training gave of itself: each drawn frame scored by a model that did not see it. */
-function Score({ session }: { session: Session }) {
-  const [score, setScore] = useState<number | undefined>();
-  const version = session.reviewing.changes.value.find((one) => one.microModelVersion)?.microModelVersion;
-  useEffect(() => {
-    if (!version) return;
-    const controller = new AbortController();
-    call<Version>("MicroModelService/GetMicroModelVersion", { name: version }, controller.signal)
-      .then(({ metrics = {} }) => setScore(metrics.leave_one_seed_out ?? Object.values(metrics)[0]))
-      .catch((error) => isAbort(error) || setScore(undefined));
-    return () => controller.abort();
-  }, [version]);
-  return <Figure value={score === undefined ? "–" : percent(score)} words="score on drawn frames that it did not see" />;
+/** What the model expected of itself before anybody looked, and what people then found. */
+function Quality({ figures }: { figures: Figures }) {
+  const rows = [
+    { words: "Expected", note: "each drawn frame scored by a model that did not see it", value: figures.estimatedQuality },
+    { words: "Found", note: "overlap with what people drew instead; 1 where they accepted", value: figures.observedQuality },
+  ];
+  if (rows.every((one) => one.value === undefined)) return null;
+  return (
+    <section class="chart">
+      <h3>Quality, expected and found</h3>
+      <ul class="bar-rows">
+        {rows.map((one) => (
+          <li key={one.words}>
+            <span>
+              {one.words} <span class="muted small-text">{one.note}</span>
+            </span>
+            <Bars parts={[{ kind: "good", value: one.value ?? 0 }]} whole={1} />
+            <strong>{one.value === undefined ? "nobody looked yet" : percent(one.value)}</strong>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
 }
 
-/** What each correction changed. */
-function Gains({ session, corrections }: { session: Session; corrections: number[] }) {
-  const changes = session.reviewing.changes.value;
-  const rows = corrections.slice(0, 12).map((revision) => {
-    const own = changes.find((one) => Number(one.revision) === revision)!;
-    const followed = changes.filter((one) => Number(one.parentRevision ?? 0) === revision);
-    const labels = followed.reduce((sum, one) => sum + Number(one.labelCount ?? 0), 0);
-    return { revision, labels, seconds: own.durationSeconds ?? 0, author: own.author };
-  });
-  if (!rows.length) return null;
+function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
+  const some = groups.filter((one) => Number(one.labelCount ?? 0) > 0 || Number(one.correctedCount ?? 0) > 0);
+  if (!some.length) return null;
+  const most = Math.max(...some.map((one) => Number(one.labelCount ?? 0)));
   return (
-    <table class="plain-table wide-table">
-      <thead>
-        <tr>
-          <th scope="col">Correction</th>
-          <th scope="col">By</th>
-          <th scope="col">Labels mended</th>
-          <th scope="col">In</th>
-        </tr>
-      </thead>
-      <tbody>
-        {rows.map((one) => (
-          <tr key={one.revision}>
-            <th scope="row">revision {one.revision}</th>
-            <td>{one.author}</td>
-            <td>{one.labels.toLocaleString("en")}</td>
-            <td>{one.seconds ? duration(one.seconds) : "–"}</td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
+    <Chart
+      title={title}
+      head={["Name", "Labels", "By hand", "Accepted", "Corrected", "Overlap of corrected", "Confidence"]}
+      rows={some.map((one) => [
+        one.name,
+        number(one.labelCount),
+        number(one.manualLabelCount),
+        number(one.acceptedCount),
+        one.correctedShare === undefined ? "–" : `${number(one.correctedCount)} (${percent(one.correctedShare)})`,
+        share(one.correctedMeanIou),
+        share(one.meanConfidence),
+      ])}
+    >
+      <ul class="bar-rows">
+        {some.slice(0, SHOWN_GROUPS).map((one) => {
+          const [labels, hand, accepted] = [one.labelCount, one.manualLabelCount, one.acceptedCount].map((value) => Number(value ?? 0));
+          return (
+            <li key={one.name}>
+              <span class="ellipsis">{one.name}</span>
+              <Bars
+                parts={[
+                  { kind: "hand", value: hand },
+                  { kind: "good", value: accepted },
+                  { kind: "rest", value: labels - hand - accepted },
+                ]}
+                whole={most}
+              />
+              <span class="small-text">
+                <i class="key hand" /> {hand.toLocaleString("en")} by hand <i class="key good" /> {accepted.toLocaleString("en")} accepted{" "}
+                <i class="key rest" /> {(labels - hand - accepted).toLocaleString("en")} more
+              </span>
+            </li>
+          );
+        })}
+      </ul>
+    </Chart>
   );
+}
+
+/** What each correction mended, in order of time. */
+function Corrections({ figures }: { figures: Figures }) {
+  const all = (figures.corrections ?? []).filter((one) => Number(one.changedCount ?? 0) > 0 || one.durationSeconds);
+  if (!all.length) return null;
+  const mended = all.reduce((sum, one) => sum + Number(one.changedCount ?? 0), 0);
+  return (
+    <Chart
+      title="Labels mended by each correction"
+      note={`${count(all.length, "correction")} mended ${count(mended, "label")}`}
+      head={["Correction", "By", "When", "Labels mended", "In"]}
+      rows={all.map((one) => [
+        `revision ${one.revision}`,
+        one.author,
+        when(one.changeTime),
+        number(one.changedCount),
+        one.durationSeconds ? duration(one.durationSeconds) : "–",
+      ])}
+    >
+      <Columns
+        label={`${all.length} corrections, ${mended} labels mended; the numbers are in the table below`}
+        values={all.slice(-40).map((one) => ({
+          value: Number(one.changedCount ?? 0),
+          words: `Revision ${one.revision} by ${one.author}: ${number(one.changedCount)} labels in ${(one.durationSeconds ?? 0).toFixed(1)} s`,
+        }))}
+      />
+    </Chart>
+  );
+}
+
+function Hardest({ figures, onGo }: { figures: Figures; onGo: (frame: number) => void }) {
+  const frames = (figures.hardestFrames ?? []).slice(0, SHOWN_FRAMES);
+  if (!frames.length) return null;
+  return (
+    <section class="chart">
+      <h3>Hardest frames</h3>
+      <ul class="bar-rows">
+        {frames.map((one) => (
+          <li key={String(one.frameIndex ?? 0)}>
+            <button class="link" onClick={() => onGo(Number(one.frameIndex ?? 0))}>
+              Frame {number(one.frameIndex)}
+            </button>
+            <Bars parts={[{ kind: "bad", value: 1 - (one.meanIou ?? 0) }]} whole={1} />
+            <span class="small-text">
+              {percent(one.meanIou ?? 0)} right, {number(one.correctedCount)} corrected
+            </span>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+/** What was predicted where people said something else; agreement is on the diagonal. */
+function Confusions({ figures }: { figures: Figures }) {
+  const all = figures.confusions ?? [];
+  const properties = [...new Set(all.map((one) => one.property ?? ""))].filter((property) => {
+    const mine = all.filter((one) => one.property === property);
+    return mine.some((one) => one.predicted !== one.corrected);
+  });
+  if (!properties.length) return null;
+  return (
+    <section class="chart">
+      <h3>Taken for something else</h3>
+      {properties.map((property) => {
+        const mine = all.filter((one) => one.property === property);
+        const names = [...new Set(mine.flatMap((one) => [one.predicted ?? "", one.corrected ?? ""]))].sort();
+        return (
+          <table key={property} class="plain-table wide-table confusion">
+            <caption class="muted small-text">Rows: {property} by the model; columns: by people</caption>
+            <thead>
+              <tr>
+                <td />
+                {names.map((name) => (
+                  <th key={name} scope="col">
+                    {name}
+                  </th>
+                ))}
+              </tr>
+            </thead>
+            <tbody>
+              {names.map((predicted) => (
+                <tr key={predicted}>
+                  <th scope="row">{predicted}</th>
+                  {names.map((corrected) => {
+                    const found = Number(mine.find((one) => one.predicted === predicted && one.corrected === corrected)?.count ?? 0);
+                    return (
+                      <td key={corrected} class={found ? (predicted === corrected ? "same" : "other") : "muted"}>
+                        {found || "·"}
+                      </td>
+                    );
+                  })}
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        );
+      })}
+    </section>
+  );
+}
+
+function number(value: number | string | undefined): string {
+  return Number(value ?? 0).toLocaleString("en");
+}
+
+function share(value: number | undefined): string {
+  return value === undefined ? "–" : percent(value);
 }

@@ -1,5 +1,5 @@
 import { flushSync } from "preact/compat";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { Board } from "../board/Board";
 import type { Session } from "../model/session";
@@ -29,7 +29,8 @@ export function Editor({ session }: { session: Session }) {
   const [diagnostics, setDiagnostics] = useState(false);
   const [panel, setPanel] = useState<PanelName>("label");
 
-  useEffect(() => {
+  // Effects of the layout all of them: what the next key or click meets is there with the picture, not a paint later.
+  useLayoutEffect(() => {
     const made = new Board(stage.current!, session, setZoom);
     board.current = made;
     const observer = new ResizeObserver(() => made.resize(stage.current!.clientWidth, stage.current!.clientHeight));
@@ -42,7 +43,7 @@ export function Editor({ session }: { session: Session }) {
   }, [session]);
 
   const shown = session.player.shown.value;
-  useEffect(() => board.current?.showFrame(session.player.cache.peek(shown)), [shown, session]);
+  useLayoutEffect(() => board.current?.showFrame(session.player.cache.peek(shown)), [shown, session]);
   const drawn = [
     shown,
     session.labels.version.value,
@@ -53,10 +54,10 @@ export function Editor({ session }: { session: Session }) {
     opacity.value,
     outlineOnly.value,
   ];
-  useEffect(() => board.current?.draw(), drawn);
-  useLayoutEffect(() => void board.current?.cancel(), [session.tool.value]); // before the next key moves its pen
+  useLayoutEffect(() => board.current?.draw(), drawn);
+  useLayoutEffect(() => void board.current?.cancel(), [session.tool.value]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     document.title = `${session.video.displayName} · micromodels`;
     if (!session.project.value.objectClasses?.length && !session.project.value.frameClasses?.length) setClasses(true);
     const keyed: Keyed = {
@@ -88,7 +89,7 @@ export function Editor({ session }: { session: Session }) {
   }, [session]);
 
   return (
-    <div class="editor">
+    <div class="editor" data-state={session.loading.value ? "loading" : session.isQuiet.value ? "quiet" : "busy"}>
       <Header session={session} onHelp={() => setHelp(true)} onExport={() => setExporting(true)} onDiagnostics={() => setDiagnostics(true)} onPanel={setPanel} />
       <OfflineBanner waiting={session.outbox.waiting.value} />
       <main class="workspace">

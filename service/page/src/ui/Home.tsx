@@ -1,5 +1,5 @@
 import { FolderPlus, Layers, Plus, Trash2 } from "lucide";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import type { Project } from "../api/messages";
 import { call, inWords, loginWanted, patiently } from "../api/rpc";
@@ -47,9 +47,7 @@ export function Home() {
               A project holds the classes to label and the videos. Draw them on two or three frames, press train, and a
               small model made for this one video labels every other frame and shows where to look next.
             </p>
-            <button class="primary large" onClick={() => setMaking(true)} autofocus>
-              <Icon of={FolderPlus} size={18} /> Make the first project
-            </button>
+            <FirstProject onClick={() => setMaking(true)} />
           </section>
         )}
         {projects && projects.length > 0 && (
@@ -95,6 +93,17 @@ export function Home() {
       {making && <NewProject onClose={() => setMaking(false)} />}
       {doomed && <DeleteProject project={doomed} onClose={() => (setDoomed(null), void load())} />}
     </div>
+  );
+}
+
+/** Has the focus as soon as it is there, so that Enter begins. */
+function FirstProject({ onClick }: { onClick: () => void }) {
+  const button = useRef<HTMLButtonElement>(null);
+  useLayoutEffect(() => button.current?.focus(), []);
+  return (
+    <button ref={button} class="primary large" onClick={onClick}>
+      <Icon of={FolderPlus} size={18} /> Make the first project
+    </button>
   );
 }
 

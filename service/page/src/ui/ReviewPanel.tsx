@@ -4,8 +4,9 @@ import { useEffect, useState } from "preact/hooks";
 import type { LabelSelection } from "../api/messages";
 import { inWords, isAbort } from "../api/rpc";
 import { count, percent, when } from "../lib/format";
-import { Review } from "../model/labels";
+import { Review, rowKey } from "../model/labels";
 import type { Session } from "../model/session";
+import { Checks } from "./Checks";
 import { Icon } from "./Icon";
 
 /** Where to look, what is right, what was said. */
@@ -17,6 +18,14 @@ export function ReviewPanel({ session, onIdentity }: { session: Session; onIdent
       <Judge session={session} />
       <AcceptAbove session={session} />
       <Swaps session={session} onIdentity={onIdentity} />
+      <Checks
+        session={session}
+        onGo={(frame, track) => {
+          if (track) session.selected.value = rowKey(track, false);
+          session.player.pause();
+          session.player.go(frame);
+        }}
+      />
       <Comments session={session} />
     </>
   );

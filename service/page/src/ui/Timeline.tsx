@@ -1,5 +1,5 @@
 import { Eye, EyeOff, Maximize2, ZoomIn, ZoomOut } from "lucide";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { STATE_WORDS } from "../model/labels";
 import type { Session } from "../model/session";
@@ -12,7 +12,7 @@ export function Timeline({ session }: { session: Session }) {
   const strips = useRef<HTMLCanvasElement>(null);
   const overlay = useRef<HTMLCanvasElement>(null);
   const [painter, setPainter] = useState<TimelinePainter | null>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const made = new TimelinePainter(session, strips.current!, overlay.current!);
     setPainter(made);
     const observer = new ResizeObserver(() => made.resize(holder.current!.clientWidth));

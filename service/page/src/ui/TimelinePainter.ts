@@ -38,6 +38,7 @@ export class TimelinePainter {
     private readonly overlay: HTMLCanvasElement,
   ) {
     this.stop = session.frameCount;
+    session.player.cache.onReady = () => this.paintOverlaySoon();
     this.colors = this.readColors();
     const recolor = (): void => {
       this.colors = this.readColors();
@@ -58,6 +59,7 @@ export class TimelinePainter {
         this.paint();
       }),
       effect(() => this.follow(session.player.frame.value)),
+      () => (session.player.cache.onReady = () => undefined),
       () => this.media.removeEventListener("change", recolor),
     ];
   }
@@ -310,18 +312,28 @@ export class TimelinePainter {
     context.globalAlpha = 1;
     const frame = this.session.player.frame.peek();
     const x = this.x(frame + 0.5);
+    // As video players do: how far one can go on without waiting.
+    const ahead = this.session.player.cache.readyUpTo(frame);
+    this.overlay.dataset.ahead = String(ahead);
+    context.globalAlpha = 0.55;
+    context.fillStyle = this.colors.accent;
+    context.fillRect(x, 0, Math.max(this.x(ahead) - x, 0), 2);
+    context.globalAlpha = 1;
     context.fillStyle = this.colors.ink;
     context.fillRect(x - 0.75, 4, 1.5, height);
     context.beginPath();
     context.roundRect(x - 5, 1, 10, 8, 3);
     context.fill();
-    if (fresh && !this.animating) {
-      this.animating = true;
-      requestAnimationFrame(() => {
-        this.animating = false;
-        this.paintOverlay();
-      });
-    }
+    if (fresh) this.paintOverlaySoon();
+  }
+
+  private paintOverlaySoon(): void {
+    if (this.animating) return;
+    this.animating = true;
+    requestAnimationFrame(() => {
+      this.animating = false;
+      this.paintOverlay();
+    });
   }
 }
 

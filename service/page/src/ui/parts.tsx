@@ -2,18 +2,18 @@
 
 import { CloudOff, Moon, Sun, SunMoon, X } from "lucide";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { online } from "../api/rpc";
 import { theme } from "../model/settings";
-import { dismiss, spoken, toasts } from "../model/toasts";
+import { dismiss, spoken, toasts, told } from "../model/toasts";
 import { Icon } from "./Icon";
 
 /** A window over the page; the browser keeps the focus in it, and Escape closes it. */
 export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean }) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    element.current?.showModal();
+  useLayoutEffect(() => {
+    element.current?.showModal(); // at once: the next key is already the window's
   }, []);
   return (
     <dialog
@@ -39,7 +39,7 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
 export function Toasts() {
   return (
     <>
-      <div class="toasts" role="status" aria-live="polite">
+      <div class="toasts" role="region" aria-label="Messages">
         {toasts.value.map((toast) => (
           <div key={toast.id} class={`toast ${toast.kind}`}>
             <span>{toast.text}</span>
@@ -58,6 +58,11 @@ export function Toasts() {
               <Icon of={X} size={14} />
             </button>
           </div>
+        ))}
+      </div>
+      <div class="visually-hidden told" role="log" aria-label="What was said">
+        {told.value.map((one) => (
+          <p key={one.id}>{one.text}</p>
         ))}
       </div>
       <div class="visually-hidden" role="status" aria-live="polite">

@@ -1,0 +1,59 @@
+import { TriangleAlert } from "lucide";
+
+import type { Session } from "../model/session";
+import { Icon } from "./Icon";
+
+const KINDS: Record<string, string> = {
+  area_jump: "Size jumps",
+  position_jump: "Place jumps",
+  gap: "Gap",
+  blip: "There for a moment",
+  overlap: "Overlap",
+  too_many: "Too many",
+};
+const SHOWN = 12;
+
+/** What looks wrong without anybody having said so; a click goes there. */
+export function Checks({ session, onGo }: { session: Session; onGo: (frame: number, track?: string) => void }) {
+  const { reviewing } = session;
+  if (!reviewing.hasModel.value) return null;
+  const issues = reviewing.issues.value;
+  const state = reviewing.checking.value;
+  return (
+    <section class="checks">
+      <div class="section-head">
+        <h2>
+          <Icon of={TriangleAlert} size={14} /> Looks wrong
+        </h2>
+        <button class="link" disabled={state === "busy"} onClick={() => void reviewing.check()}>
+          {state === "busy" ? "Checking…" : issues ? "Check again" : "Check"}
+        </button>
+      </div>
+      {!issues ? (
+        <p class="muted">Jumps of size or place, gaps, overlaps: everything that hardly can be.</p>
+      ) : issues.length === 0 ? (
+        <p class="muted">Nothing jumps, nothing is missing for a moment, nothing overlaps.</p>
+      ) : (
+        <ol class="suggestions">
+          {issues.slice(0, SHOWN).map((one) => {
+            const frame = Number(one.frameIndex ?? 0);
+            return (
+              <li key={`${one.kind}${frame}${one.tracks?.join()}`}>
+                <button
+                  class={`suggestion ${frame === session.player.frame.value ? "on" : ""}`}
+                  onClick={() => onGo(frame, one.tracks?.[0])}
+                >
+                  <strong>{frame.toLocaleString("en")}</strong>
+                  <span>
+                    {KINDS[one.kind ?? ""] ?? one.kind}: {one.explanation}
+                  </span>
+                </button>
+              </li>
+            );
+          })}
+        </ol>
+      )}
+      {issues && issues.length > SHOWN && <p class="muted small-text">and {(issues.length - SHOWN).toLocaleString("en")} more</p>}
+    </section>
+  );
+}

@@ -1,0 +1,99 @@
+/** Charts as SVG in the colours of the page, with their numbers beside them: nothing is told by colour or length alone. */
+
+import type { ComponentChildren } from "preact";
+
+import { count } from "../lib/format";
+
+export interface Part {
+  /** Which colour: a class of diagnostics.css. */
+  kind: "hand" | "good" | "bad" | "rest";
+  value: number;
+}
+
+const WIDTH = 240;
+const HEIGHT = 10;
+
+/** One bar, `whole` wide; parts follow each other. The words beside it say the same, so it is silent. */
+export function Bars({ parts, whole }: { parts: Part[]; whole: number }) {
+  let x = 0;
+  return (
+    <svg class="bars" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
+      <rect class="bars-track" width={WIDTH} height={HEIGHT} />
+      {parts.map((part) => {
+        const width = whole > 0 ? (part.value / whole) * WIDTH : 0;
+        const from = x;
+        x += width;
+        return width > 0 ? <rect key={part.kind} class={`bars-${part.kind}`} x={from} width={Math.max(width, 1.5)} height={HEIGHT} /> : null;
+      })}
+    </svg>
+  );
+}
+
+const TALL = 96;
+const STEP = 30;
+const SMALLEST = 4;
+
+/** A column for each of some things in order of time; what they are is in the table that goes with it. */
+export function Columns({ values, label }: { values: { value: number; words: string }[]; label: string }) {
+  const most = Math.max(...values.map((one) => one.value), 1);
+  const width = Math.max(values.length, SMALLEST) * STEP;
+  return (
+    <svg class="columns" width={width} height={TALL + 16} viewBox={`0 0 ${width} ${TALL + 16}`} role="img" aria-label={label}>
+      <line class="columns-axis" x1="0" x2={width} y1={TALL + 0.5} y2={TALL + 0.5} />
+      {values.map((one, index) => {
+        const tall = Math.max((one.value / most) * (TALL - 16), 1.5);
+        const x = index * STEP + 4;
+        return (
+          <g key={index}>
+            <title>{one.words}</title>
+            <rect class="columns-bar" x={x} y={TALL - tall} width={STEP - 8} height={tall} rx="2" />
+            <text x={x + (STEP - 8) / 2} y={TALL - tall - 4} class="columns-value">
+              {one.value}
+            </text>
+          </g>
+        );
+      })}
+      <text x="0" y={TALL + 13} class="columns-note">
+        first
+      </text>
+      <text x={width} y={TALL + 13} class="columns-note end">
+        last
+      </text>
+    </svg>
+  );
+}
+
+/** A chart with a heading, and its numbers as a table for whoever prefers them. */
+export function Chart(props: { title: string; note?: string; head: string[]; rows: ComponentChildren[][]; children: ComponentChildren }) {
+  return (
+    <section class="chart">
+      <h3>{props.title}</h3>
+      {props.note && <p class="muted small-text">{props.note}</p>}
+      {props.children}
+      <details>
+        <summary>{count(props.rows.length, "row")} as a table</summary>
+        <table class="plain-table wide-table">
+          <thead>
+            <tr>
+              {props.head.map((one) => (
+                <th key={one} scope="col">
+                  {one}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {props.rows.map((row, index) => (
+              <tr key={index}>
+                <th scope="row">{row[0]}</th>
+                {row.slice(1).map((cell, at) => (
+                  <td key={at}>{cell}</td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </details>
+    </section>
+  );
+}

@@ -1,0 +1,69 @@
+"""Figures and checks: what the page shows of how good the labels are, and that one gets from there to the frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Browser, expect
+
+from micromodels.v1 import video_pb2
+from tests.api.harness import box
+from tests.web.browsing import Visit, visiting
+from tests.web.harness import Served
+
+
+def _trained(served: Served, video: str) -> None:
+    """Frames 0 and 23 drawn, the others labelled by the fake micro-model."""
+    for _ in served.client.auto_label(video, [box(0), box(23)]):
+        pass
+
+
+def _open_review(visit: Visit, video: str) -> None:
+    page = visit.open_video(video)
+    page.get_by_role("tab", name="Review").click()
+    expect(page.locator(".suggestion").first).to_be_visible()
+    visit.quiet()
+
+
+def test_diagnostics_are_those_of_the_server(
+    served: Served, browser: Browser, video: video_pb2.Video, axe: Path, built: Path
+) -> None:
+    """A correction is counted, its gain is drawn, the tables say the same; in both themes for everybody to read."""
+    _trained(served, video.name)
+    for scheme in ("light", "dark"):
+        with visiting(served, browser, color_scheme=scheme) as visit:
+            _open_review(visit, video.name)
+            page = visit.page
+            page.locator(".stage").click(position={"x": 5, "y": 5})
+            page.keyboard.press("n")
+            visit.at_frame(int(page.locator("#frame-number").input_value()))
+            page.keyboard.press("Control+Shift+ArrowDown")
+            visit.told("frames mended in")
+            visit.quiet()
+            page.keyboard.press("d")
+            dialog = page.get_by_role("dialog", name="Diagnostics")
+            expect(dialog.locator(".figures")).to_contain_text("of 24 drawn by hand")
+            expect(dialog).to_contain_text("Quality, expected and found")
+            expect(dialog.locator(".bar-rows").first).to_contain_text("50 %")  # what the fake says of itself
+            expect(dialog.locator("svg.columns")).to_have_attribute("role", "img")
+            expect(dialog).to_contain_text("Hardest frames")
+            rows = served.rpc("micromodels.v1.DiagnosticsService/GetDiagnostics", {"name": video.name})["corrections"]
+            dialog.get_by_text(f"{len(rows)} row").last.click()
+            expect(dialog.locator("details[open] tbody tr")).to_have_count(len(rows))
+            expect(dialog.locator(".checks")).to_contain_text("gone for one frame")
+            assert visit.serious_findings(axe) == []
+            dialog.locator(".checks .suggestion").click()
+            visit.at_frame(6)
+            expect(dialog).to_be_hidden()
+
+
+def test_what_looks_wrong_is_a_click_away(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """The checks stand in the review panel; a click selects the object and goes to the frame."""
+    _trained(served, video.name)
+    _open_review(visit, video.name)
+    checks = visit.page.locator(".checks")
+    expect(checks).to_contain_text("everything that hardly can be")
+    checks.get_by_role("button", name="Check", exact=True).click()
+    checks.get_by_text("Gap: gone for one frame").click()
+    visit.at_frame(6)
+    expect(visit.page.locator(".timeline-name.selected")).to_contain_text("square 1")
