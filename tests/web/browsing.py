@@ -26,7 +26,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 SIZE = {"width": 1280, "height": 800}
-expect.set_options(timeout=30_000)  # machines of CI are busy
+TIMEOUT_MS = 90_000  # machines of CI are busy
+expect.set_options(timeout=TIMEOUT_MS)
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MARGIN = 16
 
@@ -62,7 +63,7 @@ class Visit:
     def __init__(self, served: Served, context: BrowserContext) -> None:
         self.served, self.context = served, context
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(TIMEOUT_MS)
         self.complaints: list[str] = []
         self.expected: tuple[str, ...] = ()
         self.page.on("console", self._console)
@@ -118,9 +119,9 @@ class Visit:
     def quiet(self) -> None:
         """Wait until all that follows from what was done has come: labels, suggestions, cuts, history."""
         self.refreshed()
-        expect(self.page.locator(".editor")).to_have_attribute("data-state", "quiet", timeout=120_000)
+        expect(self.page.locator(".editor")).to_have_attribute("data-state", "quiet", timeout=2 * TIMEOUT_MS)
 
-    def told(self, words: str, *, timeout: float = 30_000) -> None:
+    def told(self, words: str, *, timeout: float = TIMEOUT_MS) -> None:
         """Wait until the page has said this, on the screen or, where it has gone from there, among what was said."""
         expect(self.page.locator(".told")).to_contain_text(words, timeout=timeout)
 

@@ -1,9 +1,11 @@
 /** Frames as bitmaps: exact, by index, fetched ahead in the direction of travel, bounded in memory. */
 
-import { isAbort, online } from "../api/rpc";
+import { isAbort, loginWanted, online } from "../api/rpc";
 
 const BUDGET_BYTES = 220 << 20;
 const AT_ONCE = 4;
+/** A busy machine may fail to decode in time; so often a frame is asked for again before one gives up. */
+const TRIES = 4;
 
 export class FrameCache {
   private readonly ready = new Map<number, ImageBitmap>();
@@ -12,6 +14,7 @@ export class FrameCache {
   private readonly limit: number;
   private wanted: number[] = [];
   private closed = false;
+  private readonly failures = new Map<number, number>();
   private readonly stopListening: () => void;
   /** Called when another frame is at hand. */
   onReady: () => void = () => undefined;
@@ -89,6 +92,7 @@ export class FrameCache {
       const response = await fetch(`/frames/${this.video}/${frame}.jpg`, { signal: controller.signal });
       if (!response.ok) {
         const body = (await response.json().catch(() => null)) as { error?: { message?: string } } | null;
+        if (response.status === 401) loginWanted.value = true;
         throw new Error(body?.error?.message ?? `frame ${frame} cannot be shown`);
       }
       const bitmap = await createImageBitmap(await response.blob());
@@ -102,6 +106,9 @@ export class FrameCache {
     } catch (error) {
       if (isAbort(error)) return;
       if (error instanceof TypeError) return void (await pause(400)); // not reached; it is asked for again
+      const failures = (this.failures.get(frame) ?? 0) + 1;
+      this.failures.set(frame, failures);
+      if (failures < TRIES) return void (await pause(500 * failures));
       this.wanted = this.wanted.filter((other) => other !== frame);
       this.onError(error);
     } finally {
