@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import ssl
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -24,8 +26,9 @@ class Served(Running):
             api = ApiServer(self.store, "127.0.0.1", port, transport=self.transport, preload=self._preload)
             await api.start()
             options = [("grpc.max_receive_message_length", 16 << 20)]
-            channel = grpc.aio.insecure_channel(f"127.0.0.1:{api.port}", options=options)
-            web = WebServer(self.store, channel, "127.0.0.1", getattr(self, "web_port", 0))
+            channel = self._channel(f"127.0.0.1:{api.port}", options)
+            tls = self.transport.ssl_context()
+            web = WebServer(self.store, channel, "127.0.0.1", getattr(self, "web_port", 0), tls=tls)
             await web.start()
         except BaseException as error:
             ready.set_exception(error)
@@ -36,16 +39,23 @@ class Served(Running):
         await web.stop()
         await api.stop(1.0)
 
+    def _channel(self, address: str, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+        certificate = self.transport.certificate
+        if certificate is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        authority = Path(str(certificate.ca_file)).read_bytes()
+        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority), options=options)
+
     @property
     def url(self) -> str:
         """What to open."""
-        return f"http://127.0.0.1:{self.web_port}/"
+        return f"http{'s' if self.transport.certificate else ''}://127.0.0.1:{self.web_port}/"
 
     def http(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """One request: status, headers with lower-case names, body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.web_port, timeout=30)
+        connection = self._connection()
         try:
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
             given = {"Content-Type": "application/json", **(headers or {})}
@@ -54,6 +64,13 @@ class Served(Running):
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        certificate = self.transport.certificate
+        if certificate is None:
+            return http.client.HTTPConnection("127.0.0.1", self.web_port, timeout=60)
+        trusted = ssl.create_default_context(cafile=str(certificate.ca_file))  # nothing but the server's own authority
+        return http.client.HTTPSConnection("127.0.0.1", self.web_port, timeout=60, context=trusted)
 
     def rpc(self, method: str, body: object = None, **headers: str) -> Any:
         """The JSON that a call through the gateway answers with."""

@@ -232,6 +232,26 @@ export interface Comment {
 export interface Caller {
   user?: string;
   serverAdmin?: boolean;
+  memberships?: { name: string; role?: string }[];
+}
+export interface Assignment {
+  name: string;
+  frameIndices?: Int64[];
+  annotators?: string[];
+  submittedAnnotators?: string[];
+  author?: string;
+  createTime?: string;
+  adjudicator?: string;
+  labelRevision?: Int64;
+}
+export interface Agreement {
+  frameCount?: Int64;
+  objectCount?: Int64;
+  matchedCount?: Int64;
+  meanIou?: number;
+  stateKappa?: number;
+  classKappa?: number;
+  frameClassKappa?: number;
 }
 export interface GroupFigures {
   name?: string;

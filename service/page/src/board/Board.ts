@@ -9,6 +9,7 @@ import { Transformer } from "konva/lib/shapes/Transformer";
 
 import { bounds, crosses, grown, makeBox, makePolygon, moved, type Shape, smoothed } from "../lib/shapes";
 import { type Entry, type Row, Source, State } from "../model/labels";
+import { may } from "../model/caller";
 import { human, type Session } from "../model/session";
 import { opacity, outlineOnly } from "../model/settings";
 import { say } from "../model/toasts";
@@ -165,7 +166,7 @@ export class Board {
     this.labelLayer.add(node as never);
     node.on("pointerdown", () => (this.session.selected.value = row.key));
     if (shape.kind === "mask") this.hitByPixels(node as unknown as KonvaImage);
-    if (selected && this.session.tool.peek() === "select") this.addHandles(row, shape, node, entry);
+    if (selected && this.session.tool.peek() === "select" && may("work", this.session.project.peek().name)) this.addHandles(row, shape, node, entry);
   }
 
   /** A mask is hit where its pixels are, not in the rectangle of its picture. */

@@ -9,6 +9,8 @@ import { createStore, del, entries, set, type UseStore } from "idb-keyval";
 import type { CorrectionSummary, CorrectLabelsResponse, Label, LabelDifference, LabelKey } from "../api/messages";
 import { Code, isAbort, isPassing, Offline, patiently, RpcError, stream, whenOnline } from "../api/rpc";
 
+import { caller } from "./caller";
+
 /** What corrections change is heard on this many streams at once; a browser has six connections to a server. */
 const MOST_LISTENERS = 2;
 
@@ -16,6 +18,8 @@ const MOST_LISTENERS = 2;
 export interface Draft {
   id: string;
   video: string;
+  /** Who drew it; nobody else's name ever goes with it. */
+  user?: string;
   labels: Label[];
   deletions: LabelKey[];
   /** `row key@frame` of everything in it. */
@@ -25,6 +29,10 @@ export interface Draft {
 }
 
 let store: UseStore | undefined;
+
+function user(): string {
+  return caller.peek()?.user ?? "";
+}
 
 function drafts(): UseStore {
   return (store ??= createStore("micromodels-drafts", "drafts"));
@@ -57,15 +65,16 @@ export class Outbox {
   async restore(): Promise<Draft[]> {
     const kept = await entries<string, Draft>(drafts()).catch(() => []); // private mode: there is no disk
     const all = kept.map(([, draft]) => draft);
-    this.queue = all.filter((draft) => draft.video === this.video).sort((a, b) => a.at - b.at);
+    const mine = all.filter((draft) => draft.video === this.video && (draft.user ?? user()) === user());
+    this.queue = mine.sort((a, b) => a.at - b.at);
     this.waiting.value = this.queue.length;
     return [...this.queue];
   }
 
   /** Keep a draft and send it when its turn comes. */
-  async add(draft: Omit<Draft, "id" | "video" | "at">, id: string = crypto.randomUUID()): Promise<void> {
+  async add(draft: Omit<Draft, "id" | "video" | "user" | "at">, id: string = crypto.randomUUID()): Promise<void> {
     const last = this.queue.at(-1)?.at ?? 0;
-    const whole: Draft = { ...draft, id, video: this.video, at: Math.max(Date.now(), last + 1) };
+    const whole: Draft = { ...draft, id, video: this.video, user: user(), at: Math.max(Date.now(), last + 1) };
     this.queue.push(whole);
     this.waiting.value = this.queue.length;
     await set(whole.id, whole, drafts()).catch(() => undefined); // private mode: kept in memory at least

@@ -177,6 +177,7 @@ export class Reviewing {
   /** Judge what is on the frame, the selected object on it, its span, or the whole object. */
   async review(action: ReviewAct, reach: Reach, comment = ""): Promise<void> {
     const { session } = this;
+    if (!session.allows("review")) return;
     const frame = session.player.shown.value;
     const row = session.selectedRow.value;
     if (reach !== "frame" && !row) return say("Select an object first");

@@ -6,6 +6,7 @@ import type { Frame, Label, LabelKey, Operation, Project, Video } from "../api/m
 import { call, inWords, isAbort, patiently, RpcError, stream } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { type Shape, type Size } from "../lib/shapes";
+import { may, type Permission, whyNot } from "./caller";
 import { FrameCache } from "./frames";
 import { type Entry, keyMessage, Labels, type Row, rowKey, Source, State, type StateNumber, toMessage } from "./labels";
 import { type Draft, Outbox } from "./outbox";
@@ -248,6 +249,14 @@ export class Session {
     return made;
   }
 
+  /** Whether one may do something here; else says why not. */
+  allows(permission: Permission): boolean {
+    const project = this.project.value.name;
+    if (may(permission, project)) return true;
+    say(whyNot(permission, project), "error");
+    return false;
+  }
+
   /** Draw a shape on a frame: the object is visible there. */
   draw(shape: Shape, frame = this.player.shown.value, row = this.targetRow()): void {
     if (!row) return;
@@ -284,6 +293,7 @@ export class Session {
 
   /** Edits of one gesture: they are shown at once, kept on this machine, sent, and undone together. */
   edit(words: string, edits: [Row, Entry][]): void {
+    if (!this.allows("work")) return;
     const changes = edits.map(([row, entry]): Change => {
       const after = entry.state === State.NONE ? null : entry;
       return { row, frame: entry.frame, before: row.get(entry.frame), after };
@@ -341,6 +351,7 @@ export class Session {
   // --- training --------------------------------------------------------------------------------------------------
 
   async train(settings: { experiments: number; effort: number }): Promise<void> {
+    if (!this.allows("work")) return;
     try {
       await this.outbox.settled();
       const parent = this.project.value.name;

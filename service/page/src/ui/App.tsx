@@ -2,7 +2,9 @@ import { useEffect, useState } from "preact/hooks";
 
 import type { Project, Video } from "../api/messages";
 import { call, inWords, loginWanted, patiently } from "../api/rpc";
+import { caller, loadCaller } from "../model/caller";
 import { Session } from "../model/session";
+import { say } from "../model/toasts";
 import { Editor } from "./Editor";
 import { Home } from "./Home";
 import { Login } from "./Login";
@@ -12,11 +14,23 @@ import { route } from "./route";
 
 export function App() {
   const { project, video } = route.value;
+  const login = loginWanted.value;
+  useEffect(() => {
+    if (!login && !caller.value) loadCaller().catch((error) => !loginWanted.value && say(inWords(error), "error"));
+  }, [login]);
+  if (!caller.value)
+    return (
+      <>
+        <OfflineBanner waiting={0} />
+        {login && <Login />}
+        <Toasts />
+      </>
+    );
   return (
     <>
       {video ? <OpenVideo key={video} project={project!} video={video} /> : <Pages project={project} />}
       <Toasts />
-      {loginWanted.value && <Login />}
+      {login && <Login />}
     </>
   );
 }

@@ -2,9 +2,10 @@ import { ChartColumn, Check, ChevronRight, CircleHelp, Download, LoaderCircle, R
 
 import { online } from "../api/rpc";
 import { duration } from "../lib/format";
+import { may, whyNot } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
-import { ThemeButton } from "./parts";
+import { Account, ThemeButton } from "./parts";
 import { href } from "./route";
 import type { PanelName } from "./SidePanel";
 
@@ -16,6 +17,7 @@ export function Header(props: {
   onPanel: (panel: PanelName) => void;
 }) {
   const { session } = props;
+  const project = session.project.value.name;
   return (
     <header class="topbar">
       <nav aria-label="Where you are" class="crumbs">
@@ -52,9 +54,10 @@ export function Header(props: {
         <button class="quiet square" aria-label="Diagnostics" title="Diagnostics (D)" onClick={props.onDiagnostics}>
           <Icon of={ChartColumn} />
         </button>
-        <button onClick={props.onExport}>
+        <button onClick={props.onExport} disabled={!may("work", project)} title={whyNot("work", project)}>
           <Icon of={Download} /> Export
         </button>
+        <Account />
         <ThemeButton />
         <button class="quiet square" aria-label="Keys" title="Keys (?)" onClick={props.onHelp}>
           <Icon of={CircleHelp} />

@@ -5,6 +5,7 @@ import type { Change, LabelVersion } from "../api/messages";
 import { call, isAbort } from "../api/rpc";
 import { count, when } from "../lib/format";
 import { keyMessage, STATE_WORDS } from "../model/labels";
+import { may } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
 
@@ -63,7 +64,7 @@ function ChangeRow({ session, change }: { session: Session; change: Change }) {
           {change.comment ? ` · “${change.comment}”` : ""}
         </span>
       </span>
-      {!byModel && !undone && (
+      {!byModel && !undone && may("work", session.project.value.name) && (
         <button
           class="quiet square small"
           aria-label={`Take back revision ${change.revision}`}

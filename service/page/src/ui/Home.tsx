@@ -5,9 +5,10 @@ import type { Project } from "../api/messages";
 import { call, inWords, loginWanted, patiently } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { count, when } from "../lib/format";
+import { may, whyNot } from "../model/caller";
 import { say } from "../model/toasts";
 import { Icon } from "./Icon";
-import { Dialog, ThemeButton } from "./parts";
+import { Account, Dialog, ThemeButton } from "./parts";
 import { goTo, href } from "./route";
 
 export function Home() {
@@ -37,10 +38,19 @@ export function Home() {
     <div class="page">
       <header class="masthead">
         <Brand />
-        <ThemeButton />
+        <span class="masthead-end">
+          <Account />
+          <ThemeButton />
+        </span>
       </header>
       <main class="column">
-        {projects?.length === 0 && (
+        {projects?.length === 0 && !may("server") && (
+          <section class="welcome">
+            <h1>No project yet</h1>
+            <p>You are signed in, but a member of no project. Whoever runs this server makes you one.</p>
+          </section>
+        )}
+        {projects?.length === 0 && may("server") && (
           <section class="welcome">
             <h1>Draw a few labels. Get all of them.</h1>
             <p>
@@ -54,7 +64,7 @@ export function Home() {
           <>
             <div class="heading">
               <h1>Projects</h1>
-              <button class="primary" onClick={() => setMaking(true)}>
+              <button class="primary" disabled={!may("server")} title={whyNot("server")} onClick={() => setMaking(true)}>
                 <Icon of={Plus} /> New project
               </button>
             </div>
@@ -79,7 +89,8 @@ export function Home() {
                   <button
                     class="quiet square"
                     aria-label={`Delete ${project.displayName}`}
-                    title="Delete"
+                    title={whyNot("manage", project.name) || "Delete"}
+                    disabled={!may("manage", project.name)}
                     onClick={() => setDoomed(project)}
                   >
                     <Icon of={Trash2} />

@@ -2,13 +2,16 @@ import { Copy, Minus, Palette, Plus, Sparkles, Spline, Trash2, Zap } from "lucid
 
 import { percent } from "../lib/format";
 import { type Entry, type Row, Source, State, STATE_WORDS } from "../model/labels";
+import { may, whyNot } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
+import { Needs } from "./parts";
 
 /** What is on the frame that is shown, and what can be done with it. */
 export function LabelPanel(props: { session: Session; onClasses: () => void; onTrain: () => void }) {
   const { session } = props;
   session.labels.version.value;
+  const project = session.project.value.name;
   const frame = session.player.shown.value;
   const objects = session.rows().filter((row) => !row.isFrameClass);
   const classes = session.rows().filter((row) => row.isFrameClass);
@@ -17,10 +20,11 @@ export function LabelPanel(props: { session: Session; onClasses: () => void; onT
       <section>
         <div class="section-head">
           <h2>New object</h2>
-          <button class="link" onClick={props.onClasses}>
+          <button class="link" disabled={!may("manage", project)} title={whyNot("manage", project)} onClick={props.onClasses}>
             <Icon of={Palette} size={13} /> Classes
           </button>
         </div>
+        <Needs to="work" project={session.project.value.name}>
         <div class="chips" role="radiogroup" aria-label="Class of the next new object">
           {(session.project.value.objectClasses ?? []).map((one) => {
             const on = session.selected.value === null && session.activeClass.value === one.name;
@@ -41,6 +45,7 @@ export function LabelPanel(props: { session: Session; onClasses: () => void; onT
             );
           })}
         </div>
+        </Needs>
       </section>
       {objects.length > 0 && (
         <section>
@@ -111,6 +116,7 @@ function Selected({ session }: { session: Session }) {
   return (
     <section>
       <h2>{session.nameOf(row)}</h2>
+      <Needs to="work" project={session.project.value.name}>
       <div class="segmented" role="radiogroup" aria-label="State on this frame">
         {STATES.map((one) => (
           <button
@@ -145,6 +151,7 @@ function Selected({ session }: { session: Session }) {
           <Icon of={Trash2} size={14} />
         </button>
       </div>
+      </Needs>
     </section>
   );
 }
@@ -161,6 +168,7 @@ function FrameClassRow({ session, row, frame }: { session: Session; row: Row; fr
       <span class="swatch ring" style={{ "--swatch": session.classColor(row.name, true) }} />
       <span class="ellipsis">{row.name}</span>
       <span class="muted small-text">{entry?.source === Source.HUMAN ? "by hand" : sure}</span>
+      <Needs to="work" project={session.project.value.name}>
       <div class="segmented small" role="radiogroup" aria-label={row.name}>
         <button role="radio" aria-checked={entry?.state === State.VISIBLE} class={entry?.state === State.VISIBLE ? "on" : ""} onClick={() => set(true)}>
           yes
@@ -169,6 +177,7 @@ function FrameClassRow({ session, row, frame }: { session: Session; row: Row; fr
           no
         </button>
       </div>
+      </Needs>
     </li>
   );
 }

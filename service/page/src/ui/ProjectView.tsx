@@ -5,12 +5,13 @@ import type { Operation, Project, Video } from "../api/messages";
 import { call, inWords, loginWanted, patiently } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { bytes, count, duration, percent, when } from "../lib/format";
+import { may, whyNot } from "../model/caller";
 import { say } from "../model/toasts";
 import { forget, uploadFile, uploads, type UploadState } from "../model/uploads";
 import { Classes } from "./Classes";
 import { Brand } from "./Home";
 import { Icon } from "./Icon";
-import { Bar, Dialog, ThemeButton } from "./parts";
+import { Account, Bar, Dialog, ThemeButton } from "./parts";
 import { href } from "./route";
 
 const ACCEPT = ".mp4,.mov,.mkv,.webm,.avi,.mpg,.mpeg,.gif,video/*";
@@ -42,7 +43,7 @@ export function ProjectView({ name }: { name: string }) {
         const loaded = await patiently(() => call<Project>("ProjectService/GetProject", { name }));
         document.title = `${loaded.displayName} · micromodels`;
         setProject(loaded);
-        if (!loaded.objectClasses?.length && !loaded.frameClasses?.length) setClasses(true);
+        if (!loaded.objectClasses?.length && !loaded.frameClasses?.length && may("manage", name)) setClasses(true);
         await loadVideos();
       } catch (caught) {
         setError(inWords(caught));
@@ -75,24 +76,31 @@ export function ProjectView({ name }: { name: string }) {
     <div class="page">
       <header class="masthead">
         <Brand />
-        <ThemeButton />
+        <span class="masthead-end">
+          <Account />
+          <ThemeButton />
+        </span>
       </header>
       <main class="column">
         <div class="heading">
           <h1>{project.displayName}</h1>
-          <button onClick={() => setClasses(true)}>
+          <button disabled={!may("manage", name)} title={whyNot("manage", name)} onClick={() => setClasses(true)}>
             <Icon of={Palette} /> Classes
           </button>
         </div>
         <ClassChips project={project} />
-        <DropZone onFiles={add} empty={!videos.length && !mine.length} />
+        {may("work", name) ? (
+          <DropZone onFiles={add} empty={!videos.length && !mine.length} />
+        ) : (
+          <p class="muted">{whyNot("work", name)}.</p>
+        )}
         {(mine.length > 0 || videos.length > 0) && (
           <ul class="cards">
             {mine.map((upload) => (
               <UploadRow key={upload.id} upload={upload} />
             ))}
             {videos.map((video) => (
-              <VideoRow key={video.name} video={video} onDelete={() => setDoomed(video)} />
+              <VideoRow key={video.name} video={video} project={name} onDelete={() => setDoomed(video)} />
             ))}
           </ul>
         )}
@@ -181,7 +189,7 @@ function UploadRow({ upload }: { upload: UploadState }) {
   );
 }
 
-function VideoRow({ video, onDelete }: { video: Video; onDelete: () => void }) {
+function VideoRow({ video, project, onDelete }: { video: Video; project: string; onDelete: () => void }) {
   const ready = video.state === "VIDEO_STATE_READY";
   const table = video.frameTable;
   const frames = Number(table?.frameCount ?? 0);
@@ -218,7 +226,7 @@ function VideoRow({ video, onDelete }: { video: Video; onDelete: () => void }) {
       ) : (
         <div class="card-main video">{inside}</div>
       )}
-      <button class="quiet square" aria-label={`Delete ${name}`} title="Delete" onClick={onDelete}>
+      <button class="quiet square" aria-label={`Delete ${name}`} title={whyNot("curate", project) || "Delete"} disabled={!may("curate", project)} onClick={onDelete}>
         <Icon of={Trash2} />
       </button>
     </li>

@@ -5,9 +5,11 @@ import type { LabelSelection } from "../api/messages";
 import { inWords, isAbort } from "../api/rpc";
 import { count, percent, when } from "../lib/format";
 import { Review, rowKey } from "../model/labels";
+import { may } from "../model/caller";
 import type { Session } from "../model/session";
 import { Checks } from "./Checks";
 import { Icon } from "./Icon";
+import { Needs } from "./parts";
 
 /** Where to look, what is right, what was said. */
 export function ReviewPanel({ session, onIdentity }: { session: Session; onIdentity: () => void }) {
@@ -15,8 +17,10 @@ export function ReviewPanel({ session, onIdentity }: { session: Session; onIdent
   return (
     <>
       <Suggestions session={session} />
-      <Judge session={session} />
-      <AcceptAbove session={session} />
+      <Needs to="review" project={session.project.value.name}>
+        <Judge session={session} />
+        <AcceptAbove session={session} />
+      </Needs>
       <Swaps session={session} onIdentity={onIdentity} />
       <Checks
         session={session}
@@ -193,7 +197,7 @@ function Swaps({ session, onIdentity }: { session: Session; onIdentity: () => vo
         <h2>
           <Icon of={ArrowLeftRight} size={14} /> Who is who
         </h2>
-        <button class="link" disabled={!row || row.isFrameClass} onClick={onIdentity}>
+        <button class="link" disabled={!row || row.isFrameClass || !may("work", session.project.value.name)} onClick={onIdentity}>
           Repair <kbd>W</kbd>
         </button>
       </div>
@@ -206,6 +210,7 @@ function Swaps({ session, onIdentity }: { session: Session; onIdentity: () => vo
                 <span>{swap.explanation}</span>
               </button>
               <button
+                disabled={!may("work", session.project.value.name)}
                 title="Exchange the two from there on"
                 onClick={() => void session.reviewing.swap(swap.trackA ?? "", swap.trackB ?? "", Number(swap.frameIndex ?? 0))}
               >
@@ -231,6 +236,7 @@ function Comments({ session }: { session: Session }) {
       <h2>
         <Icon of={MessageSquare} size={14} /> Comments
       </h2>
+      <Needs to="work" project={session.project.value.name}>
       <form class="comment-form" onSubmit={(event) => void send(event)}>
         <input
           id="comment-text"
@@ -245,6 +251,7 @@ function Comments({ session }: { session: Session }) {
           Add
         </button>
       </form>
+      </Needs>
       <ul class="comments">
         {reviewing.comments.value.toReversed().map((comment) => (
           <li key={comment.name}>
@@ -255,7 +262,7 @@ function Comments({ session }: { session: Session }) {
                 {comment.track ? `, ${comment.track}` : ""} · {comment.author} · {when(comment.createTime)}
               </span>
             </button>
-            <button class="quiet square small" aria-label="Delete the comment" onClick={() => void reviewing.deleteComment(comment)}>
+            <button class="quiet square small" aria-label="Delete the comment" disabled={!may("work", session.project.value.name)} onClick={() => void reviewing.deleteComment(comment)}>
               <Icon of={Trash2} size={13} />
             </button>
           </li>

@@ -1,3 +1,4 @@
+import { whyNot } from "../model/caller";
 import type { Session } from "../model/session";
 import { HistoryPanel } from "./HistoryPanel";
 import { LabelPanel } from "./LabelPanel";
@@ -21,6 +22,7 @@ export function SidePanel(props: {
   onIdentity: () => void;
 }) {
   const { session, panel } = props;
+  const reason = whyNot("work", session.project.value.name);
   const onArrow = (event: KeyboardEvent): void => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!by) return;
@@ -49,6 +51,11 @@ export function SidePanel(props: {
         ))}
       </div>
       <div class="panel-body" id="panel-body" role="tabpanel" aria-labelledby={`tab-${panel}`} tabIndex={0}>
+        {reason && (
+          <p class="notice" role="note">
+            {reason}.
+          </p>
+        )}
         {panel === "label" && <LabelPanel session={session} onClasses={props.onClasses} onTrain={() => props.onPanel("train")} />}
         {panel === "train" && <TrainPanel session={session} />}
         {panel === "review" && <ReviewPanel session={session} onIdentity={props.onIdentity} />}

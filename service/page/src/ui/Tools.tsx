@@ -1,5 +1,6 @@
 import { Brush, Eraser, MousePointer2, Pentagon, SquareDashed, ZoomIn, ZoomOut } from "lucide";
 
+import { may, whyNot } from "../model/caller";
 import type { Session, Tool } from "../model/session";
 import { brush, opacity, outlineOnly } from "../model/settings";
 import { Icon } from "./Icon";
@@ -15,6 +16,8 @@ const TOOLS: { tool: Tool; icon: typeof Brush; name: string; key: string }[] = [
 export function Tools(props: { session: Session; zoom: number; onZoom: (factor: number) => void; onFit: () => void }) {
   const { session } = props;
   const tool = session.tool.value;
+  const project = session.project.value.name;
+  const mayDraw = may("work", project);
   return (
     <div class="tools" role="toolbar" aria-label="Tools" aria-orientation="vertical">
       {TOOLS.map((one) => (
@@ -23,7 +26,8 @@ export function Tools(props: { session: Session; zoom: number; onZoom: (factor: 
           class={`tool ${tool === one.tool ? "on" : ""}`}
           aria-pressed={tool === one.tool}
           aria-label={one.name}
-          title={`${one.name} (${one.key})`}
+          disabled={one.tool !== "select" && !mayDraw}
+          title={one.tool !== "select" && !mayDraw ? whyNot("work", project) : `${one.name} (${one.key})`}
           onClick={() => (session.tool.value = one.tool)}
         >
           <Icon of={one.icon} size={18} />

@@ -5,7 +5,7 @@ import { count, duration, percent } from "../lib/format";
 import type { Session } from "../model/session";
 import type { Picture } from "../model/training";
 import { Icon } from "./Icon";
-import { Bar } from "./parts";
+import { Bar, Needs } from "./parts";
 
 const EFFORTS = [
   { effort: 0.3, name: "Quick", words: "a first look" },
@@ -29,6 +29,7 @@ export function TrainPanel({ session }: { session: Session }) {
               ? `It learns from ${count(anchors, "frame")} drawn by hand and labels the other ${(session.frameCount - anchors).toLocaleString("en")}.`
               : "Draw at least one frame first."}
           </p>
+          <Needs to="work" project={session.project.value.name}>
           <div class="segmented" role="radiogroup" aria-label="Effort">
             {EFFORTS.map((one) => (
               <button
@@ -54,6 +55,7 @@ export function TrainPanel({ session }: { session: Session }) {
           <button class="primary wide" disabled={!anchors} onClick={() => void session.train({ effort, experiments })}>
             <Icon of={Play} size={15} /> Train
           </button>
+          </Needs>
         </section>
       )}
       {training.running && <Running session={session} />}
@@ -106,6 +108,7 @@ function Running({ session }: { session: Session }) {
             ? `Step ${(steps.step ?? 0) + 1} of ${steps.stepCount}, loss ${(steps.loss ?? 0).toFixed(3)}`
             : "Every frame is encoded once; later trainings skip this"}
       </p>
+      <Needs to="work" project={session.project.value.name}>
       <div class="button-row">
         {!labelling && state !== "stopping" && (
           <button
@@ -121,6 +124,7 @@ function Running({ session }: { session: Session }) {
           <Icon of={CircleStop} size={14} /> Cancel
         </button>
       </div>
+      </Needs>
     </section>
   );
 }

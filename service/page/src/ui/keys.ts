@@ -37,7 +37,7 @@ function step(by: number) {
 function tool(name: Tool) {
   return ({ session, board }: Keyed): void => {
     board()?.cancel();
-    session.tool.value = name;
+    if (name === "select" || session.allows("work")) session.tool.value = name;
   };
 }
 

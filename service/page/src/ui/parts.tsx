@@ -1,16 +1,24 @@
 /** Small parts that every view uses. */
 
-import { CloudOff, Moon, Sun, SunMoon, X } from "lucide";
+import { CloudOff, LogOut, Moon, Sun, SunMoon, X } from "lucide";
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { online } from "../api/rpc";
+import { caller, isSignedIn, may, type Permission, signOut, whyNot } from "../model/caller";
 import { theme } from "../model/settings";
 import { dismiss, spoken, toasts, told } from "../model/toasts";
 import { Icon } from "./Icon";
 
 /** A window over the page; the browser keeps the focus in it, and Escape closes it. */
-export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean }) {
+export function Dialog(props: {
+  title: string;
+  onClose: () => void;
+  children: ComponentChildren;
+  wide?: boolean;
+  /** It cannot be closed, only answered. */
+  fixed?: boolean;
+}) {
   const element = useRef<HTMLDialogElement>(null);
   useLayoutEffect(() => {
     element.current?.showModal(); // at once: the next key is already the window's
@@ -21,14 +29,17 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
       class={props.wide ? "dialog wide" : "dialog"}
       aria-label={props.title}
       onClose={props.onClose}
-      onClick={(event) => event.target === element.current && element.current?.close()}
+      onCancel={(event) => props.fixed && event.preventDefault()}
+      onClick={(event) => !props.fixed && event.target === element.current && element.current?.close()}
     >
       <div class="dialog-body">
         <header>
           <h2>{props.title}</h2>
-          <button class="quiet square" aria-label="Close" onClick={() => element.current?.close()}>
-            <Icon of={X} />
-          </button>
+          {!props.fixed && (
+            <button class="quiet square" aria-label="Close" onClick={() => element.current?.close()}>
+              <Icon of={X} />
+            </button>
+          )}
         </header>
         {props.children}
       </div>
@@ -95,6 +106,26 @@ export function ThemeButton() {
     >
       <Icon of={icon} />
     </button>
+  );
+}
+
+/** Who is signed in, and the way out; nothing where no token is needed. */
+export function Account() {
+  if (!isSignedIn()) return null;
+  return (
+    <button class="quiet" title="Sign out" aria-label={`Sign out ${caller.value!.user}`} onClick={() => void signOut()}>
+      {caller.value!.user}
+      <Icon of={LogOut} size={15} />
+    </button>
+  );
+}
+
+/** Controls that need a permission: where one lacks it they are disabled, and say why. */
+export function Needs(props: { to: Permission; project: string; children: ComponentChildren }) {
+  return (
+    <fieldset class="needs" disabled={!may(props.to, props.project)} title={whyNot(props.to, props.project)}>
+      {props.children}
+    </fieldset>
   );
 }
 
