@@ -24,11 +24,11 @@ from micromodels.encoder import default_encoder_name, load_encoder, select_devic
 from micromodels.errors import Cancelled, OutOfMemory
 from micromodels.events import Event, ExperimentFinished, FlipBookPicture, Run, Stage, StageFinished, StopRequest
 from micromodels.features import EncodedVideo, FrameSelection, FrameSource, level_statistics
-from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, pooled
+from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, head_levels, pooled
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.parallel import WorkLine, narrow_operations, worker_count
 from micromodels.propagation import FramePosterior, PropagationSettings, propagate_windows
-from micromodels.seeds import IGNORE, SeedSet, ViewMaker, boxed
+from micromodels.seeds import IGNORE, SeedSet, ViewMaker, boxed, has_thin_objects
 from micromodels.training import Clock, HeadTrainer, Sample, SharedClock
 from micromodels.types import AnyLabel, Ontology, ShapeKind
 
@@ -55,13 +55,15 @@ class DenseSettings:
         self_steps: further steps with the video's own confident frames.
         learning_rate: peak.
         width: channels of the head.
+        thin: whether the head speaks of every pixel, not of every second one; follows from the seeds.
     """
 
-    views: int = 60
-    steps: int = 320
-    self_steps: int = 100
+    views: int = 54
+    steps: int = 420
+    self_steps: int = 130
     learning_rate: float = 8e-3
     width: int = 48
+    thin: bool = False
 
     def scaled(self, effort: float) -> DenseSettings:
         """The same with ``effort`` times the views and steps."""
@@ -77,11 +79,11 @@ VARIANTS: tuple[Mapping[str, Any], ...] = (
     {},
     {"learning_rate": 4e-3},
     {"width": 64},
-    {"steps": 500},
+    {"steps": 600},
     {"learning_rate": 1.2e-2},
     {"self_steps": 0},
     {"width": 32},
-    {"steps": 220, "self_steps": 200},
+    {"steps": 280, "self_steps": 260},
 )
 """Settings of experiment 0, 1, ... relative to the default; further experiments repeat them with other random views."""
 
@@ -112,8 +114,10 @@ class _Training:
         self, video: EncodedVideo, seeds: SeedSet, settings: TrainSettings, device: torch.device, run: Run
     ) -> None:
         self._video, self._seeds, self._settings, self._device, self._run = video, seeds, settings, device, run
-        self._base = DenseSettings().scaled(settings.effort)
         self._targets = {frame: seeds.seed_frame(frame, video.size) for frame in seeds.frames}
+        thin = video.encoder.levels[0].stride == 1 and has_thin_objects(self._targets.values(), seeds.tracks)
+        self._base = replace(DenseSettings().scaled(settings.effort), thin=thin)
+        self._stride = 1 if thin else 2
         self._boxes = any(spec.shape is ShapeKind.BOX for spec in seeds.tracks)
         self._seed_frames = sorted(set(seeds.frames) | {label.frame for label in seeds.frame_labels})
         per_frame = max(4, -(-self._base.views // len(self._seed_frames)))
@@ -170,9 +174,13 @@ class _Training:
         started = time.perf_counter()
         frame = self._order[place][0]
         view = maker.view(number)
-        features = self._video.encoder.encode(view.image)
-        # Targets at stride 2; nearest keeps them labels.
-        small = np.ascontiguousarray(view.label_map[::2, ::2])
+        # View 0 is the frame itself, whose features are needed anyway.
+        if number == 0:
+            features = self._video.with_image(frame, view.image).features
+        else:
+            features = self._video.encoder.encode(view.image)
+        # Targets at the stride of the head; nearest keeps them labels.
+        small = np.ascontiguousarray(view.label_map[:: self._stride, :: self._stride])
         known = self._targets[frame].known if frame in self._targets else np.zeros(len(self._seeds.tracks), bool)
         self._views[place] = Sample(features, small, view.boxes, known)
         self._vectors[place] = pooled(features) if self._seeds.frame_classes else None
@@ -198,11 +206,11 @@ class _Training:
 
     def _new_head(self, settings: DenseSettings, salt: int) -> DenseHead:
         torch.manual_seed(self._settings.seed * 1000 + salt)
-        levels = self._video.encoder.levels
+        levels = head_levels(self._video.encoder.levels, thin=settings.thin)
         head = DenseHead(HeadSettings(levels, len(self._seeds.tracks), self._boxes, settings.width))
         # The first views are the seed frames themselves.
         plain = [view for view in self._views[: len(self._seed_frames)] if view is not None]
-        head.set_statistics(level_statistics([view.features for view in plain]))
+        head.set_statistics(level_statistics([view.features[-len(levels) :] for view in plain]))
         if self._boxes:
             boxes = np.concatenate([target.boxes for target in self._targets.values()])
             boxes = boxes[~np.isnan(boxes[:, 0])]
@@ -456,7 +464,7 @@ def _scaled_variant(number: int, effort: float) -> dict[str, Any]:
 
 def _pseudo_labels(posterior: FramePosterior) -> tuple[npt.NDArray[np.uint8], float]:
     """A label map where only sure pixels are scored, and how sure its objects are (0 where there is none)."""
-    probability = 1 / (1 + np.exp(-posterior.log_odds.clip(-30, 30)))
+    probability = 1 / (1 + np.exp(-posterior.fine_log_odds().clip(-30, 30)))
     best = probability.argmax(axis=0)
     top = probability.max(axis=0)
     label_map = np.full(top.shape, IGNORE, np.uint8)

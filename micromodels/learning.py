@@ -73,7 +73,7 @@ class Learner:
     ) -> None:
         self._video, self._settings, self._device, self._run = video, settings, device, run
         self._flip = ontology is None or all(c.flip for c in ontology.object_classes)
-        self._replay = Replay(video, settings.seed)
+        self._replay = Replay(video, _stride(model), settings.seed)
         self._corrections = 0
         self.history: list[Snapshot] = []
         self.model = model
@@ -84,9 +84,10 @@ class Learner:
     def use(self, model: DenseModel) -> None:
         """Go on from another version of the micro-model."""
         self.model = model
-        if model.manifest.tracks != self.tracks:
-            # Views are painted in the order of the tracks.
+        if model.manifest.tracks != self.tracks or _stride(model) != self._replay.stride:
+            # Views are painted in the order of the tracks, as fine as the head speaks.
             self.forget(self._replay.frames)
+            self._replay.stride = _stride(model)
             self.tracks, self.typical = model.manifest.tracks, list(model.manifest.typical_areas)
         if model.head is not None:
             model.head.to(self._device)
@@ -218,3 +219,7 @@ def _thinned(frames: Sequence[int], most: int) -> list[int]:
     if len(frames) <= most:
         return list(frames)
     return [frames[round(i)] for i in np.linspace(0, len(frames) - 1, most)]
+
+
+def _stride(model: DenseModel) -> int:
+    return model.head.settings.stride if model.head is not None else 2

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from micromodels.errors import Cancelled
 from micromodels.events import Run, Stage, StageFinished, StopRequest
-from micromodels.evidence import EvidenceSource, FrameEvidence, HeadEvidence
+from micromodels.evidence import Detail, EvidenceSource, FrameEvidence, HeadEvidence, with_details
 from micromodels.features import EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead
 from micromodels.parallel import mapped, narrow_operations
@@ -56,12 +56,14 @@ class PropagationSettings:
     Attributes:
         temperature: divides the head's log-odds; an overfitted head is too sure of itself.
         prior_weight: weight of the carried mask's log-odds.
+        thin_prior_weight: the same where the head draws thin objects: flow says little of a line.
         gate: log-odds taken off per unit of distance from the carried mask.
         reach: that unit, as a share of the root of the object's area.
     """
 
     temperature: float = 1.0
     prior_weight: float = 0.5
+    thin_prior_weight: float = 0.2
     gate: float = 5.0
     reach: float = 0.4
 
@@ -79,6 +81,7 @@ class FramePosterior:
         pooled: the frame's pooled features for frame classes.
         places: paths of box tracks.
         scene_cut: whether a cut lies between this frame and the one before.
+        details: see ``FrameEvidence``.
     """
 
     frame: int
@@ -89,6 +92,11 @@ class FramePosterior:
     pooled: Floats = field(repr=False)
     places: FramePlaces
     scene_cut: bool = False
+    details: tuple[Detail, ...] = field(default=(), repr=False)
+
+    def fine_log_odds(self) -> Floats:
+        """``log_odds``, or ``(tracks, height, width)`` where the head speaks of every pixel."""
+        return with_details(self.log_odds, self.details) if self.details else self.log_odds
 
 
 class Motion:
@@ -237,7 +245,7 @@ def posteriors(
                     raise Cancelled("propagation was cancelled")
             began = time.perf_counter()
             motion = Motion(held, source.size, source.device, {} if flows is None else flows)
-            priors = {index: _drawn(anchors[index], source.device) for index in anchors if index in held}
+            priors = {i: _drawn(anchors[i], source.device, thin=bool(held[i].details)) for i in anchors if i in held}
             with ThreadPoolExecutor(1) as other:
                 back, nothing = range(ahead - 1, start - 1, -1), _Carried.nothing(source.tracks)
                 promised = other.submit(_sweep, back, held, priors, motion, settings, nothing)
@@ -285,12 +293,18 @@ def _look_ahead(stop: int, end: int, reach: int, known: Sequence[Sequence[int]])
     return ahead
 
 
-def _drawn(anchor: SeedFrame, device: torch.device) -> dict[int, torch.Tensor]:
+def _coarse(frame: FrameEvidence) -> torch.Tensor:
+    """Log-odds ``(tracks, h4, w4)``: means, or maxima where a head draws thin objects, so that lines stay whole."""
+    pool = F.max_pool2d if frame.details else F.avg_pool2d
+    return pool(frame.log_odds.float()[None], 2)[0]
+
+
+def _drawn(anchor: SeedFrame, device: torch.device, *, thin: bool) -> dict[int, torch.Tensor]:
     """Probability ``(h4, w4)`` of each track that people spoke of on an anchor."""
     maps = {}
     for track in np.nonzero(anchor.known)[0].tolist():
         drawn = torch.from_numpy((anchor.label_map == track + 1).astype(np.float32))[None]
-        maps[track] = F.avg_pool2d(drawn[None], 4)[0, 0].to(device)
+        maps[track] = (F.max_pool2d if thin else F.avg_pool2d)(drawn[None], 4)[0, 0].to(device)
     return maps
 
 
@@ -326,8 +340,9 @@ def _sweep(
         if previous is None and not priors.get(index):
             continue
         prior = motion.carry(previous, index, origin) if previous is not None and origin in held else None
-        evidence = F.avg_pool2d(held[index].log_odds.float()[None], 2)[0]
-        out[index] = evidence if prior is None else combine(evidence, prior, settings, alive)
+        evidence = _coarse(held[index])
+        weight = settings.thin_prior_weight if held[index].details else settings.prior_weight
+        out[index] = evidence if prior is None else combine(evidence, prior, settings, weight, alive)
         # What people drew replaces what was carried, track by track; of the others nothing was said.
         for track, drawn in priors.get(index, {}).items():
             out[index][track] = torch.logit(drawn, eps=1e-5)
@@ -340,6 +355,7 @@ def combine(
     evidence: torch.Tensor,
     prior: torch.Tensor,
     settings: PropagationSettings,
+    weight: float,
     alive: npt.NDArray[np.bool_] | None = None,
 ) -> torch.Tensor:
     """Correct a carried mask by evidence.
@@ -347,14 +363,15 @@ def combine(
     Args:
         evidence: log-odds ``(tracks, h, w)``.
         prior: carried probability ``(tracks, h, w)``.
-        settings: weights.
+        settings: the gate.
+        weight: of the prior's log-odds.
         alive: bool ``(tracks,)``: which tracks the prior speaks of; of the others the evidence stays. None: all.
 
     Returns:
         Log-odds ``(tracks, h, w)``.
     """
     odds = torch.logit(prior.clamp(0.08, 0.92))
-    combined = evidence + settings.prior_weight * odds
+    combined = evidence + weight * odds
     for track in range(len(prior)):
         if alive is not None and not alive[track]:
             combined[track] = evidence[track]
@@ -435,7 +452,7 @@ def _posterior(
     tracks = len(fine)
     agreement = np.full(tracks, np.nan, np.float32)
     if blend.reached.any():
-        evidence = F.avg_pool2d(fine[None], 2)[0]
+        evidence = _coarse(frame)
         one, other = forward.get(index, evidence), backward.get(index, evidence)
         share = torch.from_numpy(blend.forward).to(fine.device)[:, None, None]
         blended = share * one + (1 - share) * other
@@ -455,7 +472,7 @@ def _posterior(
     places = ways.get(index) or no_places(tracks)
     log_odds = fine.cpu().numpy()
     _keep_inside(log_odds, places)
-    return FramePosterior(index, log_odds, sides, agreement, blend.distance, frame.pooled, places, cut)
+    return FramePosterior(index, log_odds, sides, agreement, blend.distance, frame.pooled, places, cut, frame.details)
 
 
 def _keep_inside(log_odds: Floats, places: FramePlaces) -> None:

@@ -35,10 +35,24 @@ from micromodels.types import (
     shape_kind,
 )
 
-__all__ = ["IGNORE", "MAX_TRACKS", "SeedFrame", "SeedSet", "TrackSpec", "View", "ViewMaker", "boxed"]
+__all__ = [
+    "IGNORE",
+    "MAX_TRACKS",
+    "SeedFrame",
+    "SeedSet",
+    "TrackSpec",
+    "View",
+    "ViewMaker",
+    "boxed",
+    "has_thin_objects",
+]
 
 IGNORE = 255
 MAX_TRACKS = 250
+
+THIN_LOSS = 0.03
+MAX_THIN_TRACKS = 6
+"""More tracks than this at full resolution would take too much time and memory."""
 
 Image = npt.NDArray[np.uint8]
 LabelMap = npt.NDArray[np.uint8]
@@ -211,6 +225,23 @@ class SeedSet:
         radius = dx[None, :] ** 2 + dy[:, None] ** 2
         inside = (dx[None, :] <= 1) & (dy[:, None] <= 1)
         return radius <= 0.8, inside & (radius > 0.8)
+
+
+def has_thin_objects(targets: Iterable[SeedFrame], tracks: Sequence[TrackSpec]) -> bool:
+    """Whether half the work resolution would lose more than ``THIN_LOSS`` of drawn masks: IoU of masks with themselves
+    made half as large and enlarged again."""
+    if len(tracks) > MAX_THIN_TRACKS:
+        return False
+    kept = []
+    for target in targets:
+        for index in (place for place, spec in enumerate(tracks) if spec.shape is not ShapeKind.BOX):
+            mask = target.label_map == index + 1
+            if mask.any():
+                size = (mask.shape[1] // 2, mask.shape[0] // 2)
+                small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+                again = cv2.resize(small, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+                kept.append(float((mask & again).sum() / (mask | again).sum()))
+    return bool(kept) and 1 - float(np.mean(kept)) > THIN_LOSS
 
 
 def _class_of(label: AnyLabel) -> str:

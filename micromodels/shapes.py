@@ -19,15 +19,16 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 
-def resized_masks(log_odds: Floats, height_px: int, width_px: int) -> Bools:
+def resized_masks(log_odds: Floats, height_px: int, width_px: int, stride: int = 2) -> Bools:
     """Masks ``(tracks, height_px, width_px)`` that do not overlap, from log-odds ``(tracks, h, w)``.
 
-    Log-odds speak of the top left pixel of each two by two pixels of the work image, as the targets that a head learns
-    from do, so they lie a quarter of their pitch before the middle.
+    At stride 2 log-odds speak of the top left pixel of each two by two pixels of the work image, as the targets that a
+    head learns from do, so they lie a quarter of their pitch before the middle.
     """
     height, width = log_odds.shape[1:]
+    before = (stride - 1) / (2 * stride)
     across, down = width / width_px, height / height_px
-    lies = np.array([[across, 0, (across - 1) / 2 + 0.25], [0, down, (down - 1) / 2 + 0.25]], np.float32)
+    lies = np.array([[across, 0, (across - 1) / 2 + before], [0, down, (down - 1) / 2 + before]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (width_px, height_px)
     full = np.stack([cv2.warpAffine(m, lies, size, flags=flags, borderMode=cv2.BORDER_REPLICATE) for m in log_odds])

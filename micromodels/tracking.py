@@ -182,7 +182,8 @@ class Tracker:
         height, width = self._seeds.height_px, self._seeds.width_px
         measures = []
         dense = any(spec.shape is not ShapeKind.BOX for spec in self._tracks)
-        masks = resized_masks(posterior.log_odds, height, width) if dense else None
+        fine = posterior.fine_log_odds()
+        masks = resized_masks(fine, height, width, self._size[0] // fine.shape[1]) if dense else None
         for index, spec in enumerate(self._tracks):
             odds = posterior.log_odds[index]
             expected = self._expected_area(index, posterior.frame)
@@ -204,7 +205,7 @@ class Tracker:
                     shape = _to_box(_clipped(found * scale, width, height))
             elif masks is not None:
                 shape = to_shape(clean_mask(masks[index]), spec.shape)
-                signs = mask_signs(odds, agreement, distance, expected)
+                signs = mask_signs(fine[index], agreement, distance, expected)
             measures.append(_Measure(presence, signs, shape))
         row = _Row(_without_maps(posterior), measures)
         if self._classifier is not None:

@@ -43,7 +43,7 @@ class Sample:
 
     Attributes:
         features: the encoder's levels.
-        label_map: uint8 at half the work size; 0 background, 1 to n tracks, 255 not scored.
+        label_map: uint8 at the stride of the head; 0 background, 1 to n tracks, 255 not scored.
         boxes: float32 ``(tracks, 4)`` in work pixels, NaN where there is none.
         known: bool ``(tracks,)``: False where the track may be anywhere in the background.
         weight: of its loss, 0 to 1.
@@ -263,20 +263,22 @@ class HeadTrainer:
 
     def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample], count: int) -> _Batch:
         from_video = self._batch // 2 if pseudo else 0
+        levels, stride = self.head.settings.levels, self.head.settings.stride
         crops_of = [self._crop(pseudo, len(pseudo)) for _ in range(from_video)]
         crops_of += [self._crop(views, count) for _ in range(self._batch - from_video)]
         samples, windows = [sample for sample, _ in crops_of], [window for _, window in crops_of]
-        levels = self.head.settings.levels
         features = []
         for index, level in enumerate(levels):
             per_cell = CELL_PX // level.stride
             crops = [
-                sample.features[index][:, y * per_cell : (y + rows) * per_cell, x * per_cell : (x + columns) * per_cell]
+                sample.features[index - len(levels)][
+                    :, y * per_cell : (y + rows) * per_cell, x * per_cell : (x + columns) * per_cell
+                ]
                 for sample, (y, x, rows, columns) in zip(samples, windows, strict=True)
             ]
             stacked = torch.from_numpy(np.stack(crops)).to(self._device).float()
             features.append(stacked.contiguous(memory_format=torch.channels_last))
-        half = CELL_PX // 2
+        half = CELL_PX // stride
         labels = np.stack(
             [
                 sample.label_map[y * half : (y + rows) * half, x * half : (x + columns) * half]
@@ -300,7 +302,7 @@ class HeadTrainer:
         as large ones that are everywhere.
         """
         sample = samples[int(self._rng.integers(count))]
-        half = CELL_PX // 2
+        half = CELL_PX // self.head.settings.stride
         height, width = sample.label_map.shape[0] // half, sample.label_map.shape[1] // half
         # All crops of a batch have one size, and so have all work images of a video.
         rows, columns = min(CROP_CELLS[0], height), min(CROP_CELLS[1], width)
@@ -354,7 +356,7 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, known: torch.T
     loss = mean(scored) + 0.125 * mean(inside) + 0.25 * mean(outside)
     probability = log_probability.exp() * scored[:, None]
     tracks = logits.shape[1] - 1
-    truth = F.one_hot(target, tracks + 1).movedim(-1, 1)[:, 1:].float() * scored[:, None]
+    truth = (labels[:, None] == torch.arange(1, tracks + 1, device=labels.device)[:, None, None]).float()
     overlap = (probability[:, 1:] * truth).flatten(2).sum(2)
     total = (probability[:, 1:] + truth).flatten(2).sum(2)
     there = truth.flatten(2).any(2).float()
@@ -367,13 +369,14 @@ def box_loss(sides: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor) -> 
 
     Args:
         sides: float ``(batch, 4, h, w)`` left, top, right, bottom distances in work pixels at stride 4.
-        labels: int64 ``(batch, 2h, 2w)``.
+        labels: int64 ``(batch, 2h, 2w)`` or ``(batch, 4h, 4w)``.
         boxes: float ``(batch, tracks, 4)`` relative to the crop.
 
     Returns:
         float ``(batch,)``.
     """
-    coarse = labels[:, ::2, ::2]
+    step = labels.shape[1] // sides.shape[2]
+    coarse = labels[:, ::step, ::step]
     inside = (coarse > 0) & (coarse != IGNORE)
     losses = []
     for index in range(len(labels)):

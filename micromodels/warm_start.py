@@ -32,11 +32,12 @@ class Replay:
 
     Args:
         video: encoded frames.
+        stride: of the head's logits.
         seed: of every random choice.
     """
 
-    def __init__(self, video: EncodedVideo, seed: int = 0) -> None:
-        self._video, self._seed = video, seed
+    def __init__(self, video: EncodedVideo, stride: int, seed: int = 0) -> None:
+        self._video, self.stride, self._seed = video, stride, seed
         self._samples: dict[int, list[Sample]] = {}
 
     @property
@@ -58,14 +59,14 @@ class Replay:
         held = self._samples.setdefault(target.frame, [])
         if not held:
             features = self._video[target.frame].features
-            held.append(_sample(features, target.label_map, target.boxes, target.known, weight))
+            held.append(_sample(features, target.label_map, target.boxes, target.known, weight, self.stride))
         if len(held) < views:
             maker = ViewMaker(self._video.image(target.frame), target, (self._seed, target.frame), flip)
 
             def encoded(number: int) -> Sample:
                 view = maker.view(number)
                 features = self._video.encoder.encode(view.image)
-                return _sample(features, view.label_map, view.boxes, target.known, weight)
+                return _sample(features, view.label_map, view.boxes, target.known, weight, self.stride)
 
             with narrow_operations():
                 held.extend(mapped(encoded, iter(range(len(held), views))))
@@ -97,9 +98,10 @@ def _sample(
     boxes: npt.NDArray[np.float32],
     known: npt.NDArray[np.bool_],
     weight: float,
+    stride: int,
 ) -> Sample:
-    # Targets at stride 2; nearest keeps them labels.
-    return Sample(features, np.ascontiguousarray(label_map[::2, ::2]), boxes, known, weight)
+    # Targets at the stride of the head; nearest keeps them labels.
+    return Sample(features, np.ascontiguousarray(label_map[::stride, ::stride]), boxes, known, weight)
 
 
 def _padded(sample: Sample, tracks: int) -> Sample:
@@ -135,8 +137,8 @@ def grow_head(head: DenseHead, tracks: int, boxes: bool) -> DenseHead:
             after.bias.zero_()
             if name == "coarse_logits":
                 after.bias.fill_(-4.0)
-            after.weight[: old.tracks + 1] = before.weight
-            after.bias[: old.tracks + 1] = before.bias
+            after.weight[: len(before.weight)] = before.weight
+            after.bias[: len(before.bias)] = before.bias
     grown.to(device=next(head.parameters()).device)
     grown.to(memory_format=torch.channels_last)
     return grown.eval()

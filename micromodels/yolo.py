@@ -32,7 +32,7 @@ from micromodels.encoder import load_encoder, select_device, work_size
 from micromodels.errors import Cancelled, ModelError, OutOfMemory
 from micromodels.events import ExperimentFinished, PropagationProgress, Run, Stage, StageFinished, StopRequest
 from micromodels.features import FrameSource, to_work_image
-from micromodels.heads import FrameClassifier
+from micromodels.heads import FrameClassifier, pooled_size
 from micromodels.manifest import Manifest, seeds_digest, weights_digest
 from micromodels.seeds import SeedFrame, SeedSet, View, ViewMaker
 from micromodels.training import Clock
@@ -189,7 +189,7 @@ def _encoder_weights() -> str:
 
 def _new_classifier(classes: int) -> FrameClassifier:
     encoder = load_encoder(CLASSIFIER_ENCODER, torch.device("cpu"))
-    return FrameClassifier(2 * sum(level.channels for level in encoder.levels), classes).eval()
+    return FrameClassifier(pooled_size(encoder.levels), classes).eval()
 
 
 def train(

