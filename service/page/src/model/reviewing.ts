@@ -7,6 +7,7 @@ import { call, Code, inWords, isAbort, isPassing, patiently, RpcError } from "..
 import { count } from "../lib/format";
 import { keyMessage, type ReviewAct, type Row, rowKey, Source } from "./labels";
 import type { Session } from "./session";
+import { assignedFrames } from "./assigning";
 import { say, spoken } from "./toasts";
 
 export interface Suggestion {
@@ -154,7 +155,7 @@ export class Reviewing {
 
   next(direction: number): void {
     const { session } = this;
-    const all = this.suggestions.value;
+    const all = session.assigned ? assignedFrames(session) : this.suggestions.value;
     if (!all.length) return say(this.hasModel.value ? "Nothing stands out any more" : "No suggestions yet: train first");
     const at = all.findIndex((one) => one.frame === session.player.frame.value);
     const next = all[at < 0 ? 0 : (at + direction + all.length) % all.length];

@@ -2,11 +2,12 @@
 
 import { computed, signal } from "@preact/signals";
 
-import type { Frame, Label, LabelKey, Operation, Project, Video } from "../api/messages";
+import type { Assignment, Frame, Label, LabelKey, Operation, Project, Video } from "../api/messages";
 import { call, inWords, isAbort, patiently, RpcError, stream } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { type Shape, type Size } from "../lib/shapes";
 import { may, type Permission, whyNot } from "./caller";
+import { listAssigned } from "./assigning";
 import { FrameCache } from "./frames";
 import { type Entry, keyMessage, Labels, type Row, rowKey, Source, State, type StateNumber, toMessage } from "./labels";
 import { type Draft, Outbox } from "./outbox";
@@ -44,6 +45,8 @@ export class Session {
     return this.selected.value ? (this.labels.rows.get(this.selected.value) ?? null) : null;
   });
   private readonly underWay = signal(0);
+  /** The frames that one is to label; null for all. */
+  readonly assigned: ReadonlySet<number> | null = null;
   /** Whether everything that follows from what was done has come. */
   readonly isQuiet = computed(
     () =>
@@ -61,6 +64,8 @@ export class Session {
   constructor(
     readonly video: Video,
     project: Project,
+    /** Where one labels frames blindly, seeing one's own labels alone. */
+    readonly assignment: Assignment | null = null,
   ) {
     const table = video.frameTable!;
     this.frameCount = Number(table.frameCount ?? 0);
@@ -69,11 +74,12 @@ export class Session {
     const cache = new FrameCache(video.name, this.frameCount, this.size.width, this.size.height);
     cache.onError = (error) => say(inWords(error), "error");
     this.player = new Player(cache, this.frameCount, (frame) => this.seconds(frame));
-    this.outbox = new Outbox(video.name);
+    this.outbox = new Outbox(this.key, assignment !== null);
     this.project.value = project;
     this.activeClass.value = project.objectClasses?.[0]?.name ?? "";
     this.undo = new Undo(this);
     this.reviewing = new Reviewing(this);
+    if (assignment) this.assigned = new Set((assignment.frameIndices ?? []).map(Number));
     this.listen();
     this.training.onFrames = (done) => this.fetchUpTo(done);
     this.training.onEnd = (operation) => void this.trained(operation);
@@ -121,16 +127,17 @@ export class Session {
   async start(): Promise<void> {
     const { signal } = this.controller;
     this.labels.revision = Number(this.video.labelRevision ?? 0);
-    const memory = Number(sessionStorage.getItem(`frame|${this.video.name}`) ?? 0);
-    this.player.go(memory);
+    const memory = sessionStorage.getItem(`frame|${this.key}`);
+    this.player.go(Number(memory ?? (this.assigned ? Math.min(...this.assigned) : 0)));
     const drafts = await this.outbox.restore();
     for (const draft of drafts) this.show(draft);
     try {
-      if (this.labels.revision > 0) await this.load(0, this.frameCount);
+      if (this.labels.revision > 0 || this.assignment) await this.load(0, this.frameCount);
       this.loading.value = false;
       if (drafts.length) say(`${drafts.length} unsaved ${drafts.length === 1 ? "edit" : "edits"} restored`, "good");
       this.outbox.send();
-      await Promise.all([this.loadTimes(signal), this.findTraining(signal), this.reviewing.start()]);
+      const others = this.assignment ? [] : [this.findTraining(signal), this.reviewing.start()];
+      await Promise.all([this.loadTimes(signal), ...others]);
     } catch (error) {
       if (!isAbort(error)) say(inWords(error), "error");
       this.loading.value = false;
@@ -156,6 +163,11 @@ export class Session {
   }
 
   // --- what is there ---------------------------------------------------------------------------------------------
+
+  /** What is open: the video, or the assignment. */
+  get key(): string {
+    return this.assignment?.name ?? this.video.name;
+  }
 
   seconds(frame: number): number {
     const table = this.video.frameTable!;
@@ -183,6 +195,10 @@ export class Session {
     const seen = new Set<string>();
     const options = { flash, seen, pending: (key: string): boolean => this.outbox.isPending(key) };
     const read = async (): Promise<void> => {
+      if (this.assignment) {
+        for await (const own of listAssigned(this.assignment.name, "", this.controller.signal)) this.labels.take(own, options);
+        return;
+      }
       const selection = { startFrame: String(start), stopFrame: String(stop), tracks };
       const body = { parent: this.video.name, selection, resumeToken };
       for await (const message of stream<{ labels?: Label[]; resumeToken?: string; labelRevision?: string }>(
@@ -251,6 +267,10 @@ export class Session {
 
   /** Whether one may do something here; else says why not. */
   allows(permission: Permission): boolean {
+    if (this.assignment && permission !== "work") {
+      say("Here one labels, and nothing else");
+      return false;
+    }
     const project = this.project.value.name;
     if (may(permission, project)) return true;
     say(whyNot(permission, project), "error");
@@ -294,10 +314,20 @@ export class Session {
   /** Edits of one gesture: they are shown at once, kept on this machine, sent, and undone together. */
   edit(words: string, edits: [Row, Entry][]): void {
     if (!this.allows("work")) return;
+    if (edits.some(([, { frame }]) => this.assigned?.has(frame) === false))
+      return say("This frame is not assigned to you: N goes to one that is");
     const changes = edits.map(([row, entry]): Change => {
       const after = entry.state === State.NONE ? null : entry;
       return { row, frame: entry.frame, before: row.get(entry.frame), after };
     });
+    const id = crypto.randomUUID();
+    this.undo.did({ words, id, revision: 0, frame: changes[0].frame, changes });
+    this.send(changes, id);
+    spoken.value = `${words}, frame ${changes[0].frame}`;
+  }
+
+  /** Show changes, and send them. */
+  send(changes: readonly Change[], id: string): void {
     const labels: Label[] = [];
     const deletions: LabelKey[] = [];
     for (const { row, frame, after } of changes) {
@@ -307,11 +337,8 @@ export class Session {
       else deletions.push(keyMessage(row, frame));
     }
     this.labels.touch();
-    const id = crypto.randomUUID();
     const keys = changes.map(({ row, frame }) => `${row.key}@${frame}`);
-    this.undo.did({ words, id, revision: 0, frame: changes[0].frame, changes });
     void this.outbox.add({ labels, deletions, keys, baseRevision: this.labels.revision }, id);
-    spoken.value = `${words}, frame ${changes[0].frame}`;
   }
 
   /** Show a draft that an earlier visit left. */

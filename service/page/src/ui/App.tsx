@@ -1,10 +1,12 @@
 import { useEffect, useState } from "preact/hooks";
 
-import type { Project, Video } from "../api/messages";
+import type { Assignment, Project, Video } from "../api/messages";
 import { call, inWords, loginWanted, patiently } from "../api/rpc";
+import { getAssignment, isDone, isMine } from "../model/assigning";
 import { caller, loadCaller } from "../model/caller";
 import { Session } from "../model/session";
 import { say } from "../model/toasts";
+import { Adjudication } from "./Adjudication";
 import { Editor } from "./Editor";
 import { Home } from "./Home";
 import { Login } from "./Login";
@@ -13,7 +15,7 @@ import { ProjectView } from "./ProjectView";
 import { route } from "./route";
 
 export function App() {
-  const { project, video } = route.value;
+  const { project, video, assignment } = route.value;
   const login = loginWanted.value;
   useEffect(() => {
     if (!login && !caller.value) loadCaller().catch((error) => !loginWanted.value && say(inWords(error), "error"));
@@ -28,7 +30,7 @@ export function App() {
     );
   return (
     <>
-      {video ? <OpenVideo key={video} project={project!} video={video} /> : <Pages project={project} />}
+      {video ? <OpenVideo key={assignment ?? video} project={project!} video={video} assignment={assignment} /> : <Pages project={project} />}
       <Toasts />
       {login && <Login />}
     </>
@@ -44,7 +46,8 @@ function Pages({ project }: { project?: string }) {
   );
 }
 
-function OpenVideo({ project, video }: { project: string; video: string }) {
+function OpenVideo({ project, video, assignment }: { project: string; video: string; assignment?: string }) {
+  const [compared, setCompared] = useState<{ project: Project; video: Video; assignment: Assignment } | null>(null);
   const [session, setSession] = useState<Session | null>(null);
   const [error, setError] = useState("");
   const login = loginWanted.value;
@@ -54,15 +57,18 @@ function OpenVideo({ project, video }: { project: string; video: string }) {
     let made: Session | null = null;
     void (async () => {
       try {
-        const [ofProject, ofVideo] = await patiently(() =>
+        const [ofProject, ofVideo, ofTwo] = await patiently(() =>
           Promise.all([
             call<Project>("ProjectService/GetProject", { name: project }, controller.signal),
             call<Video>("VideoService/GetVideo", { name: video }, controller.signal),
+            assignment ? getAssignment(assignment, controller.signal) : null,
           ]),
         );
         if (controller.signal.aborted) return;
         if (ofVideo.state !== "VIDEO_STATE_READY") return setError(ofVideo.error || "The video is still being read");
-        made = new Session(ofVideo, ofProject);
+        const blind = ofTwo && isMine(ofTwo) && !isDone(ofTwo, caller.value?.user ?? "");
+        if (ofTwo && !blind) return setCompared({ project: ofProject, video: ofVideo, assignment: ofTwo });
+        made = new Session(ofVideo, ofProject, ofTwo);
         setSession(made);
         void made.start();
       } catch (caught) {
@@ -73,7 +79,8 @@ function OpenVideo({ project, video }: { project: string; video: string }) {
       controller.abort();
       made?.close();
     };
-  }, [project, video, login]);
+  }, [project, video, assignment, login]);
+  if (compared) return <Adjudication {...compared} />;
   if (session) return <Editor session={session} />;
   return (
     <main class="empty-page">

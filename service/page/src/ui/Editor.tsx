@@ -65,17 +65,18 @@ export function Editor({ session }: { session: Session }) {
       board: () => board.current,
       help: () => setHelp(true),
       focusFrame: () => document.querySelector<HTMLInputElement>("#frame-number")?.focus(),
-      tab: (name) => setPanel(name as PanelName),
+      tab: (name) => session.assignment || setPanel(name as PanelName),
       comment: () => {
+        if (session.assignment) return;
         flushSync(() => setPanel("review")); // the next key is already the comment's
         document.querySelector<HTMLInputElement>("#comment-text")?.focus();
       },
-      identity: () => setIdentity(true),
-      diagnostics: () => setDiagnostics(true),
+      identity: () => session.assignment || setIdentity(true),
+      diagnostics: () => session.assignment || setDiagnostics(true),
     };
     const listen = (event: KeyboardEvent): void => onKey(event, keyed);
     const leave = (event: BeforeUnloadEvent): void => {
-      sessionStorage.setItem(`frame|${session.video.name}`, String(session.player.frame.peek()));
+      sessionStorage.setItem(`frame|${session.key}`, String(session.player.frame.peek()));
       const { waiting, kept } = session.outbox;
       if (session.drawing.peek() || kept.peek() < waiting.peek()) event.preventDefault();
     };
@@ -84,7 +85,7 @@ export function Editor({ session }: { session: Session }) {
     return () => {
       removeEventListener("keydown", listen);
       removeEventListener("beforeunload", leave);
-      sessionStorage.setItem(`frame|${session.video.name}`, String(session.player.frame.peek()));
+      sessionStorage.setItem(`frame|${session.key}`, String(session.player.frame.peek()));
     };
   }, [session]);
 

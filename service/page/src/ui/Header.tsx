@@ -29,6 +29,7 @@ export function Header(props: {
         </a>
         <Icon of={ChevronRight} size={13} />
         <h1 class="crumb here">{session.video.displayName}</h1>
+        {session.assignment && <span class="tag">blind</span>}
       </nav>
       <JobChip session={session} onClick={() => props.onPanel("train")} />
       <div class="topbar-end">
@@ -51,12 +52,16 @@ export function Header(props: {
         >
           <Icon of={Redo2} />
         </button>
+        {!session.assignment && (
         <button class="quiet square" aria-label="Diagnostics" title="Diagnostics (D)" onClick={props.onDiagnostics}>
           <Icon of={ChartColumn} />
         </button>
+        )}
+        {!session.assignment && (
         <button onClick={props.onExport} disabled={!may("work", project)} title={whyNot("work", project)}>
           <Icon of={Download} /> Export
         </button>
+        )}
         <Account />
         <ThemeButton />
         <button class="quiet square" aria-label="Keys" title="Keys (?)" onClick={props.onHelp}>

@@ -68,7 +68,7 @@ export function LabelPanel(props: { session: Session; onClasses: () => void; onT
           </ul>
         </section>
       )}
-      <Next session={session} onTrain={props.onTrain} />
+      {!session.assignment && <Next session={session} onTrain={props.onTrain} />}
     </>
   );
 }

@@ -7,6 +7,7 @@ import { count, percent, when } from "../lib/format";
 import { Review, rowKey } from "../model/labels";
 import { may } from "../model/caller";
 import type { Session } from "../model/session";
+import { Assignments } from "./Assignments";
 import { Checks } from "./Checks";
 import { Icon } from "./Icon";
 import { Needs } from "./parts";
@@ -30,6 +31,7 @@ export function ReviewPanel({ session, onIdentity }: { session: Session; onIdent
           session.player.go(frame);
         }}
       />
+      <Assignments session={session} />
       <Comments session={session} />
     </>
   );

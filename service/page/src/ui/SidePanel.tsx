@@ -1,5 +1,6 @@
 import { whyNot } from "../model/caller";
 import type { Session } from "../model/session";
+import { Assigned } from "./Assignments";
 import { HistoryPanel } from "./HistoryPanel";
 import { LabelPanel } from "./LabelPanel";
 import { ReviewPanel } from "./ReviewPanel";
@@ -22,21 +23,22 @@ export function SidePanel(props: {
   onIdentity: () => void;
 }) {
   const { session, panel } = props;
+  const panels = session.assignment ? PANELS.slice(0, 1) : PANELS; // who labels blindly sees nothing else
   const reason = whyNot("work", session.project.value.name);
   const onArrow = (event: KeyboardEvent): void => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!by) return;
     event.preventDefault();
     event.stopPropagation();
-    const at = PANELS.findIndex((one) => one.name === panel);
-    const next = PANELS[(at + by + PANELS.length) % PANELS.length];
+    const at = panels.findIndex((one) => one.name === panel);
+    const next = panels[(at + by + panels.length) % panels.length];
     props.onPanel(next.name);
     document.getElementById(`tab-${next.name}`)?.focus();
   };
   return (
     <aside class="panel" aria-label="Panel">
       <div class="tabs" role="tablist" aria-label="Panels" onKeyDown={onArrow}>
-        {PANELS.map((one) => (
+        {panels.map((one) => (
           <button
             key={one.name}
             role="tab"
@@ -56,6 +58,7 @@ export function SidePanel(props: {
             {reason}.
           </p>
         )}
+        {session.assignment && <Assigned session={session} />}
         {panel === "label" && <LabelPanel session={session} onClasses={props.onClasses} onTrain={() => props.onPanel("train")} />}
         {panel === "train" && <TrainPanel session={session} />}
         {panel === "review" && <ReviewPanel session={session} onIdentity={props.onIdentity} />}

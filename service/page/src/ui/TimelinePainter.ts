@@ -3,6 +3,7 @@
 import { effect } from "@preact/signals";
 
 import { confidenceColor } from "../lib/color";
+import { assignedFrames } from "../model/assigning";
 import { Review, type Row, Source, State } from "../model/labels";
 import type { Session } from "../model/session";
 import { theme } from "../model/settings";
@@ -185,7 +186,8 @@ export class TimelinePainter {
       context.fillRect(x, RULER_PX - 8, 1.5, height);
     }
     context.fillStyle = accent;
-    for (const suggestion of this.session.reviewing.suggestions.peek()) {
+    const marked = this.session.assigned ? assignedFrames(this.session) : this.session.reviewing.suggestions.peek();
+    for (const suggestion of marked) {
       const x = this.x(suggestion.frame + 0.5);
       if (x < 0 || x > this.width) continue;
       context.beginPath();

@@ -5,14 +5,16 @@ import { signal } from "@preact/signals";
 export interface Route {
   project?: string;
   video?: string;
+  assignment?: string;
 }
 
 function parse(hash: string): Route {
-  const match = /^#\/(projects\/[^/]+)(?:\/(videos\/[^/?]+))?/.exec(hash);
+  const match = /^#\/(projects\/[^/]+)(?:\/(videos\/[^/?]+))?(?:\/(assignments\/[^/?]+))?/.exec(hash);
   if (!match) return {};
   return {
     project: match[1],
     video: match[2] ? `${match[1]}/${match[2]}` : undefined,
+    assignment: match[3] ? `${match[1]}/${match[2]}/${match[3]}` : undefined,
   };
 }
 
