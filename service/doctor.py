@@ -203,8 +203,19 @@ def _children(settings: Settings, host: str, port: int) -> Iterator[Finding]:
         yield _bad("job processes", f"cannot be started: {last[0]}", "run scripts/setup again")
     else:
         yield _good("job processes", "start")
+    yield _sandbox()
+
+
+def _sandbox() -> Finding:
+    from micromodels.video import sandbox
+
     if shutil.which("bwrap") is None:
-        yield _note("isolation", "bubblewrap is not installed", "Debian, Ubuntu: apt-get install bubblewrap")
+        advice = "Debian, Ubuntu: apt-get install bubblewrap"
+        return _note("isolation", "videos are decoded without a sandbox: bubblewrap is not installed", advice)
+    if not sandbox.is_available():
+        advice = "in a container allow user namespaces; else nothing has to be done"
+        return _note("isolation", "videos are decoded without a sandbox: bubblewrap cannot make one here", advice)
+    return _good("isolation", "videos are decoded in a sandbox")
 
 
 CHECKS: tuple[Callable[[Settings, str, int], Iterator[Finding]], ...] = (

@@ -182,6 +182,7 @@ class _Worker:
         self._outbox.send(pack(Kind.END, REQUEST.pack(request)))
 
     def serve(self) -> None:
+        self._outbox.send(pack(Kind.BEAT))  # it runs: whatever goes wrong from here on is no fault of its start
         while True:
             kind, payload = self._inbox.next()
             request = REQUEST.unpack_from(payload)[0] if kind is Kind.READ else 0

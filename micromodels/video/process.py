@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import select
 import signal
@@ -20,10 +21,14 @@ import numpy.typing as npt
 
 import micromodels
 from micromodels.errors import VideoError
+from micromodels.video import sandbox
 from micromodels.video.protocol import HEADER, MAX_PAYLOAD_BYTES, Kind
+from micromodels.video.source import VideoSource
 
 __all__ = ["DecodeProcess"]
 
+_LOG = logging.getLogger(__name__)
+_SIGNALLED = 128  # how a sandbox says that the process in it was ended by a signal: this and its number
 _START_SECONDS = 120.0
 """Until the first message: imports from a cold disk on a busy machine take long."""
 
@@ -34,9 +39,20 @@ _ISOLATED = Path(__file__).with_name("isolated.py")
 
 
 class DecodeProcess:
-    """One running ``micromodels.video.child``; exec'd, never forked, so the parent may have threads and GPUs."""
+    """One running ``micromodels.video.child``; exec'd, never forked, so the parent may have threads and GPUs.
 
-    def __init__(self) -> None:
+    It runs in a sandbox where there is one (``sandbox``).
+
+    Args:
+        source: the video that it will be told to open; a sandbox has no other.
+    """
+
+    def __init__(self, source: VideoSource) -> None:
+        self._sandbox = sandbox.prefix(source.path, source.names)
+        self._unanswered: list[bytes] = []
+        self._start()
+
+    def _start(self) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by kill()
         self._shared = _anonymous_file()
         self._memory: npt.NDArray[np.uint8] | None = None
@@ -48,9 +64,10 @@ class DecodeProcess:
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",  # arenas of many threads would count against the address space
         }
+        program = ["-m", "micromodels.video.child"] if self._sandbox else [str(_ISOLATED)]
         self._process = subprocess.Popen(
             # -P: a file av.py in the working directory must not be imported.
-            [sys.executable, "-P", "-X", "faulthandler", str(_ISOLATED), str(self._shared)],
+            [*self._sandbox, sys.executable, "-P", "-X", "faulthandler", *program, str(self._shared)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -63,8 +80,11 @@ class DecodeProcess:
 
     @property
     def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
+        """Process id of the decoder itself, which in a sandbox is not the one that was started."""
+        pid = self._process.pid
+        while self._sandbox and (below := _children(pid)):
+            pid = below[0]
+        return pid
 
     @property
     def is_alive(self) -> bool:
@@ -74,7 +94,7 @@ class DecodeProcess:
     def interrupt(self) -> None:
         """End the process without letting go of anything; a thread that waits for a message notices."""
         if self.is_alive:
-            self._process.kill()
+            _kill(self._process)
 
     def kill(self) -> None:
         """End the process and reap it; harmless when it has ended."""
@@ -108,13 +128,35 @@ class DecodeProcess:
         Raises:
             VideoError: the process has ended.
         """
+        if not self._heard:
+            self._unanswered.append(message)
+        try:
+            self._write(message)
+        except (BrokenPipeError, ValueError):
+            if self._leave_sandbox():
+                return
+            raise self._failed(self._how_it_ended()) from None
+
+    def _write(self, message: bytes) -> None:
         assert self._process.stdin is not None
         view = memoryview(message)
-        try:
-            while view:
-                view = view[self._process.stdin.write(view) :]
-        except (BrokenPipeError, ValueError):
-            raise self._failed(self._how_it_ended()) from None
+        while view:
+            view = view[self._process.stdin.write(view) :]
+
+    def _leave_sandbox(self) -> bool:
+        """Start again without a sandbox, if it was the sandbox that failed: the decoder has not said that it runs.
+
+        A file cannot bring this about: it is opened after that word.
+        """
+        if not self._sandbox or self._heard:
+            return False
+        _LOG.warning("a video is decoded without a sandbox: %s", self._how_it_ended())
+        self.kill()
+        self._sandbox, self._buffer = [], bytearray()
+        self._start()
+        for message in self._unanswered:
+            self._write(message)
+        return True
 
     def receive(self, timeout_seconds: float) -> tuple[Kind, bytes]:
         """The next message; the process is ended if none comes in time.
@@ -131,22 +173,24 @@ class DecodeProcess:
         payload = bytes(self._buffer[HEADER.size : HEADER.size + length])
         del self._buffer[: HEADER.size + length]
         self._heard = True
+        self._unanswered.clear()
         return Kind(number), payload
 
     def _fill(self, count: int, timeout_seconds: float) -> None:
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + timeout_seconds
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN | select.POLLHUP)
         while len(self._buffer) < count:
+            assert self._process.stdout is not None
+            descriptor = self._process.stdout.fileno()
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN | select.POLLHUP)
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 raise self._failed(f"no frame within {timeout_seconds:g} s")
             data = os.read(descriptor, max(65536, count - len(self._buffer)))
-            if not data:
+            if data:
+                self._buffer += data
+            elif not self._leave_sandbox():
                 raise self._failed(self._how_it_ended())
-            self._buffer += data
 
     def _how_it_ended(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -154,6 +198,8 @@ class DecodeProcess:
         code = self._process.returncode
         if code is None:
             return "it closed its output"
+        if self._sandbox and code > _SIGNALLED:
+            code = _SIGNALLED - code
         if code == -signal.SIGXCPU:
             return "it used more processor time than the limit allows"
         if code < 0:
@@ -178,8 +224,24 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:  # it has ended, or the system does not tell
+        return []
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it with all of its group: a sandbox is more than one process."""
+    if process.returncode is None:  # not reaped: its number is still its own
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(process: subprocess.Popen[bytes], stderr: IO[Any], shared: int) -> None:
-    process.kill()
+    _kill(process)
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             with contextlib.suppress(OSError):

@@ -45,7 +45,7 @@ class Video:
         self._lock = threading.Lock()
         self._request = 0
         self._closed = False
-        self._process = DecodeProcess()
+        self._process = DecodeProcess(source)
         self.table = self._start(table)
 
     @property
@@ -166,7 +166,7 @@ class Video:
         if self._closed:
             raise VideoError("the video is closed")
         if not self._process.is_alive:
-            self._process = DecodeProcess()
+            self._process = DecodeProcess(self._source)
             self._start(self.table)
         self._request += 1
         self._process.send(pack(Kind.READ, READ.pack(self._request, start, stop)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import socket
 import struct
-import time
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -117,10 +116,8 @@ def test_a_small_file_with_huge_frames_is_refused(make_clip, codec: str, pix_fmt
         assert struct.unpack_from("<II", data, at) == (96, 64)
         struct.pack_into("<II", data, at, 16000, 16000)
     path.write_bytes(data)
-    began = time.monotonic()
     with pytest.raises(VideoError, match=r"16000 x 16000|more than 36000000 pixels"):
         open_video(path)
-    assert time.monotonic() - began < 20
 
 
 def test_a_huge_picture_is_refused(tmp_path: Path) -> None:
