@@ -240,18 +240,20 @@ class Jobs:
     def lease(self, worker: str, kinds: Collection[JobKind]) -> tuple[Lease, Job] | None:
         """Take the next queued job of some kinds; None if there is none.
 
-        Projects take turns; within one, the oldest job goes first.
+        Users take turns: next is the one who has waited longest since a job of theirs was taken. Among the jobs of one
+        user projects take turns, and within one the oldest job goes first.
 
         Args:
             worker: who takes it.
             kinds: what the worker can run now.
         """
-        projects = schema.projects
+        projects, others = schema.projects, _JOBS.alias()
+        last_turn = sa.select(sa.func.max(others.c.turn)).where(others.c.author == _JOBS.c.author).scalar_subquery()
         query = (
             sa.select(_JOBS, projects.c.project_id)
             .join(projects, projects.c.key == _JOBS.c.project)
             .where(_JOBS.c.state == JobState.QUEUED.value, _JOBS.c.kind.in_([kind.value for kind in kinds]))
-            .order_by(projects.c.served, _JOBS.c.key)
+            .order_by(last_turn, projects.c.served, _JOBS.c.key)
             .limit(1)
         )
         with self._database.begin() as connection:  # looking first keeps idle workers from locking out writers
@@ -261,9 +263,9 @@ class Jobs:
             row = connection.execute(query.with_for_update(of=_JOBS, skip_locked=True)).first()
             if row is None:
                 return None
-            turn = sa.select(sa.func.max(projects.c.served) + 1).scalar_subquery()
+            turn = connection.execute(sa.select(sa.func.max(projects.c.served) + 1)).scalar_one()
             connection.execute(projects.update().where(projects.c.key == row.project).values(served=turn))
-            values = {"fence": row.fence + 1, "tries": row.tries + 1, "worker": worker}
+            values = {"fence": row.fence + 1, "tries": row.tries + 1, "turn": turn, "worker": worker}
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(**values))
             apply_effects(connection, row, Effects(state=JobState.LEASED))
             job = _job(row.project_id, _job_row(connection, row.project_id, row.job_id))

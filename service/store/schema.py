@@ -89,7 +89,7 @@ projects = sa.Table(
     sa.Column("project_id", sa.Text, nullable=False, unique=True),
     _text("display_name"),
     sa.Column("ontology", sa.JSON, nullable=False),
-    _integer("served"),  # turn in which it was last given a worker: the queue is fair between projects
+    _integer("served"),  # turn in which it was last given a worker: the queue is fair
     _integer("edits"),
     _integer("retention_days"),  # videos older than this are deleted; 0 keeps them
     sa.Column("created_at", Instant, nullable=False),
@@ -297,6 +297,7 @@ jobs = sa.Table(
     _text("video_id"),
     _text("author"),
     _integer("tries"),
+    _integer("turn"),  # in which it was last given a worker, counted as `projects.served`; 0 before
     _integer("fence"),
     _integer("beat"),  # grows while the lease is held; others judge by it, with their own clock, whether it still is
     _text("worker"),
@@ -314,6 +315,7 @@ jobs = sa.Table(
     sa.Column("ended_at", Instant),
     sa.Index(None, "state"),
     sa.Index(None, "project"),
+    sa.Index(None, "author", "turn"),
 )
 
 job_events = sa.Table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -25,7 +26,8 @@ from service.store import (
     VideoRecord,
     Watch,
 )
-from tests.store.helpers import MODEL, box, labels_of
+from tests.store.conftest import Place
+from tests.store.helpers import MODEL, ONTOLOGY, box, labels_of
 
 CRASH = JobError("WORKER_CRASHED", "it died")
 
@@ -97,6 +99,23 @@ def test_a_stale_worker_commits_nothing(store: Store, video: VideoRecord, job: J
     assert labels_of(store, video) == []
     assert get(store, job).tries == 2
     store.jobs.commit(new, Effects(state=JobState.SUCCEEDED))
+
+
+def test_users_take_turns_and_so_do_the_projects_of_one(place: Place, tmp_path: Path) -> None:
+    """Somebody with many jobs in two projects keeps nobody waiting for more than one of them."""
+    with Store.open(place(tmp_path)) as store:
+        one, two = (store.projects.create(name, ONTOLOGY).project_id for name in "pq")
+        for project in (one, one, one, two):
+            store.jobs.create(project, JobKind.TRAIN, {}, author="busy")
+        for author in ("ann", "bob"):
+            store.jobs.create(one, JobKind.TRAIN, {}, author=author)
+        order = []
+        while taken := store.jobs.lease("w", [JobKind.TRAIN]):
+            order.append((taken[1].author, taken[1].project_id))
+            if len(order) == 2:
+                store.jobs.create(one, JobKind.TRAIN, {}, author="ann")
+        busy_one, busy_two = ("busy", one), ("busy", two)
+        assert order == [busy_one, ("ann", one), ("bob", one), busy_two, ("ann", one), busy_one, busy_one]
 
 
 def test_a_sign_of_life_keeps_the_lease(store: Store, job: Job) -> None:
