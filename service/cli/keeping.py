@@ -43,11 +43,19 @@ def backup(
 def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `backup` wrote, in this or an earlier version.")],
     data: DataOption = None,
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="What was deleted since: receipts.jsonl of the lost data folder, an exported audit, or a newer backup."
+            " May be given more than once.",
+        ),
+    ] = None,
 ) -> None:
     """Fill a new data folder (or an empty PostgreSQL database) from a backup.
 
     All checksums are checked first. Jobs that ran at the time of the backup start again; uploads that were not finished
-    begin anew. Refuses a database that holds anything.
+    begin anew. Refuses a database that holds anything. Videos of which there is a receipt are deleted again.
     """
     console = Console(stderr=True)
     with exit_codes(console):
@@ -56,8 +64,10 @@ def restore(
 
         settings = Settings.from_environment(data_dir=data)
         with console.status("restoring"):
-            report = restore_backup(settings, folder)
+            report = restore_backup(settings, folder, receipts or ())
         console.print(f"[dim]·[/] {_told(report)}, of {report.created_at} → {escape(str(settings.data_dir))}")
+        if report.erased_again:
+            console.print(f"[dim]·[/] {report.erased_again} videos of it had been deleted since, and are deleted again")
 
 
 def _told(report: BackupReport) -> str:

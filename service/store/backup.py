@@ -16,8 +16,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from service.settings import Settings
 from service.store import Store, open_blobs, referenced_blobs
 from service.store.blobs import Blobs, disk_errors, sync_folder
 from service.store.database import Database, database_url, now
+from service.store.receipts import FILE_NAME as RECEIPTS_FILE
+from service.store.receipts import Receipt, read_receipts
 
 __all__ = ["BackupReport", "back_up", "restore"]
 
@@ -54,6 +56,8 @@ class BackupReport:
     """Version of the tables, the name of a migration."""
     created_at: str
     """ISO 8601, UTC."""
+    erased_again: int = 0
+    """Videos that the backup has, and that had been deleted since."""
 
 
 def back_up(settings: Settings, folder: Path) -> BackupReport:
@@ -104,24 +108,31 @@ def back_up(settings: Settings, folder: Path) -> BackupReport:
     return _report(manifest)
 
 
-def restore(settings: Settings, folder: Path) -> BackupReport:
+def restore(settings: Settings, folder: Path, receipts: Sequence[Path] = ()) -> BackupReport:
     """Fill a new data folder (and database, and object store) from a backup of this or an earlier version.
 
     Everything is checked first against its checksum, and rows become visible in one transaction at the end: what is
-    broken leaves no half of a database behind. Jobs that ran when the backup was taken are queued again.
+    broken leaves no half of a database behind. Jobs that ran when the backup was taken are queued again. Videos that
+    were deleted after it was taken are deleted again, with jobs on them, where a receipt of that is found.
 
     Args:
-        settings: where to; the database must be empty.
+        settings: where to; the database must be empty. Receipts that lie in the data folder already are heeded.
         folder: what ``back_up`` wrote.
+        receipts: more of them, as ``read_receipts`` takes them.
 
     Raises:
         DataLoss: a file of the backup is missing or has changed.
         FailedPrecondition: it is no backup, a newer version made it, or the database is not empty.
+        InvalidInput: a file of receipts is none.
         ResourceExhausted: the disk is full.
         StorageFailure: disk, database or object store failed.
         Unavailable: database or object store cannot be reached.
     """
     manifest = _manifest(folder)
+    known = settings.data_dir / RECEIPTS_FILE
+    deleted: dict[str, Receipt] = {}
+    for path in (*([known] if known.exists() else []), *receipts):
+        deleted |= read_receipts(path)
     for name, file in manifest["tables"].items():
         _check(folder / "tables" / f"{name}.jsonl", file)
     with Store.lock_folder(settings):
@@ -143,7 +154,33 @@ def restore(settings: Settings, folder: Path) -> BackupReport:
             raise
         database.close()
     Database(url).close()  # brings the tables up to date
-    return _report(manifest)
+    return replace(_report(manifest), erased_again=_erase_again(settings, deleted.values()))
+
+
+def _erase_again(settings: Settings, deleted: Iterable[Receipt]) -> int:
+    """Delete what was deleted; nobody else can be at work yet."""
+    with Store.open(settings) as store:
+        for receipt in deleted:
+            try:
+                store.videos.get(receipt.project_id, receipt.video_id)
+            except NotFound:
+                continue
+            _cancel_all(store, receipt)
+        return store.erasure.repeat(deleted)
+
+
+def _cancel_all(store: Store, receipt: Receipt) -> None:
+    """Cancel the jobs of a project that are on a video, or use a micro-model, which may have seen it."""
+    waiting = [state for state in JobState if not state.is_final]
+    after = ""
+    while True:
+        page = store.jobs.list(receipt.project_id, states=waiting, after=after)
+        for job in page.items:
+            if job.video_id == receipt.video_id or job.spec.get("model_id"):
+                store.jobs.cancel(receipt.project_id, job.job_id)
+        if not page.next_after:
+            return
+        after = page.next_after
 
 
 def _report(manifest: Mapping[str, Any]) -> BackupReport:

@@ -7,16 +7,17 @@ leaves a note of the files that have to follow: a crash in between is made good 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from micromodels.errors import FailedPrecondition
+from micromodels.errors import FailedPrecondition, MicromodelsError
 from service.access.calls import current_caller, note
 from service.access.clock import SteadyClock
 from service.errors import NotFound
@@ -27,13 +28,12 @@ from service.store.audit import Audit
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.queue import FINAL_STATES, is_busy
+from service.store.receipts import RECEIPT, Receipt, append_receipts
 from service.store.videos import video_row
 
-__all__ = ["RECEIPT", "Erasure", "cache_folder"]
+__all__ = ["Erasure", "cache_folder"]
 
-RECEIPT = "server/video_deleted"
-"""Method of the audit row that is the receipt."""
-
+_LOG = logging.getLogger(__name__)
 _TRUSTED_GAP = timedelta(days=7)
 _SETTLED_SECONDS = 86_400.0
 _PAGE_ROWS = 1000
@@ -63,6 +63,7 @@ class Erasure:
         self._clock = clock
         self._begun = time.monotonic()
         self._listeners: list[Callable[[str, str], None]] = []
+        self._behind = True  # whether receipts may be missing in the file: a crash may have come first
 
     def listen(self, forget: Callable[[str, str], None]) -> Callable[[], None]:
         """Have ``forget(project_id, video_id)`` called for every video that this process deletes; returns an end.
@@ -77,13 +78,16 @@ class Erasure:
 
         return stop
 
-    def delete(self, project_id: str, video_id: str, *, actor: str = "") -> AuditRow:
+    def delete(
+        self, project_id: str, video_id: str, *, actor: str = "", before: Mapping[str, Any] | None = None
+    ) -> AuditRow:
         """Delete a video with all that was made of it, and return the receipt.
 
         Args:
             project_id: the video's project.
             video_id: which video.
             actor: who the receipt names; empty for the caller.
+            before: what the receipt tells of an earlier deletion of the same video.
 
         Raises:
             FailedPrecondition: a job on it, or one that uses a micro-model which saw it, has not ended.
@@ -96,7 +100,7 @@ class Erasure:
                 raise FailedPrecondition(f"job {job_id!r} on video {video_id!r} is not finished; cancel it first")
             models = _models_that_saw(connection, row.project, video_id)
             _refuse_running(connection, row.project, models)
-            todo = _inventory(connection, row, models)
+            todo = {**_inventory(connection, row, models), "before": dict(before or {})}
             note(**{name: value for name, value in todo["counts"].items() if value})
             _delete_rows(connection, project_id, row, models)
             values = {"project_id": project_id, "video_id": video_id, "todo": todo, "created_at": self._clock.now()}
@@ -111,7 +115,53 @@ class Erasure:
             keys = connection.execute(sa.select(schema.erasures.c.key)).scalars().all()
         for key in keys:
             self._finish(key, time.monotonic())
+        if self._behind:
+            self._write_down(list(self._audit.rows(method=RECEIPT)), anew=True)
         return len(keys)
+
+    def repeat(self, receipts: Iterable[Receipt]) -> int:
+        """Delete again what a backup has brought back; returns how many videos that were.
+
+        Receipts that the audit does not have are put into it. Jobs that stand in the way must have been cancelled.
+
+        Raises:
+            FailedPrecondition: a job has not ended; see ``delete``.
+        """
+        count = 0
+        for receipt in receipts:
+            before = {"deleted_at": receipt.detail.get("deleted_at", ""), "actor": receipt.actor}
+            try:
+                self.delete(receipt.project_id, receipt.video_id, actor="restore", before=before)
+                count += 1
+            except NotFound:
+                self._put_back(receipt)
+        self._behind = True
+        self.finish_all()
+        return count
+
+    def _put_back(self, receipt: Receipt) -> None:
+        """Give the audit a receipt that it has lost."""
+        try:
+            self.receipt(receipt.project_id, receipt.video_id)
+        except NotFound:
+            with self._database.begin(write=True) as connection:
+                self._audit.record(
+                    connection,
+                    RECEIPT,
+                    actor=receipt.actor,
+                    project_id=receipt.project_id,
+                    resource=receipt.resource,
+                    detail=receipt.detail,
+                )
+
+    def _write_down(self, rows: list[AuditRow], *, anew: bool = False) -> None:
+        """Keep receipts beside the database; where the disk refuses, the next round does it."""
+        try:
+            append_receipts(self._settings.data_dir, rows, anew=anew)
+            self._behind = self._behind and not anew
+        except MicromodelsError as error:
+            self._behind = True
+            _LOG.warning("receipts are written down later: %s", error)
 
     def receipt(self, project_id: str, video_id: str) -> AuditRow:
         """What was removed with a video that was deleted.
@@ -211,13 +261,16 @@ class Erasure:
             "blobs_removed": removed,
             "blobs_kept_for_others": len(row.todo["blobs"]) - len(removed),
             "cache_bytes": cache_bytes,
+            **({"deleted_before": row.todo["before"]} if row.todo.get("before") else {}),
         }
         with self._database.begin(write=True, frees=True) as connection:
             connection.execute(erasures.delete().where(erasures.c.key == key))
             resource = f"projects/{row.project_id}/videos/{row.video_id}"
-            return self._audit.record(
+            receipt = self._audit.record(
                 connection, RECEIPT, actor=row.actor, project_id=row.project_id, resource=resource, detail=detail
             )
+        self._write_down([receipt])
+        return receipt
 
 
 def _about_videos() -> list[sa.Table]:

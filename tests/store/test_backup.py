@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from micromodels.errors import FailedPrecondition
+from micromodels.errors import FailedPrecondition, InvalidInput
 from service.errors import DataLoss, RevisionConflict, StaleLease, WrongOffset
 from service.settings import Settings
-from service.store import BlobFile, Effects, JobKind, JobState, LabelKey, NewModel, Store
+from service.store import BlobFile, Effects, JobError, JobKind, JobState, LabelKey, NewModel, Store, VideoRecord
 from service.store.backup import back_up, restore
+from service.store.receipts import read_receipts
 from tests.store.conftest import Place
 from tests.store.helpers import MODEL, ONTOLOGY, box, ready_video, settings_in, tool
 
@@ -98,6 +101,94 @@ def test_f66_an_older_backup(tmp_path: Path, place: Place) -> None:
         assert caught.value.expected == 0
         store.uploads.append(project, upload_id, 0, b"1234567890")
         store.uploads.finish(project, upload_id)
+
+
+def doomed(settings: Settings) -> tuple[str, list[VideoRecord]]:
+    """A project with three videos of different bytes; a job that trains on the first, and a model of it."""
+    with Store.open(settings) as store:
+        project = store.projects.create("p", ONTOLOGY).project_id
+        videos = [ready_video(store, project) for _ in range(2)]
+        job = store.jobs.create(project, JobKind.TRAIN, {}, video_id=videos[0].video_id)
+        taken = store.jobs.lease("w", [JobKind.TRAIN])
+        assert taken is not None
+        files = (BlobFile("a", store.blobs.add_bytes(b"saw it"), 6),)
+        orders = store.jobs.commit(taken[0], Effects(model=NewModel("", "m", 0, "head", {}, {}, {}, files)))
+        store.jobs.create(project, JobKind.PROPAGATE, {"model_id": orders.model["model_id"]}, video_id="elsewhere")
+        assert store.jobs.get(project, job.job_id).state is JobState.LEASED
+    return project, videos
+
+
+@pytest.mark.parametrize("source", ["receipts", "audit", "newer-backup", "data-folder"])
+def test_what_was_deleted_after_a_backup_stays_deleted(tmp_path: Path, place: Place, source: str) -> None:
+    """A restore deletes it again, with the micro-model that saw it and the jobs in the way, and keeps the receipts:
+    also that of a video which the backup does not have."""
+    settings, target = place(tmp_path / "a"), place(tmp_path / "b")
+    project, (gone, kept) = doomed(settings)
+    back_up(settings, tmp_path / "backup")
+    with Store.open(settings) as store:
+        for job in store.jobs.list(project).items:
+            store.jobs.cancel(project, job.job_id)
+        for beat in store.jobs.held():
+            store.jobs.take_back(beat, JobError("GONE", "the test ends it"))
+        first = store.erasure.delete(project, gone.video_id, actor="ann")
+        late = ready_video(store, project)
+        store.erasure.delete(project, late.video_id, actor="bob")
+        lines = [json.dumps({**asdict(row), "at": row.at.isoformat()}) for row in store.audit.rows()]
+    (tmp_path / "audit.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    receipts = settings.data_dir / "receipts.jsonl"
+    back_up(settings, tmp_path / "newer")
+    if source == "data-folder":
+        target.data_dir.mkdir(exist_ok=True)
+        (target.data_dir / "receipts.jsonl").write_bytes(receipts.read_bytes())
+    given = {"receipts": [receipts], "audit": [tmp_path / "audit.jsonl"], "newer-backup": [tmp_path / "newer"]}
+    assert restore(target, tmp_path / "backup", given.get(source, [])).erased_again == 1
+    with Store.open(target) as store:
+        assert [video.video_id for video in store.videos.list(project).items] == [kept.video_id]
+        assert store.models.list(project).items == ()
+        receipt = store.erasure.receipt(project, gone.video_id)
+        assert receipt.actor == "restore"
+        assert receipt.detail["micro_model_versions"] == 1
+        assert receipt.detail["deleted_before"]["actor"] == "ann"
+        if source != "newer-backup":
+            assert receipt.detail["deleted_before"]["deleted_at"] == first.at.isoformat()
+        assert store.erasure.receipt(project, late.video_id).actor == "bob"
+        assert store.audit.verify().problem == ""
+        saved = read_receipts(target.data_dir / "receipts.jsonl")
+        assert {receipt.video_id for receipt in saved.values()} == {gone.video_id, late.video_id}
+
+
+def test_receipts_are_written_down_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that refuses the line costs the deletion nothing; the next round writes it. A lost file comes back."""
+    settings = settings_in(tmp_path)
+    file = settings.data_dir / "receipts.jsonl"
+    with Store.open(settings) as store:
+        project = store.projects.create("p", ONTOLOGY).project_id
+        with monkeypatch.context() as patch:
+            patch.setattr("service.store.receipts.sync_folder", lambda folder: os.stat(tmp_path / "nothing"))
+            store.erasure.delete(project, ready_video(store, project).video_id)
+        file.unlink()
+        store.tidy()
+        assert len(read_receipts(file)) == 1
+        store.erasure.delete(project, ready_video(store, project).video_id)
+        assert len(read_receipts(file)) == 2
+    file.unlink()
+    with Store.open(settings) as store:
+        store.tidy()
+        assert len(read_receipts(file)) == 2
+
+
+def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
+    """By its line; a last line that was cut off is passed over."""
+    file = tmp_path / "r.jsonl"
+    good = {"method": "server/video_deleted", "resource": "projects/p/videos/v", "actor": "a", "detail": {}, "at": ""}
+    for bad in (b"[]\n", b"{\n", b"\xff\n", json.dumps({**good, "resource": "projects/p"}).encode() + b"\n"):
+        file.write_bytes(json.dumps(good).encode() + b"\n" + bad)
+        with pytest.raises(InvalidInput, match="line 2"):
+            read_receipts(file)
+    file.write_bytes(json.dumps(good).encode() + b"\n" + b'{"method": "oth')
+    assert list(read_receipts(file)) == ["projects/p/videos/v"]
+    with pytest.raises(InvalidInput, match="can be read"):
+        read_receipts(tmp_path / "none")
 
 
 def test_a_backup_is_of_one_moment(tmp_path: Path, place: Place) -> None:
