@@ -172,7 +172,7 @@ class HeadTrainer:
 
         Raises:
             Diverged: the loss became NaN or infinite.
-            Cancelled: the user cancelled.
+            Cancelled: the user cancelled; a checkpoint of the last step has been kept, where they are.
         """
         head = self.head.train()
         for module in head.modules() if fixed_statistics else ():
@@ -206,13 +206,13 @@ class HeadTrainer:
                     clock.experiment, clock.experiments, clock.steps_done - 1, clock.steps_total, value, eta
                 )
             )
-            if self._checkpoints is not None and self._checkpoints.is_due:
-                self._save(number, step + 1, optimizer, clock)
-            if on_step is not None:
-                on_step(clock.steps_done)
             request = run.should_stop()
+            if self._checkpoints is not None and (request is StopRequest.CANCEL or self._checkpoints.is_due):
+                self._save(number, step + 1, optimizer, clock)
             if request is StopRequest.CANCEL:
                 raise Cancelled("training was cancelled")
+            if on_step is not None:
+                on_step(clock.steps_done)
             if request is StopRequest.FINISH_EARLY:
                 break
         batches.close()

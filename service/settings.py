@@ -114,7 +114,12 @@ class Settings:
     """A job child that reports nothing for this long is taken as hung and killed."""
 
     cancel_grace_seconds: float = 10.0
-    """Time that a cancelled job has to finish its frame before it is terminated, and again before it is killed."""
+    """Time that a cancelled job has to finish its frame before it is terminated, and again before it is killed. Also
+    how long a server that stops waits for its jobs to keep a checkpoint."""
+
+    job_memory_bytes: int = 0
+    """A job's process that takes more memory than this is ended, and tries once more with half the work; 0 for nine
+    tenths of the machine's, or the container's."""
 
     job_niceness: int = 5
     """Niceness of job children, 0 to 19: the server answers while they work."""
@@ -139,6 +144,7 @@ class Settings:
             "outage_seconds": (0, 86400),
             "silence_seconds": (0.2, 86400),
             "cancel_grace_seconds": (0, 3600),
+            "job_memory_bytes": (0, 1 << 50),
             "job_niceness": (0, 19),
             "cache_bytes": (0, 1 << 50),
         }

@@ -6,6 +6,7 @@ It ends when its standard input does: nothing of a job outlives the server. ``PR
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -16,6 +17,7 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import IO, Any
 
 from micromodels.errors import Cancelled, MicromodelsError, VideoError
@@ -100,6 +102,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business
     task = Task.from_line(sys.stdin.buffer.readline())
     os.nice(task.niceness)
+    with contextlib.suppress(OSError):  # where memory runs out, the system ends this process before the server
+        Path("/proc/self/oom_score_adj").write_text("500")
     pipe = _Pipe(sys.stdin.buffer, messages)
     try:
         if len(sys.argv) > 1:

@@ -15,7 +15,18 @@ from pathlib import Path
 from service.jobs.protocol import MAX_LINE_BYTES, Order, Task
 from service.telemetry.traces import traceparent
 
-__all__ = ["Lines", "await_exit", "end_process", "has_exited", "how_it_ended", "oom_kills", "start_child", "tell"]
+__all__ = [
+    "Lines",
+    "await_exit",
+    "end_process",
+    "has_exited",
+    "how_it_ended",
+    "machine_memory_bytes",
+    "memory_bytes",
+    "oom_kills",
+    "start_child",
+    "tell",
+]
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _EXIT_SECONDS = 5.0  # between a child's last word and its end
@@ -122,3 +133,24 @@ def oom_kills() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+
+
+def memory_bytes(pid: int) -> int:
+    """Memory that a process has taken for itself; 0 where the system does not tell, or it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon:")), 0)
+
+
+def machine_memory_bytes() -> int:
+    """Memory of this machine, or of the container where that has less; 0 where the system does not tell."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # it is not there, or says "max"
+            found = min(found, int(Path("/sys/fs/cgroup", limit).read_text()))
+    return found

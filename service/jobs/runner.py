@@ -29,9 +29,10 @@ _LIGHT = frozenset({JobKind.PROBE, JobKind.EXPORT})
 class JobRunner:
     """Runs the jobs of a store until it is stopped.
 
-    At most ``settings.heavy_jobs`` jobs that train or propagate and ``settings.light_jobs`` others run at once;
-    projects take turns. A server that has its folder to itself takes over at its start what an earlier one on it left
-    unfinished; jobs of servers elsewhere, which may use the same database, wait until a lease has run out.
+    At most ``settings.heavy_jobs`` jobs that train or propagate and ``settings.light_jobs`` others run at once; users
+    take turns, and so do the projects of one. A server that has its folder to itself takes over at its start what an
+    earlier one on it left unfinished; jobs of servers elsewhere, which may use the same database, wait until a lease
+    has run out.
 
     Args:
         store: open; stays open after the runner has stopped.
@@ -62,7 +63,10 @@ class JobRunner:
         self._thread.start()
 
     def stop(self) -> None:
-        """End all children, give their jobs back with what they have finished, and return when that is done."""
+        """End all children, give their jobs back with what they have finished, and return when that is done.
+
+        A child gets ``settings.cancel_grace_seconds`` to finish its step and to keep a checkpoint.
+        """
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is not None:

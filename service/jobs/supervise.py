@@ -22,7 +22,17 @@ from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
 from service.errors import NotFound, ResourceExhausted, StaleLease, Unavailable
 from service.jobs.archive import lay_out
-from service.jobs.processes import Lines, await_exit, end_process, how_it_ended, oom_kills, start_child, tell
+from service.jobs.processes import (
+    Lines,
+    await_exit,
+    end_process,
+    how_it_ended,
+    machine_memory_bytes,
+    memory_bytes,
+    oom_kills,
+    start_child,
+    tell,
+)
 from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels
 from service.jobs.review_report import FILE_NAME, write_report
 from service.jobs.specs import JobSpec, PropagateSpec, TrainSpec, spec_from_dict
@@ -41,6 +51,7 @@ _COMMIT_SECONDS = 0.25
 _COMMIT_LABELS = 500
 _BEAT_SECONDS = 1.0  # also how soon a cancel is noticed
 _WARNINGS_KEPT = 20
+_MEMORY_SHARE = 0.9  # of the machine's, which a job's process may take where nothing else is said
 # The library tells the time of each stage frame by frame. Its events here are sums, this far apart at first, then at a
 # hundredth of the job's time, so that their number stays small however long a job is.
 _STAGE_SECONDS = 2.0
@@ -88,8 +99,10 @@ class Supervisor:
         self._end: Mapping[str, Any] | None = None
         self._orders = Orders()
         self._begun = self._committed = self._heard = self._stages_told = time.monotonic()
-        self._cancelled_at = 0.0
+        self._cancelled_at = self._stopped_at = 0.0
         self._killed = ""
+        self._memory_bytes = settings.job_memory_bytes or int(_MEMORY_SHARE * machine_memory_bytes())
+        self._took_too_much = False
 
     def run(self) -> None:
         """Do the job to its end, whatever that is; raises nothing."""
@@ -239,11 +252,21 @@ class Supervisor:
             elif now - self._cancelled_at > grace:
                 os.kill(process.pid, signal.SIGTERM)
         if self._stopping.is_set():
-            self._killed = self._killed or "the server stops"
+            self._put_away(process, told, now)
+        elif 0 < self._memory_bytes < memory_bytes(process.pid):
+            self._took_too_much = True
             os.kill(process.pid, signal.SIGKILL)
         # The decoder of a probe has a watchdog of its own and nothing to report before the end.
         elif now - self._heard > self._settings.silence_seconds and self._job.kind is not JobKind.PROBE:
             self._killed = self._killed or f"no sign of progress for {self._settings.silence_seconds:g} s"
+            os.kill(process.pid, signal.SIGKILL)
+
+    def _put_away(self, process: subprocess.Popen[bytes], told: set[Order], now: float) -> None:
+        """The server stops: the child finishes its step, keeps a checkpoint and ends, or is ended."""
+        tell(process, Order.CANCEL, told)
+        self._stopped_at = self._stopped_at or now
+        if now - self._stopped_at > self._settings.cancel_grace_seconds:
+            self._killed = self._killed or "the server stops"
             os.kill(process.pid, signal.SIGKILL)
 
     def _take(self, message: Mapping[str, Any]) -> None:
@@ -408,8 +431,11 @@ class Supervisor:
         say = Say(self._end["say"]) if self._end else None
         if say is Say.DONE:
             self._commit(state=JobState.SUCCEEDED, result=result, frame_table=self._frame_table)
-        elif say is Say.CANCELLED or (say is None and self._cancelled_at):
+        elif self._cancelled_at and (say is Say.CANCELLED or say is None):
             self._commit(state=JobState.CANCELLED, result=result)
+        elif self._stopping.is_set() and (say is Say.CANCELLED or say is None):
+            self._commit()
+            self._give_back(None)
         elif self._end is not None:
             error = JobError(self._end["reason"], self._end["message"], self._end["error_class"])
             if error.reason in _SECOND_TRIES and self._may_change(error.reason):
@@ -417,9 +443,6 @@ class Supervisor:
                 self._give_back(error)
             else:
                 self._commit(state=JobState.FAILED, result=result, error=error)
-        elif self._stopping.is_set():
-            self._commit()
-            self._give_back(None)
         else:
             self._commit()
             self._give_back(self._crash(code, out_of_memory))
@@ -439,6 +462,8 @@ class Supervisor:
         tail = (self._scratch / "stderr").read_bytes()[-2000:].decode(errors="replace")
         tail = tail.replace(self._video_path, "VIDEO")  # it may hold a name, which logs do not
         _LOG.warning("the process of job %s died: %s; its last words:\n%s", self._job.job_id, self._killed or how, tail)
+        if self._took_too_much:
+            return JobError("OOM", f"the job took more than {self._memory_bytes} bytes of memory", "OutOfMemory")
         if out_of_memory and code == -signal.SIGKILL:
             return JobError("OOM", "the machine ran out of memory", "OutOfMemory")
         return JobError("WORKER_CRASHED", f"the job's process died: {self._killed or how}")

@@ -61,6 +61,16 @@ def test_f51_training_goes_on_from_its_checkpoint(tmp_path: Path, interrupted: i
     assert any(not torch.equal(tensor, plain[name]) for name, tensor in head.state_dict().items())
 
 
+def test_f61_a_training_that_is_stopped_keeps_its_last_step(tmp_path: Path) -> None:
+    """However long ago the checkpoint before it was: a server that is told to end loses nothing of it."""
+    trainer = HeadTrainer(new_head(), checkpoints=Checkpoints(tmp_path, "a", every_seconds=1e9))
+    with pytest.raises(Cancelled):
+        trainer.fit(samples(), STEPS, Clock(0, 1, STEPS), Stopper(10).run)
+    kept = Checkpoints(tmp_path, "a").load()
+    assert kept is not None
+    assert kept.state["step"] == 10
+
+
 def test_a_checkpoint_brings_back_every_number(tmp_path: Path) -> None:
     """Weights, the optimiser's moments and the rate are what they were."""
     with pytest.raises(Cancelled):

@@ -35,7 +35,7 @@ def test_items_are_made_ahead_in_one_other_thread() -> None:
     ahead = prefetched(items(), depth=3)
     assert makers == []
     assert next(ahead) == 0
-    assert all(made.acquire(timeout=10) for _ in range(4))
+    assert all(made.acquire(timeout=60) for _ in range(4))
     assert not made.acquire(timeout=0.05)
     assert list(ahead) == list(range(1, 10))
     assert len(set(makers)) == 1

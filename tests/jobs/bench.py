@@ -14,7 +14,7 @@ from service.jobs.runner import JobRunner
 from service.settings import Settings
 from service.store import Effects, Job, JobKind, JobState, Store, VideoRecord
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 
 
 def until(what: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
@@ -86,7 +86,7 @@ def short(data_dir: Path, **values: Any) -> Settings:
     defaults: dict[str, Any] = {
         "data_dir": data_dir,
         "min_free_bytes": 0,
-        "lease_seconds": 3.0,
+        "lease_seconds": 6.0,
         "cancel_grace_seconds": 0.5,
         "job_niceness": 1,
     }

@@ -3,7 +3,8 @@
 Keys: ``frames``; ``seconds_per_frame``; ``steps`` and ``seconds_per_step`` of training; ``die``: a list of points
 (``"train"``, ``"probe"`` or ``"frame N"``), at each of which the process is killed once; ``hang``: the same, but it
 stops doing anything; ``fail``: name of an error that training raises; ``large``: an effort above which training runs
-out of memory; ``lose_device``: training on any device but the CPU loses it; ``deaf``: ignores orders.
+out of memory; ``eats``: MiB that training takes for each unit of effort, and ``room``: with more of them it takes no
+end; ``lose_device``: training on any device but the CPU loses it; ``deaf``: ignores orders.
 """
 
 from __future__ import annotations
@@ -100,6 +101,9 @@ class Manifest:
 def _stop(video: Video, run: Run) -> bool:
     order = StopRequest.NONE if video.script.get("deaf") else run.should_stop()
     if order is StopRequest.CANCEL:
+        if run.checkpoint_dir is not None:
+            run.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            (run.checkpoint_dir / "kept").touch()
         raise errors.Cancelled("stopped")
     return order is StopRequest.FINISH_EARLY
 
@@ -147,6 +151,10 @@ def train(
         raise getattr(errors, name)("as the script says")
     if settings.effort > video.script.get("large", 100.0):
         raise errors.OutOfMemory("no memory for this much")
+    eaten = np.ones(int(video.script.get("eats", 0) * settings.effort) << 17)  # written to, so that it is there
+    while video.script.get("eats", 0) * settings.effort > video.script.get("room", 1 << 40):
+        time.sleep(0.01)  # until it is noticed
+    del eaten
     if video.script.get("lose_device") and run.device != "cpu":
         raise RuntimeError("CUDA error: unspecified launch failure")
     run.on_event(Warned("this is a fake"))

@@ -20,7 +20,7 @@ from micromodels.types import Box, Label, ObjectClass, Ontology, ProvenanceKind,
 from service.errors import NotFound
 from service.jobs import AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec, submit
 from service.jobs.runner import JobRunner, prune_cache
-from service.store import JobState, LabelKey, Store, VideoState
+from service.store import Job, JobState, LabelKey, Store, VideoState
 from tests.jobs.bench import Bench, short, until
 
 
@@ -182,6 +182,19 @@ def test_f54_memory_runs_out_and_a_smaller_try_does(bench: Bench) -> None:
     assert (job.state, job.tries, job.error.reason) == (JobState.FAILED, 2, "OOM")
 
 
+def test_f54_a_job_that_takes_too_much_memory_is_ended(bench: Bench) -> None:
+    """Memory that is really taken: the process is ended, and half of the work fits; where not even that, it is OOM."""
+    video = bench.ready(frames=3, eats=800, room=500)
+    bench.start(short(bench.settings.data_dir, job_memory_bytes=600 << 20))
+    job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id, effort=1.0)).job_id)
+    assert (job.state, job.tries, job.error) == (JobState.SUCCEEDED, 2, None)
+    assert any("memory ran out" in warning for warning in job.progress["warnings"])
+    job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id, effort=2.0)).job_id)
+    assert job.error is not None
+    assert (job.state, job.tries, job.error.reason) == (JobState.FAILED, 2, "OOM")
+    assert "629145600 bytes" in job.error.message
+
+
 @pytest.mark.parametrize(("device", "state", "tries"), [("", "succeeded", 2), ("cuda", "failed", 1)])
 def test_f55_the_device_is_lost(bench: Bench, device: str, state: str, tries: int) -> None:
     """The next try is on the CPU, unless the GPU was asked for: then it is FAILED(DEVICE_LOST)."""
@@ -268,7 +281,7 @@ def test_finish_early(bench: Bench) -> None:
 
 def test_stopping_the_runner_gives_jobs_back(bench: Bench) -> None:
     """What runs goes back to the queue with its finished frames, and a new runner goes on there."""
-    video = bench.ready(frames=60, seconds_per_frame=0.02)
+    video = bench.ready(frames=300, seconds_per_frame=0.05)
     bench.start()
     job_id = submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id
     until(lambda: len(bench.frames(video)) > 10)
@@ -279,8 +292,30 @@ def test_stopping_the_runner_gives_jobs_back(bench: Bench) -> None:
     assert job.checkpoint["next_frame"] == len(bench.frames(video))
     bench.start()
     job = bench.end(job_id)
-    assert (job.state, job.result["frames"]) == (JobState.SUCCEEDED, 60)
-    assert bench.frames(video) == list(range(60))
+    assert (job.state, job.result["frames"]) == (JobState.SUCCEEDED, 300)
+    assert bench.frames(video) == list(range(300))
+
+
+def test_f61_a_training_that_the_server_stops_keeps_a_checkpoint(bench: Bench) -> None:
+    """Its child is told, has time to keep its state, and the next try finds it; that is not a try, and no cancel."""
+    video = bench.ready(frames=3, steps=10_000, seconds_per_step=0.02)
+    bench.start(short(bench.settings.data_dir, cancel_grace_seconds=60.0))
+    job_id = submit(bench.store, bench.project_id, TrainSpec(video.video_id)).job_id
+
+    def job() -> Job:
+        return bench.store.jobs.get(bench.project_id, job_id)
+
+    until(lambda: "training" in job().progress)
+    assert bench.runner is not None
+    bench.runner.stop()
+    assert (job().state, job().tries) == (JobState.QUEUED, 0)
+    (folder,) = bench.settings.data_dir.glob(f"cache/*/checkpoints-{job_id}")
+    assert (folder / "kept").exists()
+    bench.start()
+    until(lambda: job().state is JobState.RUNNING)
+    bench.store.jobs.cancel(bench.project_id, job_id)
+    assert bench.end(job_id).state is JobState.CANCELLED
+    until(lambda: not folder.exists())
 
 
 def test_one_heavy_job_at_a_time_and_projects_take_turns(bench: Bench) -> None:
@@ -312,7 +347,7 @@ def test_one_heavy_job_at_a_time_and_projects_take_turns(bench: Bench) -> None:
 
 def test_a_job_child_ends_with_the_server(bench: Bench, tmp_path: Path) -> None:
     """Killing the server leaves no child behind; the next server finishes its job."""
-    video = bench.ready(frames=40, seconds_per_frame=0.05)
+    video = bench.ready(frames=300, seconds_per_frame=0.05)
     job_id = submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id
     bench.store.close()
     server = _serve(bench)
@@ -328,13 +363,13 @@ def test_a_job_child_ends_with_the_server(bench: Bench, tmp_path: Path) -> None:
     assert bench.store.jobs.get(bench.project_id, job_id).state is JobState.RUNNING
     bench.start()
     job = bench.end(job_id)
-    assert (job.state, job.result["frames"], job.tries) == (JobState.SUCCEEDED, 40, 2)
-    assert bench.frames(video) == list(range(40))
+    assert (job.state, job.result["frames"], job.tries) == (JobState.SUCCEEDED, 300, 2)
+    assert bench.frames(video) == list(range(300))
 
 
 def test_a_stopped_worker_can_do_no_harm(bench: Bench) -> None:
     """A server frozen for longer than the lease finds its job taken, and its commits refused."""
-    video = bench.ready(frames=60, seconds_per_frame=0.05)
+    video = bench.ready(frames=300, seconds_per_frame=0.05)
     job_id = submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id
     bench.store.close()
     frozen = _serve(bench, exclusive=False)
@@ -346,8 +381,8 @@ def test_a_stopped_worker_can_do_no_harm(bench: Bench) -> None:
         until(lambda: bench.store.jobs.get(bench.project_id, job_id).tries == 2)
         os.kill(frozen.pid, signal.SIGCONT)
         job = bench.end(job_id)
-        assert (job.state, job.result["frames"], job.tries) == (JobState.SUCCEEDED, 60, 2)
-        assert bench.frames(video) == list(range(60))
+        assert (job.state, job.result["frames"], job.tries) == (JobState.SUCCEEDED, 300, 2)
+        assert bench.frames(video) == list(range(300))
         for frame, record in enumerate(bench.store.labels.stream(bench.project_id, video.video_id)):
             assert len(bench.store.history.of_label(bench.project_id, video.video_id, record.key)) == 1, frame
     finally:
@@ -363,7 +398,7 @@ def _serve(bench: Bench, exclusive: bool = True) -> subprocess.Popen[bytes]:
         "from service.jobs.runner import JobRunner;"
         f"s = short(pathlib.Path({str(bench.settings.data_dir)!r}));"
         f"store = Store.open(s, exclusive={exclusive});"
-        "JobRunner(store, s, preload='fake_library').start(); time.sleep(60)"
+        "JobRunner(store, s, preload='fake_library').start(); time.sleep(600)"
     )
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), str(Path(__file__).parent)])
