@@ -15,10 +15,17 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 from tests.databases import Postgres, running_postgres, running_s3
+
+# A busy machine may take long over one input, or over making inputs: that is no finding.
+hypothesis.settings.register_profile(
+    "tests", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -19,7 +19,7 @@ from micromodels.errors import InvalidInput, MicromodelsError
 from service.api.status import error_status, make_status
 from service.web.session import call_metadata
 
-__all__ = ["Gateway", "error_response", "rpc_status"]
+__all__ = ["Gateway", "error_response", "parse_body", "rpc_status"]
 
 _HTTP: dict[int, int] = {
     code_pb2.CANCELLED: 499,
@@ -105,20 +105,21 @@ def _method(channel: grpc.aio.Channel, service: str, method: Any) -> _Method:
     return _Method(call, request, method.server_streaming)
 
 
-async def _parse(body: bytes, kind: type[Message]) -> Message:
-    """The message of a JSON body.
+def parse_body(body: bytes, kind: type[Message]) -> Message:
+    """The message of a JSON body; an empty body is an empty message.
 
     Raises:
         InvalidInput: it is not JSON, or not JSON of this message.
     """
+    try:
+        return json_format.Parse(body or b"{}", kind())
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput("body", str(error)[:300], f"the JSON form of {kind.DESCRIPTOR.full_name}") from None
 
-    def parse() -> Message:
-        try:
-            return json_format.Parse(body or b"{}", kind())
-        except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInput("body", str(error)[:300], f"the JSON form of {kind.DESCRIPTOR.full_name}") from None
 
-    return parse() if len(body) <= _SMALL_BYTES else await asyncio.to_thread(parse)
+async def _parse(body: bytes, kind: type[Message]) -> Message:
+    """``parse_body``, in a thread where it would hold up others."""
+    return parse_body(body, kind) if len(body) <= _SMALL_BYTES else await asyncio.to_thread(parse_body, body, kind)
 
 
 async def _dump(message: Message) -> bytes:

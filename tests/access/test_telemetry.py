@@ -89,7 +89,7 @@ def test_metrics_count_calls_jobs_and_disk(guarded: Running) -> None:
 def test_metrics_are_served_on_loopback(unused_tcp_port: int) -> None:
     """The usual address; a port that is taken is said to be."""
     serve_metrics(unused_tcp_port)
-    with urllib.request.urlopen(f"http://127.0.0.1:{unused_tcp_port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{unused_tcp_port}/metrics", timeout=60) as answer:
         assert b"micromodels_call_seconds" in answer.read()
     with pytest.raises(FailedPrecondition, match="taken"):
         serve_metrics(unused_tcp_port)

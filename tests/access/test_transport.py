@@ -128,7 +128,7 @@ def test_plain_text_and_old_tls_get_nowhere(guarded: Running) -> None:
     with pytest.warns(DeprecationWarning, match="deprecated"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", guarded.port), timeout=60) as plain,
         pytest.raises((ssl.SSLError, ConnectionResetError)),
     ):
         context.wrap_socket(plain)
@@ -171,7 +171,7 @@ def test_a_wrong_client_certificate_ends_the_handshake(tmp_path: Path, tiny_clip
 
 def _answer(port: int, context: ssl.SSLContext) -> bytes:
     """The first bytes that a server sends over TLS; none where it ends the handshake."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
         try:
             with context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped:
                 wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")

@@ -49,7 +49,7 @@ class Running:
         ready: Future[int] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready, port)))
         self._thread.start()
-        self.port = ready.result(30)
+        self.port = ready.result(120)
         self.address = f"127.0.0.1:{self.port}"
         token = str(self.store.access.issue("root", is_admin=True)[1]) if self.transport.tokens_required else None
         self.client = self.connect(token)
@@ -80,13 +80,13 @@ class Running:
         certificate = self.transport.certificate
         if certificate is not None:
             options = {"ca_file": certificate.ca_file, **options}
-        return Client(self.address, token=token, timeout_seconds=30, **options)
+        return Client(self.address, token=token, timeout_seconds=120, **options)
 
     def project(self, ontology: Ontology = ONTOLOGY) -> project_pb2.Project:
         return self.client.create_project("Test", ontology)
 
     def video(self, project: str = "") -> video_pb2.Video:
-        return self.client.register_video(project or self.project().name, str(self.clip), timeout_seconds=60)
+        return self.client.register_video(project or self.project().name, str(self.clip), timeout_seconds=240)
 
 
 def box(frame: int, track: str = "1", object_class: str = "square", x1: float = 16.0) -> Label:

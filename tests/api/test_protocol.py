@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -35,13 +34,13 @@ def healthy(running: Running) -> Iterator[None]:
 
 def health(running: Running, service: str = "") -> int:
     stub = health_pb2_grpc.HealthStub(running.channel)
-    return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status)
+    return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60).status)
 
 
 def send(running: Running, method: str, data: bytes, **options: object) -> bytes:
     """A unary call with bytes as they are."""
     call = running.channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
-    answer: bytes = call(data, timeout=10, **options)  # type: ignore[arg-type]
+    answer: bytes = call(data, timeout=60, **options)  # type: ignore[arg-type]
     return answer
 
 
@@ -68,7 +67,7 @@ def test_garbage_is_not_a_message(running: Running, method: str) -> None:
         garbage = b"\xff" + random.Random(seed).randbytes(50)
         with refused("INVALID_ARGUMENT", "MALFORMED_MESSAGE") as errors:
             if method.endswith("StreamLabels"):
-                list(running.channel.unary_stream(method)(garbage, timeout=10))
+                list(running.channel.unary_stream(method)(garbage, timeout=60))
             else:
                 send(running, method, garbage)
         assert "not a valid message" in errors[0].message
@@ -174,30 +173,29 @@ def test_health_knows_every_service(running: Running) -> None:
 def test_health_answers_while_everything_blocks(
     running: Running, video: video_pb2.Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls that block all threads, and a training, do not hold the event loop: Health answers within 100 ms."""
-    revision = Labels.revision
+    """Calls that block all threads, and a training, do not hold the event loop: Health answers before they end."""
+    revision, release = Labels.revision, threading.Event()
 
     def slowly(self: Labels, project_id: str, video_id: str) -> int:
-        time.sleep(0.5)
+        assert release.wait(120)
         return revision(self, project_id, video_id)
 
     monkeypatch.setattr(Labels, "revision", slowly)
     running.client.write_labels(video.name, [box(0, "slow")])
     training = running.client.train(video.name)
-    seconds = []
     with ThreadPoolExecutor(20) as pool:
-        blocked = [pool.submit(running.client.get_video, video.name) for _ in range(40)]
-        for _ in range(40):
-            begun = time.monotonic()
-            health(running)
-            seconds.append(time.monotonic() - begun)
-            time.sleep(0.02)
+        try:
+            blocked = [pool.submit(running.client.get_video, video.name) for _ in range(40)]
+            for _ in range(40):
+                assert health(running) == health_pb2.HealthCheckResponse.SERVING
+            assert not any(future.done() for future in blocked)
+        finally:
+            release.set()
         for future in blocked:
             future.result()
     training.cancel()
-    assert sorted(seconds)[-3] < 0.1  # two outliers are the machine's: it may have other work
     with refused("CANCELLED"):
-        training.result(20)
+        training.result(120)
 
 
 def test_reflection_gives_the_protos(running: Running) -> None:
@@ -236,7 +234,7 @@ def test_long_and_strange_text_survives_in_errors(running: Running) -> None:
     labels = [label_pb2.LabelKey(frame_index=-(10**18) - i, track="x" * 10_000) for i in range(10)]
     with refused("OUT_OF_RANGE"):
         running.stubs.labels.WriteLabels(
-            label_pb2.WriteLabelsRequest(parent="projects/a/videos/b", deletions=labels), timeout=10
+            label_pb2.WriteLabelsRequest(parent="projects/a/videos/b", deletions=labels), timeout=60
         )
 
 
@@ -251,7 +249,7 @@ def test_a_storm_of_cancelled_streams_leaves_nothing(running: Running, video: vi
     assert next(iter(training.watch()))
     training.cancel()
     with refused("CANCELLED"):
-        training.result(20)
+        training.result(120)
 
 
 def test_a_token_goes_only_to_this_machine(running: Running) -> None:

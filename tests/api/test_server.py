@@ -60,12 +60,12 @@ def test_two_servers_do_not_share_data_or_port(tmp_path: Path) -> None:
     """Fault 14: the second one exits non-zero and says why; the first goes on."""
     with started(tmp_path / "a", tmp_path) as (_, address):
         with started(tmp_path / "a", tmp_path) as (second, none):
-            assert second.wait(30) != 0
+            assert second.wait(120) != 0
             assert not none
             assert second.stderr is not None
             assert "another server uses the data folder" in second.stderr.read()
         with started(tmp_path / "b", tmp_path, int(address.rsplit(":", 1)[1])) as (third, none):
-            assert third.wait(30) != 0
+            assert third.wait(120) != 0
             assert not none
             assert third.stderr is not None
             assert "is it taken" in third.stderr.read()
@@ -83,12 +83,12 @@ def test_a_signal_puts_everything_away(tmp_path: Path, tiny_clip: Path, signals:
         for _ in range(signals):
             process.send_signal(signal.SIGTERM)
             time.sleep(0.3)  # the second one comes when the first has been seen, and often when the loop has ended
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     with started(tmp_path / "data", tiny_clip) as (process, address), Client(address) as client:
         assert client.get_project(project.name).display_name == "Kept"
         assert list(client.read_labels(video.name)) == [box(0)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
 
 
 def test_an_operation_and_its_watcher_outlive_a_restart(tmp_path: Path, tiny_clip: Path) -> None:
@@ -115,7 +115,7 @@ def test_an_operation_and_its_watcher_outlive_a_restart(tmp_path: Path, tiny_cli
                 if starts == 2 and progress.HasField("training"):
                     break
             resumed.stop_early()
-            assert resumed.result(30).name
+            assert resumed.result(120).name
             assert resumed.metadata().state == labeling_pb2.OPERATION_STATE_SUCCEEDED
     finally:
         running.stop()
@@ -138,13 +138,13 @@ def test_a_killed_server_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     """Fault 52 in small: kill -9 while labels are written; each acknowledged project is there afterwards."""
     names: list[str] = []
     for _ in range(3):
-        with started(tmp_path / "data", tmp_path) as (process, address), Client(address, timeout_seconds=2) as client:
+        with started(tmp_path / "data", tmp_path) as (process, address), Client(address, timeout_seconds=15) as client:
             kept = {project.name for project in client.list_projects()}
             assert set(names) <= kept
             threading.Timer(0.5, process.kill).start()
             with pytest.raises(ApiError) as raised:
                 names.extend(client.create_project("p", ONTOLOGY).name for _ in range(100_000))
             assert raised.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-            process.wait(10)
+            process.wait(60)
     assert names
     assert os.path.exists(tmp_path / "data" / "database.sqlite")

@@ -138,16 +138,16 @@ def test_two_writers_do_not_mix(running: Running, monkeypatch: pytest.MonkeyPatc
 
     def slowly(self: Uploads, upload_id: str, offset: int, data: bytes) -> None:
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         store(self, upload_id, offset, data)
 
     monkeypatch.setattr(Uploads, "_store", slowly)
     first = running.stubs.videos.UploadChunk.future(chunk(upload, 0, b"x" * 10))
-    assert inside.wait(10)
+    assert inside.wait(60)
     with refused("ABORTED", "UPLOAD_CONFLICT"):
         running.stubs.videos.UploadChunk(chunk(upload, 0, b"y" * 10))
     go_on.set()
-    assert first.result(10).received_bytes == 10
+    assert first.result(60).received_bytes == 10
 
 
 @pytest.mark.parametrize(

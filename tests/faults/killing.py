@@ -145,19 +145,22 @@ class Writer(threading.Thread):
                 time.sleep(0.02)
 
 
-def start(scene: Scene, prefix: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:
+def start(
+    scene: Scene, prefix: Sequence[str] = (), preload: Sequence[str] = (), **variables: str
+) -> subprocess.Popen[str]:
     """A server that answers.
 
     Args:
         scene: of the server.
         prefix: program, with its arguments, that starts it.
+        preload: module that its jobs import first, if not the scripted library; an empty name for the real one.
         variables: more for its environment.
     """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "PASSIVE", **variables}
     if scene.settings.database_url:
         environment["MICROMODELS_DATABASE_URL"] = scene.settings.database_url
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-m", "tests.faults.victim", str(scene.settings.data_dir), str(scene.port)],
+        [*prefix, sys.executable, "-m", "tests.faults.victim", str(scene.settings.data_dir), str(scene.port), *preload],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -181,7 +184,7 @@ def children(pid: int) -> list[int]:
 
 def kill_worker(server: int) -> bool:
     """Kill a job child as soon as there is one; False if none comes."""
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while time.monotonic() < limit:
         if found := children(server):
             time.sleep(random.uniform(0.0, 0.6))
@@ -209,7 +212,7 @@ def life(scene: Scene, tally: Tally, worker_kills: int) -> None:
         assert process.stdout is not None
         process.stdout.close()
     tally.server_kills += 1
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while any(map(_runs, workers)) and time.monotonic() < limit:
         time.sleep(0.01)
     tally.orphans += filter(_runs, workers)
@@ -287,11 +290,11 @@ def run(settings: Settings, kills: int, *, seed: int = 0, say: Callable[[str], N
     for writer in writers:
         writer.stopping.set()
     for writer in writers:
-        writer.join(60)
+        writer.join(120)
         if writer.is_alive():
             tally.lost.append(f"{writer.track} got no answer")
     process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    process.wait(120)
     assert process.stdout is not None
     process.stdout.close()
     account(scene, writers, tally)

@@ -5,27 +5,36 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from micromodels.client import Client
 from micromodels.client.messages import label_to_message
 from micromodels.types import Box, Label, State
 from micromodels.v1 import label_pb2, label_pb2_grpc, labeling_pb2, labeling_pb2_grpc, project_pb2, project_pb2_grpc
+from micromodels.video import write_video
 from service.settings import Settings
 from service.store import Store
-from tests.faults.killing import Scene, prepare, start
+from tests.conftest import tiny_frames
+from tests.faults.killing import REPOSITORY, Scene, prepare, start
 
-__all__ = ["Rate", "fill", "memory_kib", "mixed", "rates", "running", "storm"]
+__all__ = ["Rate", "cpu_seconds", "fill", "memory_kib", "mixed", "rates", "running", "store_rates", "storm", "training"]
 
-BATCH = 100
+BATCH = range(50)
+"""Frames of the labels that are written at once."""
 
 
 def memory_kib(pid: int) -> int:
@@ -36,11 +45,19 @@ def memory_kib(pid: int) -> int:
     raise ProcessLookupError(pid)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used; its children's is not in it."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def running(folder: Path, database_url: str = "") -> Iterator[tuple[Scene, int, grpc.Channel]]:
-    """A server, its process id, and a channel to it."""
+def running(
+    folder: Path, database_url: str = "", preload: Sequence[str] = ()
+) -> Iterator[tuple[Scene, int, grpc.Channel]]:
+    """A server, its process id, and a channel to it; ``preload`` as in ``killing.start``."""
     scene = prepare(Settings(data_dir=folder, database_url=database_url, min_free_bytes=0))
-    process = start(scene)
+    process = start(scene, preload=preload)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{scene.port}") as channel:
             yield scene, process.pid, channel
@@ -55,17 +72,22 @@ def parent(scene: Scene) -> str:
     return f"projects/{scene.project}/videos/{scene.written}"
 
 
-def batch(track: str, number: int, frames: range = range(50)) -> list[label_pb2.Label]:
+def labels_of(track: str, number: int, frames: range = BATCH) -> list[Label]:
     """A batch of labels."""
     box = Box(number % 900, 1, number % 900 + 5, 9)
-    return [label_to_message(Label(frame, track, "thing", State.VISIBLE, box)) for frame in frames]
+    return [Label(frame, track, "thing", State.VISIBLE, box) for frame in frames]
+
+
+def batch(track: str, number: int, frames: range = BATCH) -> list[label_pb2.Label]:
+    """A batch of labels as messages."""
+    return [label_to_message(label) for label in labels_of(track, number, frames)]
 
 
 def fill(scene: Scene, tracks: int) -> int:
     """Give the video labels of so many tracks; returns how many labels that is."""
     with Store.open(scene.settings, exclusive=False) as store:
         count = 0
-        for frame in range(50):
+        for frame in BATCH:
             box = Box(1, 1, 9, 9)
             labels = [Label(frame, f"t{track}", "thing", State.VISIBLE, box) for track in range(tracks)]
             count += store.labels.write(scene.project, scene.written, labels, author="fill").written
@@ -94,6 +116,8 @@ class Rate:
     name: str
     labels: int = 0
     seconds: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+    """Processor seconds of whoever answered."""
 
     def percentile(self, share: float) -> float:
         """Seconds within which this share of the calls was answered."""
@@ -114,10 +138,27 @@ def _repeat(rate: Rate, until: float, act: Callable[[], int]) -> None:
         rate.seconds.append(time.monotonic() - begun)
 
 
-def rates(scene: Scene, channel: grpc.Channel, seconds: float, readers: int, writers: int) -> list[Rate]:
-    """Read, write and ask for health at once, for a while."""
-    stub, health = label_pb2_grpc.LabelServiceStub(channel), health_pb2_grpc.HealthStub(channel)
-    until = time.monotonic() + seconds
+_PROBE = """
+import json, sys, time
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+with grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}") as channel:
+    stub, found = health_pb2_grpc.HealthStub(channel), []
+    stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
+    print("ready", flush=True)
+    while not found or sum(found) + 0.02 * len(found) < float(sys.argv[2]):
+        begun = time.monotonic()
+        stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
+        found.append(time.monotonic() - begun)
+        time.sleep(0.02)
+print(json.dumps(found))
+"""
+"""Asks for health from a process of its own: in this one, readers would be in its way."""
+
+
+def rates(scene: Scene, pid: int, channel: grpc.Channel, seconds: float, readers: int, writers: int) -> list[Rate]:
+    """Read, write and ask for health at once, for a while; gives the rates in this order."""
+    stub = label_pb2_grpc.LabelServiceStub(channel)
     numbers = iter(range(1 << 60))
 
     def read() -> int:
@@ -129,15 +170,16 @@ def rates(scene: Scene, channel: grpc.Channel, seconds: float, readers: int, wri
         stub.WriteLabels(label_pb2.WriteLabelsRequest(parent=parent(scene), labels=labels), timeout=60)
         return len(labels)
 
-    def check() -> int:
-        health.Check(health_pb2.HealthCheckRequest(), timeout=60)
-        time.sleep(0.02)
-        return 0
-
     kinds = [Rate("StreamLabels"), Rate("WriteLabels"), Rate("Health")]
-    work: list[tuple[Rate, Callable[[], int]]] = [(kinds[0], read)] * readers + [(kinds[2], check)]
+    work: list[tuple[Rate, Callable[[], int]]] = [(kinds[0], read)] * readers
     work += [(kinds[1], lambda number=number: write(f"w{number}")) for number in range(writers)]  # type: ignore[misc]
     parts = [Rate(rate.name) for rate, _ in work]
+    prober = subprocess.Popen(
+        [sys.executable, "-c", _PROBE, str(scene.port), str(seconds)], stdout=subprocess.PIPE, cwd=REPOSITORY
+    )
+    assert prober.stdout is not None
+    prober.stdout.readline()
+    until, cpu = time.monotonic() + seconds, cpu_seconds(pid)
     threads = [
         threading.Thread(target=_repeat, args=(part, until, act)) for part, (_, act) in zip(parts, work, strict=True)
     ]
@@ -145,10 +187,64 @@ def rates(scene: Scene, channel: grpc.Channel, seconds: float, readers: int, wri
         thread.start()
     for thread in threads:
         thread.join()
+    cpu = cpu_seconds(pid) - cpu
+    kinds[2].seconds = json.loads(prober.communicate()[0])
     for part, (rate, _) in zip(parts, work, strict=True):
         rate.labels += part.labels
         rate.seconds += part.seconds
+        rate.cpu = cpu
     return kinds
+
+
+def store_rates(settings: Settings, seconds: float) -> list[Rate]:
+    """What a new store gives to one thread without a server in front of it: reading and writing, in this order."""
+    scene = prepare(settings)
+    fill(scene, 40)
+    rows = [Rate("stream"), Rate("write")]
+    with Store.open(settings) as store:
+        numbers = iter(range(1 << 60))
+
+        def read() -> int:
+            return sum(1 for _ in store.labels.stream(scene.project, scene.written))
+
+        def write() -> int:
+            return store.labels.write(scene.project, scene.written, labels_of("w", next(numbers)), author="w").written
+
+        for row, act in zip(rows, (read, write), strict=True):
+            cpu = time.process_time()
+            _repeat(row, time.monotonic() + seconds, act)
+            row.cpu = time.process_time() - cpu
+    return rows
+
+
+@contextmanager
+def training(scene: Scene) -> Iterator[Callable[[], bool]]:
+    """A real training on a clip that is uploaded for it, for the block; gives what tells whether it still runs.
+
+    The server must have been started with the real library. The training is cancelled at the end.
+    """
+    with tempfile.TemporaryDirectory(prefix="clip-") as folder, Client(f"127.0.0.1:{scene.port}") as client:
+        clip = Path(folder) / "clip.mp4"
+        write_video(clip, tiny_frames(60, 240, 320), Fraction(12))
+        video = client.upload_video(f"projects/{scene.project}", clip, timeout_seconds=300)
+        seeds = [Label(f, "1", "thing", State.VISIBLE, Box(16 + 2 * f, 32, 48 + 2 * f, 64)) for f in (0, 30, 59)]
+        run = client.auto_label(video.name, seeds, effort=4.0)
+        trains = threading.Event()
+
+        def follow() -> None:
+            with suppress(Exception):  # the end of the training, by cancelling it, is none
+                for progress in run:
+                    if progress.HasField("training"):
+                        trains.set()
+
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        assert trains.wait(600), "the training did not begin"
+        try:
+            yield follower.is_alive
+        finally:
+            run.cancel()
+            follower.join(60)
 
 
 def mixed(scene: Scene, channel: grpc.Channel, seconds: float) -> int:

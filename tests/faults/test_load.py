@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from micromodels.v1 import label_pb2, label_pb2_grpc
 from tests.faults.killing import Scene
-from tests.faults.load import fill, memory_kib, parent, rates, running, storm
+from tests.faults.load import fill, memory_kib, mixed, parent, rates, running, storm
 
 Server = tuple[Scene, int, grpc.Channel]
 
@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def serves(channel: grpc.Channel) -> bool:
-    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=120)
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -53,7 +53,22 @@ def test_f09_a_storm_of_dropped_streams(server: Server) -> None:
     storm(scene, channel, 3000)
     assert serves(channel)
     assert memory_kib(pid) - before <= 0.2 * 3000 + 2048, "2 MiB for what the allocator keeps"
-    assert rates(scene, channel, 0.5, readers=2, writers=1)[0].labels > 0
+    assert rates(scene, pid, channel, 0.5, readers=2, writers=1)[0].labels > 0
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_under_mixed_load(server: Server) -> None:
+    """Five minutes of everything that a tool does, well or badly: the server grows by less than 100 MiB.
+
+    `scripts/soak` does an hour.
+    """
+    scene, pid, channel = server
+    fill(scene, 4)
+    mixed(scene, channel, 10.0)
+    before = memory_kib(pid)
+    assert mixed(scene, channel, 300.0) > 0
+    assert serves(channel)
+    assert memory_kib(pid) - before < 100 << 10
 
 
 def test_f11_a_client_that_stops_reading(server: Server) -> None:

@@ -10,13 +10,13 @@ from service.settings import Settings
 from tests.databases import Postgres
 from tests.faults.killing import run
 
-KILLS = 50
+KILLS = 100
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_f52_kill_9_under_write_load(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    """50 times kill -9 of server and workers while four writers write: no acknowledged label is lost or stored twice.
+    """100 times kill -9 of server and workers while four writers write: no acknowledged label is lost or stored twice.
 
     `scripts/kill9` does it 1,000 times.
     """

@@ -29,7 +29,7 @@ from tests.databases import BUCKET, Postgres, free_port, lacking, running_postgr
 from tests.faults.killing import Scene, prepare, start
 from tests.store.helpers import ONTOLOGY, box, ready_video, settings_in
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0
 
 
 def until(what: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
@@ -43,7 +43,7 @@ def until(what: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
 def ended(process: subprocess.Popen[str]) -> int:
     """End a server and return its exit code."""
     process.send_signal(signal.SIGTERM)
-    code = process.wait(30)
+    code = process.wait(120)
     assert process.stdout is not None
     process.stdout.close()
     return code
@@ -136,7 +136,7 @@ def test_f58_fsync_fails(tmp_path: Path) -> None:
     control = tmp_path / "fiu"
     process = start(scene, ["fiu-run", "-x", "-f", str(control)])
     try:
-        with Client(f"127.0.0.1:{scene.port}", timeout_seconds=20) as client:
+        with Client(f"127.0.0.1:{scene.port}", timeout_seconds=120) as client:
             client.write_labels(video, [thing(0)])
             (pipe,) = (path for path in tmp_path.glob("fiu-*.in"))
             pid = pipe.name.removeprefix("fiu-").removesuffix(".in")
@@ -149,7 +149,7 @@ def test_f58_fsync_fails(tmp_path: Path) -> None:
             assert [label.frame for label in client.read_labels(video)] == [0]
         with grpc.insecure_channel(f"127.0.0.1:{scene.port}") as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     finally:
         process.kill()
@@ -223,7 +223,7 @@ def _restart_below(cluster: Postgres, scene: Scene) -> None:
 
     def write(frame: int) -> None:
         request = label_pb2.WriteLabelsRequest(parent=video, labels=[label_to_message(thing(frame))])
-        stub.WriteLabels(request, timeout=20)
+        stub.WriteLabels(request, timeout=120)
 
     options = [("grpc.enable_retries", 0)]  # the answer itself is looked at
     with grpc.insecure_channel(f"127.0.0.1:{scene.port}", options=options) as channel:

@@ -1,6 +1,7 @@
-"""A server whose jobs run a scripted library, to be killed: ``python -m tests.faults.victim DATA_DIR PORT``.
+"""A server to be killed or loaded: ``python -m tests.faults.victim DATA_DIR PORT [PRELOAD]``.
 
-Settings come from the environment. Prints ``ready`` when it answers.
+PRELOAD is the module that its jobs import first: a scripted library where nothing else is given, the real one where it
+is empty. Settings come from the environment. Prints ``ready`` when it answers.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from service.settings import Settings
 from service.store import Store
 
 
-async def serve(store: Store, settings: Settings, port: int) -> None:
+async def serve(store: Store, settings: Settings, port: int, preload: str) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    runner = JobRunner(store, settings, preload="tests.jobs.fake_library")
+    runner = JobRunner(store, settings, preload=preload)
     api = ApiServer(store, "127.0.0.1", port, transport=transport_for(settings, "127.0.0.1"))
     runner.start()
     await api.start()
@@ -40,7 +41,7 @@ def main() -> None:
         data_dir=Path(sys.argv[1]), min_free_bytes=0, lease_seconds=2.0, job_niceness=0, cancel_grace_seconds=0.5
     )
     with Store.open(settings) as store:
-        asyncio.run(serve(store, settings, int(sys.argv[2])))
+        asyncio.run(serve(store, settings, int(sys.argv[2]), (sys.argv[3:] or ["tests.jobs.fake_library"])[0]))
 
 
 if __name__ == "__main__":

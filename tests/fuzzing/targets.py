@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.message import DecodeError, Message
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,10 @@ from micromodels.manifest import MANIFEST_FILE, Manifest
 from micromodels.types import Box, FrameLabel, Label, Mask, Polygon, State
 from micromodels.v1 import label_pb2
 from micromodels.video.table import FrameTable
+from service.api import SERVICES
 from service.api.tokens import decode_token, encode_token
+from service.store.receipts import RECEIPT, read_receipts
+from service.web.gateway import parse_body
 
 __all__ = ["TARGETS", "fuzz"]
 
@@ -205,6 +209,54 @@ def token(text: str) -> None:
     decode_token("page_token", text, "binding")
 
 
+def _example(kind: type[Message], depth: int = 4) -> Any:
+    """The JSON form of a message with something in every field, nested so deep."""
+    if kind.DESCRIPTOR.full_name.startswith("google.protobuf."):
+        words = {"Timestamp": "2026-01-02T03:04:05.006Z", "Duration": "1.5s", "FieldMask": "a,b", "Struct": {"a": [1]}}
+        return words.get(kind.DESCRIPTOR.name, {})
+    made: dict[str, Any] = {}
+    for field in kind.DESCRIPTOR.fields:
+        entry = field.message_type
+        if entry is None:
+            value: Any = {field.TYPE_STRING: "a", field.TYPE_BYTES: "AQID", field.TYPE_BOOL: True}.get(field.type, 1)
+        elif entry.GetOptions().map_entry:
+            made[field.json_name] = {"1": 1}
+            continue
+        elif depth == 0:
+            continue
+        else:
+            value = _example(message_factory.GetMessageClass(entry), depth - 1)
+        made[field.json_name] = [value] if field.is_repeated else value
+    return made
+
+
+def _requests() -> list[type[Message]]:
+    services: list[Any] = [descriptor_pool.Default().FindServiceByName(name) for name in SERVICES]
+    return [message_factory.GetMessageClass(method.input_type) for service in services for method in service.methods]
+
+
+REQUESTS = _requests()
+
+
+def gateway(value: tuple[int, bytes]) -> None:
+    """What the page posts: the JSON form of any request; what is understood has one again."""
+    parsed = parse_body(value[1], REQUESTS[value[0]])
+    json_format.MessageToDict(parsed)
+    if isinstance(parsed, label_pb2.WriteLabelsRequest):
+        for label in parsed.labels:
+            check_fits_video(label_from_message(label), frame_count=10, **SIZE)
+
+
+def receipts(data: bytes) -> None:
+    """Receipts of deleted videos, which a restore reads."""
+    path = _FOLDER / "receipts.jsonl"
+    path.write_bytes(data)
+    read_receipts(path)
+
+
+_ROW = {"at": "", "actor": "a", "method": RECEIPT, "resource": "projects/p/videos/v", "detail": {"labels": 1}}
+_RECEIPTS = [_ROW, {**_ROW, "method": "x", "detail": "{}"}]
+
 lines = st.lists(nearly([label_to_dict(label) for label in LABELS]).filter(lambda v: isinstance(v, list)), max_size=2)
 _POLYGON_POINTS = st.lists(
     st.tuples(
@@ -244,6 +296,16 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
         spoilt(st.sampled_from([label_to_message(label).SerializeToString() for label in LABELS]))
         | st.binary(max_size=60),
         message,
+    ),
+    "gateway": (
+        st.integers(0, len(REQUESTS) - 1).flatmap(
+            lambda number: st.tuples(st.just(number), spoilt(nearly(_example(REQUESTS[number])).map(as_json)))
+        ),
+        gateway,
+    ),
+    "receipts": (
+        spoilt(nearly(_RECEIPTS).map(lambda rows: b"".join(as_json(row) + b"\n" for row in rows))),
+        receipts,
     ),
     "tokens": (
         spoilt(st.just(encode_token("binding", {"label": [1, False, "a"]}).encode())).map(lambda b: b.decode("latin-1"))
