@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 
 from micromodels.evaluation import metrics
 from micromodels.evaluation.datasets import Clip
-from micromodels.evaluation.protocols import Outcome, Row
+from micromodels.evaluation.protocols import Outcome, Protocol, Row
 from micromodels.types import Box, FrameResult
 
 if TYPE_CHECKING:
+    from micromodels.evaluation.runs import Benchmark
     from micromodels.video import Video
 
-__all__ = ["draw_run", "draw_summary"]
+__all__ = ["draw_plots", "draw_worst"]
 
 Image = npt.NDArray[np.uint8]
 _TRUTH_COLOR = (0, 220, 0)
@@ -28,10 +29,11 @@ _LABEL_COLOR = (255, 40, 40)
 _WORST_FRAMES = 10
 _COLUMNS = 2
 _CELL_WIDTH_PX = 640
+_UNDER_TEST = "default"
 
 
-def draw_run(folder: Path, clip: Clip, video: Video, outcome: Outcome) -> None:
-    """Writes ``NAME-worst.png`` (the ten worst frames; truth green, labels red) and ``NAME-frames.png``.
+def draw_worst(folder: Path, clip: Clip, video: Video, outcome: Outcome) -> None:
+    """Writes ``NAME-worst.png``: the ten worst frames of a run, truth green, labels red.
 
     Args:
         folder: made if need be.
@@ -41,7 +43,6 @@ def draw_run(folder: Path, clip: Clip, video: Video, outcome: Outcome) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     row = outcome.row
-    name = f"{row.protocol}-{row.set_name}-{row.sequence}-k{row.k}-{row.system}"
     results = {result.frame: result for result in outcome.results}
     worst = sorted(row.frame_scores, key=lambda frame: (row.frame_scores[frame], frame))[:_WORST_FRAMES]
     cells = [
@@ -51,8 +52,11 @@ def draw_run(folder: Path, clip: Clip, video: Video, outcome: Outcome) -> None:
     if cells:
         cells += [np.zeros_like(cells[0])] * (-len(cells) % _COLUMNS)
         sheet = np.vstack([np.hstack(cells[i : i + _COLUMNS]) for i in range(0, len(cells), _COLUMNS)])
-        cv2.imwrite(str(folder / f"{name}-worst.png"), sheet[..., ::-1])
-    _plot_frames(folder / f"{name}-frames.png", name, row.frame_scores, row.seed_frames, results)
+        cv2.imwrite(str(folder / f"{_clip_name(row)}-{row.system}-worst.png"), sheet[..., ::-1])
+
+
+def _clip_name(row: Row) -> str:
+    return f"{row.protocol}-{row.set_name}-{row.sequence}-k{row.k}"
 
 
 def _cell(clip: Clip, image: Image, frame: int, result: FrameResult, score: float) -> Image:
@@ -86,55 +90,64 @@ def _outline(canvas: Image, shape: Box | metrics.BoolMask | None, color: tuple[i
     cv2.drawContours(canvas, contours, -1, color, 2)
 
 
-def _plot_frames(
-    path: Path,
-    title: str,
-    scores: Mapping[int, float],
-    seed_frames: Sequence[int],
-    results: Mapping[int, FrameResult],
-) -> None:
-    figure, frames = Figure(figsize=(9, 3), layout="constrained"), sorted(scores)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="frame", ylim=(0, 1.02), title=title)
-    axes.plot(frames, [scores[frame] for frame in frames], ".-", label="IoU")
-    sure = {
-        frame: np.mean([label.confidence for label in result.labels])
-        for frame, result in results.items()
-        if result.labels and all(label.confidence is not None for label in result.labels) and frame in scores
-    }
-    if sure:
-        axes.plot(list(sure), list(sure.values()), "-", alpha=0.5, label="confidence")
-    for frame in seed_frames:
-        axes.axvline(frame, color="tab:green", alpha=0.5)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
+def draw_plots(folder: Path, bench: Benchmark) -> None:
+    """Writes what can be drawn from the rows: scores over frames, reliability, economy, growth.
 
-
-def draw_summary(folder: Path, outcomes: Sequence[Outcome]) -> None:
-    """Writes a reliability diagram per system and k that gives confidences, and the economy curves of each set."""
+    ``NAME-frames.png`` for every clip and k, seeds marked; ``reliability-SYSTEM-k.png`` for the systems that give a
+    confidence; ``economy-SET.png``; ``growth.png``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    clips: dict[str, list[Row]] = {}
     pairs: dict[str, list[tuple[float, bool]]] = {}
     curves: dict[str, list[Row]] = {}
-    for outcome in outcomes:
-        row = outcome.row
-        name = f"{row.system}-k{row.k}"
-        sure = [(v.confidence, v.accepted) for v in outcome.verdicts if v.confidence is not None]
-        if sure:
-            pairs.setdefault(name, []).extend(sure)
+    for row in bench.rows:
         if row.curve:
             curves.setdefault(row.set_name, []).append(row)
+        elif row.frame_scores:
+            clips.setdefault(_clip_name(row), []).append(row)
+        for k in (f"k{row.k}", "all"):
+            known = [(sure, good) for sure, good in row.pairs if sure is not None]
+            if known:
+                pairs.setdefault(f"{row.system}-{k}", []).extend(known)
+    for name, rows in clips.items():
+        _plot_frames(folder / f"{name}-frames.png", name, rows)
     for name, values in pairs.items():
         _plot_reliability(folder / f"reliability-{name}.png", name, values)
     for set_name, rows in curves.items():
         _plot_economy(folder / f"economy-{set_name}.png", set_name, rows)
+    if bench.growth.get("lengths"):
+        _plot_growth(folder / "growth.png", bench.growth["lengths"])
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plot_frames(path: Path, title: str, rows: Sequence[Row]) -> None:
+    """All systems on one clip with the same seeds; the library in front, the others thin."""
+    figure = _figure(11, 4)
+    name = "share of right classes" if rows[0].protocol is Protocol.FRAME_CLASSES else "IoU"
+    axes = figure.add_subplot(xlabel="frame", ylabel=name, ylim=(-0.02, 1.02), title=title)
+    for row in sorted(rows, key=lambda row: row.system == _UNDER_TEST):
+        front = row.system == _UNDER_TEST or len(rows) == 1
+        frames = sorted(row.frame_scores)
+        style = {"color": "black", "linewidth": 2.0} if front else {"linewidth": 0.8, "alpha": 0.7}
+        mean = sum(row.frame_scores.values()) / len(frames)
+        scores = [row.frame_scores[frame] for frame in frames]
+        axes.plot(frames, scores, ".-", markersize=3, label=f"{row.system} {mean:.2f}", **style)
+    for number, frame in enumerate(rows[0].seed_frames):
+        axes.axvline(frame, color="tab:green", alpha=0.6, label="seeds" if number == 0 else None)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="x-small")
+    figure.savefig(path, dpi=100)
 
 
 def _plot_reliability(path: Path, title: str, pairs: Sequence[tuple[float, bool]]) -> None:
     confidence, accepted = [sure for sure, _ in pairs], [good for _, good in pairs]
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(9, 4)
     error = metrics.expected_calibration_error(confidence, accepted)
-    figure.suptitle(f"{title}: ECE {error:.3f}, {len(accepted)} labels")
+    figure.suptitle(f"{title}: ECE {error:.3f}, {len(accepted)} labels, 15 bins of equal mass")
     bins = metrics.reliability(confidence, accepted)
     left = figure.add_subplot(1, 2, 1, xlabel="confidence", ylabel="accepted", xlim=(0, 1), ylim=(0, 1))
     left.plot([0, 1], [0, 1], color="gray", linestyle=":")
@@ -145,11 +158,25 @@ def _plot_reliability(path: Path, title: str, pairs: Sequence[tuple[float, bool]
 
 
 def _plot_economy(path: Path, title: str, rows: Sequence[Row]) -> None:
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    """A curve for each sequence; colours are systems."""
+    figure = _figure(9, 5)
     axes = figure.add_subplot(xlabel="share of frames drawn", ylabel="share of the rest accepted", title=title)
-    for row in rows:
-        axes.plot(*zip(*row.curve, strict=True), ".-", label=f"{row.sequence} {row.system}")
+    systems = list(dict.fromkeys(row.system for row in rows))
+    for system in systems:
+        for number, row in enumerate(row for row in rows if row.system == system):
+            label = system if number == 0 else None
+            axes.plot(*zip(*row.curve, strict=True), ".-", alpha=0.8, color=f"C{systems.index(system)}", label=label)
     axes.axhline(0.97, color="gray", linestyle=":")
     axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def _plot_growth(path: Path, points: Sequence[Mapping[str, float]]) -> None:
+    figure = _figure(9, 4)
+    frames = [point["frames"] for point in points]
+    for place, (name, title) in enumerate((("seconds_per_frame", "seconds a frame"), ("peak_mib", "peak memory, MiB"))):
+        values = [point[name] for point in points]
+        axes = figure.add_subplot(1, 2, place + 1, xlabel="frames", title=title, xscale="log")
+        axes.plot(frames, values, "o-")
+        axes.set_ylim(0, 1.2 * max(values))
     figure.savefig(path, dpi=110)

@@ -9,7 +9,8 @@ C    many boxes     mot                              HOTA, IDF1, id switches, re
 D    regions        vocalfolds                       mean IoU over (class, frame) where either is present
 E    frame classes  vocalfolds, tld                  balanced accuracy, F1
 F    masks, one box davis2016, cvc612, otb, tld       frames drawn until all are right (``economy.py``)
-G    all but E      all                              calibration error, Brier score, area under risk-coverage
+G    all but E      all                              calibration error, Brier score, area under risk-coverage:
+                                                     a summary of the runs of A to D, nothing is run for it
 === ============== ================================ ==========================================================
 
 A reviewer *accepts* a label when it has the right state and, where the object is visible, an IoU of at least the clip's
@@ -21,19 +22,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from micromodels.evaluation.datasets import Clip, ClipKind, frame_class_seed_frames
-from micromodels.evaluation.peers import System
+from micromodels.errors import InvalidInput
+from micromodels.evaluation.datasets import Clip, ClipKind, FrameTruth, frame_class_seed_frames
+from micromodels.evaluation.peers import System, train_recipe
 from micromodels.evaluation.verdicts import (
-    Verdict,
+    calibration_pairs,
     calibration_scores,
     frame_class_scores,
     judge_frame,
-    mean,
     mean_by_frame,
     object_scores,
     tracking_scores,
@@ -42,18 +43,21 @@ from micromodels.events import Event, Run, StageFinished, Warned
 from micromodels.types import AnyLabel, FrameResult
 
 if TYPE_CHECKING:
+    from micromodels.labeling import MicroModel
     from micromodels.video import Video
 
 __all__ = [
+    "LOWER_IS_BETTER",
+    "MAIN_METRIC",
     "PROTOCOL_SETS",
+    "SCORED_TOGETHER",
     "Outcome",
     "Protocol",
     "Row",
-    "Summary",
+    "SharedModels",
     "Watch",
     "peak_memory_mib",
     "run_protocol",
-    "summarise",
 ]
 
 
@@ -80,6 +84,9 @@ PROTOCOL_SETS: Mapping[Protocol, tuple[str, ...]] = {
 }
 """Which sets each protocol runs on."""
 
+SCORED_TOGETHER = (Protocol.MASKS, Protocol.BOXES, Protocol.MANY_OBJECTS, Protocol.REGIONS)
+"""The protocols whose runs protocol G sums up."""
+
 MAIN_METRIC: Mapping[Protocol, str] = {
     Protocol.MASKS: "J",
     Protocol.BOXES: "iou",
@@ -103,9 +110,12 @@ class Row:
         seconds: ``total``, ``first_label``, and each stage that the run reported.
         peak_memory_mib: highest resident memory of this process during the run.
         frame_scores: frame -> mean IoU (share of right classes in E) over what is scored there.
+        pairs: confidence and whether a reviewer would accept it, of every label; None for one without a confidence.
+            Empty where no label has one.
         curve: F only: (share of frames drawn, share of the rest that would be accepted) after each update.
         notes: broken promises (a frame missing, a changed seed) and warnings of the run.
         error: why there is no result; empty if there is one.
+        commit: of the code that ran, with ``+`` where it had uncommitted changes.
     """
 
     protocol: Protocol
@@ -119,24 +129,52 @@ class Row:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_mib: float = 0.0
     frame_scores: Mapping[int, float] = field(default_factory=dict)
+    pairs: tuple[tuple[float | None, bool], ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     notes: tuple[str, ...] = ()
     error: str = ""
+    commit: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        """What was run on what: no two rows of a benchmark have the same."""
+        return self.protocol.value, self.set_name, self.sequence, self.system, self.k
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-ready."""
+        """JSON-ready; :meth:`from_dict` reads it."""
         out = asdict(self)
         for name in ("scores", "seconds", "frame_scores"):
             out[name] = {str(key): round(value, 5) for key, value in out[name].items()}
+        out["pairs"] = [[sure if sure is None else round(sure, 4), int(good)] for sure, good in self.pairs]
         return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Row:
+        """A row as :meth:`to_dict` wrote it.
+
+        Raises:
+            InvalidInput: something else.
+        """
+        try:
+            values = {entry.name: data[entry.name] for entry in fields(cls)}
+            values |= {
+                "protocol": Protocol(data["protocol"]),
+                "seed_frames": tuple(data["seed_frames"]),
+                "frame_scores": {int(frame): score for frame, score in data["frame_scores"].items()},
+                "pairs": tuple((sure, bool(good)) for sure, good in data["pairs"]),
+                "curve": tuple((drawn, right) for drawn, right in data["curve"]),
+                "notes": tuple(data["notes"]),
+            }
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InvalidInput("row", repr(data)[:80], f"a row that scripts/bench wrote ({error})") from error
+        return cls(**values)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row, and what it was computed from."""
+    """A row, and the labels that it was computed from where they were kept."""
 
     row: Row
-    verdicts: tuple[Verdict, ...] = ()
     results: tuple[FrameResult, ...] = ()
 
 
@@ -160,6 +198,34 @@ class Watch:
         """Notes the seconds since the start under a name."""
         self.seconds[name] = time.perf_counter() - self._start
 
+    def credit(self, spent: Mapping[str, float]) -> None:
+        """Counts work that was done for another run as if it had been done now: its stages, and ``total``."""
+        self._start -= spent["total"]
+        for name, seconds in spent.items():
+            if name != "total":
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+class SharedModels:
+    """Micro-models by recipe, of the seeds of one clip and k, so that systems that differ in labelling only train once.
+
+    Each system's times count as if it had trained itself.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[MicroModel, dict[str, float]]] = {}
+
+    def train(self, recipe: str, video: Video, seeds: Sequence[AnyLabel], run: Run, watch: Watch) -> MicroModel:
+        """The micro-model of a recipe; the seeds must be the same every time."""
+        if recipe in self._kept:
+            model, spent = self._kept[recipe]
+            watch.credit(spent)
+            return model
+        model = train_recipe(recipe, video, seeds, run)
+        watch.mark("total")
+        self._kept[recipe] = model, dict(watch.seconds)
+        return model
+
 
 def _reset_peak_memory() -> None:
     try:
@@ -178,18 +244,27 @@ def peak_memory_mib() -> float:
 
 
 def run_protocol(
-    protocol: Protocol, clip: Clip, video: Video, system: System, k: int, cache_dir: Path, *, keep_results: bool = False
+    protocol: Protocol,
+    clip: Clip,
+    video: Video,
+    system: System,
+    k: int,
+    cache_dir: Path,
+    *,
+    keep_results: bool = False,
+    models: SharedModels | None = None,
 ) -> Outcome:
     """Seeds a system, lets it label the whole clip, and scores every frame that is no seed and whose truth is known.
 
     Args:
-        protocol: what to score.
+        protocol: what to score, A to E.
         clip: the truth.
         video: the clip's source, open.
         system: what to run.
         k: how many frames are seeds.
         cache_dir: for the system's caches; the caller removes it.
         keep_results: also keep the labels, for pictures.
+        models: of the same protocol, clip and k; None: the system trains its own.
 
     Raises:
         MicromodelsError: whatever the system raises.
@@ -200,12 +275,11 @@ def run_protocol(
     watch = Watch()
     run = Run(cache_dir=cache_dir, on_event=watch.on_event)
     results: list[FrameResult] = []
-    for result in system.propagate(clip, video, seeds, run):
+    for result in _labels(clip, video, system, seeds, run, models, watch):
         if not results:
             watch.mark("first_label")
         results.append(result)
     watch.mark("total")
-    peak = peak_memory_mib()
     row = Row(
         protocol,
         clip.set_name,
@@ -215,27 +289,43 @@ def run_protocol(
         tuple(frames),
         video.table.frame_count,
         seconds=watch.seconds,
-        peak_memory_mib=round(peak, 1),
+        peak_memory_mib=round(peak_memory_mib(), 1),
         notes=(*_broken_promises(results, seeds, video.table.frame_count), *watch.notes),
     )
     scored = {frame: truth for frame in clip.known_frames() if frame not in frames and (truth := clip.truth(frame))}
     by_frame = {result.frame: result for result in results if result.frame in scored}
-    kept = tuple(results) if keep_results else ()
-    if frame_classes:
+    return Outcome(_scored(row, clip, scored, by_frame), tuple(results) if keep_results else ())
+
+
+def _labels(
+    clip: Clip,
+    video: Video,
+    system: System,
+    seeds: Sequence[AnyLabel],
+    run: Run,
+    models: SharedModels | None,
+    watch: Watch,
+) -> Iterator[FrameResult]:
+    if models is None or system.label is None:
+        return system.propagate(clip, video, seeds, run)
+    return system.label(models.train(system.recipe, video, seeds, run, watch), video, seeds, run)
+
+
+def _scored(row: Row, clip: Clip, scored: Mapping[int, FrameTruth], by_frame: Mapping[int, FrameResult]) -> Row:
+    if row.protocol is Protocol.FRAME_CLASSES:
         scores, frame_scores = frame_class_scores(clip, by_frame, scored)
-        return Outcome(replace(row, scores=scores, frame_scores=frame_scores), (), kept)
-    verdicts = tuple(
+        return replace(row, scores=scores, frame_scores=frame_scores)
+    boundary = row.protocol is Protocol.MASKS
+    verdicts = [
         verdict
         for frame, truth in scored.items()
-        for verdict in judge_frame(
-            clip, truth, by_frame.get(frame, FrameResult(frame)), boundary=protocol is Protocol.MASKS
-        )
-    )
-    scores = object_scores(clip, verdicts)
-    if clip.kind is ClipKind.MANY_BOXES and protocol is Protocol.MANY_OBJECTS:
+        for verdict in judge_frame(clip, truth, by_frame.get(frame, FrameResult(frame)), boundary=boundary)
+    ]
+    pairs = calibration_pairs(verdicts)
+    scores = object_scores(clip, verdicts) | calibration_scores(pairs)
+    if clip.kind is ClipKind.MANY_BOXES:
         scores |= tracking_scores(scored, by_frame)
-    row = replace(row, scores=scores | calibration_scores(verdicts), frame_scores=mean_by_frame(verdicts))
-    return Outcome(row, verdicts, kept)
+    return replace(row, scores=scores, pairs=pairs, frame_scores=mean_by_frame(verdicts))
 
 
 def _broken_promises(results: Sequence[FrameResult], seeds: Sequence[AnyLabel], frame_count: int) -> Iterator[str]:
@@ -246,71 +336,3 @@ def _broken_promises(results: Sequence[FrameResult], seeds: Sequence[AnyLabel], 
     changed = [seed.frame for seed in seeds if seed not in given.get(seed.frame, set())]
     if changed:
         yield f"broken promise: seeds on frames {sorted(set(changed))} were not passed through"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Means over the sequences of a set (of all sets: ``"all"``, protocols F and G only).
-
-    Attributes:
-        scores: metric -> mean over the sequences that have it. Calibration (all labels) and economy (all frames, all
-            seconds) are pooled instead.
-        worst: the sequence with the worst main metric, and that metric.
-        failed: sequences without a result; the means leave them out.
-    """
-
-    protocol: Protocol
-    set_name: str
-    system: str
-    k: int
-    sequences: int
-    scores: Mapping[str, float]
-    worst: tuple[str, float] | None
-    failed: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-ready."""
-        out = asdict(self)
-        out["scores"] = {key: round(value, 5) for key, value in self.scores.items()}
-        return out
-
-
-def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
-    """One summary per protocol, set, system and k, in order of appearance; F and G also over all sets."""
-    groups: dict[tuple[Protocol, str, str, int], list[Outcome]] = {}
-    for outcome in outcomes:
-        row = outcome.row
-        groups.setdefault((row.protocol, row.set_name, row.system, row.k), []).append(outcome)
-        if row.protocol in LOWER_IS_BETTER:
-            groups.setdefault((row.protocol, "all", row.system, row.k), []).append(outcome)
-    return [_summarise(key, members) for key, members in groups.items()]
-
-
-def _summarise(key: tuple[Protocol, str, str, int], members: Sequence[Outcome]) -> Summary:
-    protocol, set_name, system, k = key
-    done = [member for member in members if not member.row.error]
-    names = dict.fromkeys(name for member in done for name in member.row.scores)
-    scores = {name: mean(m.row.scores[name] for m in done if name in m.row.scores) for name in names}
-    scores |= calibration_scores([verdict for member in done for verdict in member.verdicts])
-    if done and protocol is Protocol.ECONOMY:
-        scores |= _pooled_economy([member.row for member in done])
-    if done:
-        scores["seconds"] = mean(member.row.seconds["total"] for member in done)
-    main = MAIN_METRIC[protocol]
-    ranked = sorted((m.row.scores[main], m.row.sequence) for m in done if main in m.row.scores)
-    worst = None
-    if ranked:
-        value, sequence = ranked[-1 if protocol in LOWER_IS_BETTER else 0]
-        worst = (sequence, round(value, 5))
-    failed = tuple(member.row.sequence for member in members if member.row.error)
-    return Summary(protocol, set_name, system, k, len(done), scores, worst, failed)
-
-
-def _pooled_economy(rows: Sequence[Row]) -> dict[str, float]:
-    frames = sum(row.frame_count for row in rows)
-    manual = sum(row.scores["seconds_manual"] for row in rows)
-    return {
-        "touched_97": sum(row.scores["touched_97"] * row.frame_count for row in rows) / frames,
-        "touched_100": sum(row.scores["touched_100"] * row.frame_count for row in rows) / frames,
-        "speed_up": manual / sum(row.scores["seconds_assisted"] for row in rows),
-    }

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from micromodels.evaluation.protocols import MAIN_METRIC, Outcome
+from micromodels.evaluation.protocols import MAIN_METRIC, Row
 
 __all__ = ["BASELINE", "SEQUENCES", "SETS", "SYSTEMS", "K", "compare", "main_scores", "read_baseline", "write_baseline"]
 
@@ -26,10 +26,10 @@ PEER_MARGIN = 0.002
 """How far a peer may fall or rise; more means that the data, the seeds or a metric changed."""
 
 
-def main_scores(outcomes: Iterable[Outcome]) -> dict[str, float]:
+def main_scores(rows: Iterable[Row]) -> dict[str, float]:
     """The main metric of every row that has a result, by ``set/sequence k=K system``."""
-    rows = [outcome.row for outcome in outcomes if not outcome.row.error]
-    return {f"{r.set_name}/{r.sequence} k={r.k} {r.system}": r.scores[MAIN_METRIC[r.protocol]] for r in rows}
+    done = [row for row in rows if not row.error]
+    return {f"{r.set_name}/{r.sequence} k={r.k} {r.system}": r.scores[MAIN_METRIC[r.protocol]] for r in done}
 
 
 def read_baseline() -> dict[str, float]:

@@ -13,6 +13,7 @@ from micromodels.types import Box, FrameResult, Label, Mask, State, shape_box
 
 __all__ = [
     "Verdict",
+    "calibration_pairs",
     "calibration_scores",
     "frame_class_scores",
     "judge_frame",
@@ -144,18 +145,25 @@ def tracking_scores(truth: Mapping[int, FrameTruth], predicted: Mapping[int, Fra
     return {key: float(value) for key, value in asdict(score).items()}
 
 
-def calibration_scores(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Calibration of all labels with a confidence; nothing where there is none (peers give none)."""
-    pairs = [(v.confidence, v.accepted) for v in verdicts if v.confidence is not None]
-    if not pairs:
+def calibration_pairs(verdicts: Iterable[Verdict]) -> tuple[tuple[float | None, bool], ...]:
+    """Confidence and acceptance of everything that was labelled; empty where no label has a confidence."""
+    pairs = tuple((v.confidence, v.accepted) for v in verdicts if v.labelled)
+    return pairs if any(confidence is not None for confidence, _ in pairs) else ()
+
+
+def calibration_scores(pairs: Iterable[tuple[float | None, bool]]) -> dict[str, float]:
+    """Calibration of all labels with a confidence, and the share of those without; nothing where none has one."""
+    pairs = list(pairs)
+    sure = [(confidence, accepted) for confidence, accepted in pairs if confidence is not None]
+    if not sure:
         return {}
-    confidence, accepted = zip(*pairs, strict=True)
-    curve = metrics.risk_coverage(confidence, accepted)
+    confidences, accepted = zip(*sure, strict=True)
+    curve = metrics.risk_coverage(confidences, accepted)
     return {
-        "ece": metrics.expected_calibration_error(confidence, accepted),
-        "brier": metrics.brier_score(confidence, accepted),
+        "ece": metrics.expected_calibration_error(confidences, accepted),
+        "brier": metrics.brier_score(confidences, accepted),
         "aurc": mean(risk for _, risk in curve),
-        "without_confidence": mean(v.confidence is None for v in verdicts if v.labelled),
+        "without_confidence": 1 - len(sure) / len(pairs),
     }
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from trackeval.datasets import MotChallenge2DBox
+from trackeval.metrics import CLEAR, HOTA, Identity, JAndF
 
 from micromodels.errors import InvalidInput
 from micromodels.evaluation import metrics
@@ -73,6 +78,55 @@ def test_boundary_f_is_the_davis_definition(seed: int, shape: tuple[int, int]) -
     predicted = np.roll(truth, rng.integers(-3, 4, 2), (0, 1)) if seed % 2 else blob(rng, shape)
     assert (metrics.boundary_map(truth) == slow_boundary(truth)).all()
     assert metrics.boundary_f(predicted, truth) == pytest.approx(slow_f(predicted, truth))
+
+
+def as_trackeval(mask: np.ndarray) -> dict[str, object]:
+    """Run lengths as TrackEval takes them."""
+    encoded: dict[str, object] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return encoded
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (150, 260)])
+def test_j_and_f_are_those_of_trackeval(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """TrackEval carries the code of davis2017-evaluation: means of J and F of a sequence agree.
+
+    Of scikit-image it wants a disk, which is written down here.
+    """
+
+    def disk(radius: int) -> np.ndarray:
+        rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+        return (rows**2 + columns**2 <= radius**2).astype(np.uint8)
+
+    morphology = ModuleType("skimage.morphology")
+    morphology.disk = disk  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "skimage", ModuleType("skimage"))
+    monkeypatch.setitem(sys.modules, "skimage.morphology", morphology)
+    rng = np.random.default_rng(3)
+    truth = [blob(rng, shape) for _ in range(8)]
+    predicted = [np.roll(mask, rng.integers(-4, 5, 2), (0, 1)) for mask in truth[:6]] + [~truth[6], truth[7]]
+    data = {
+        "num_timesteps": len(truth),
+        "num_gt_ids": 1,
+        "num_tracker_ids": 1,
+        "num_tracker_dets": len(truth),
+        "gt_ids": [np.array([0])] * len(truth),
+        "tracker_ids": [np.array([0])] * len(truth),
+        "gt_dets": [[as_trackeval(mask)] for mask in truth],
+        "tracker_dets": [[as_trackeval(mask)] for mask in predicted],
+    }
+    reference = JAndF({"PRINT_CONFIG": False}).eval_sequence(data)
+    pairs = list(zip(predicted, truth, strict=True))
+    assert np.mean([metrics.mask_iou(*pair) for pair in pairs]) == pytest.approx(reference["J-Mean"])
+    assert np.mean([metrics.boundary_f(*pair) for pair in pairs]) == pytest.approx(reference["F-Mean"])
+
+
+def test_run_lengths_are_those_of_pycocotools() -> None:
+    """A label's mask is the same bytes as pycocotools writes, and is read back from them."""
+    mask = blob(np.random.default_rng(1))
+    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    label = Mask.from_array(mask)
+    assert (label.counts, [label.height_px, label.width_px]) == (encoded["counts"].decode(), encoded["size"])
+    assert (coco_mask.decode(encoded).astype(bool) == label.to_array()).all()
 
 
 def test_boundary_f_counts_an_empty_side_as_nothing() -> None:
@@ -142,6 +196,58 @@ def test_tracking_scores_depend_on_overlap() -> None:
     """Boxes of IoU .6 count at the thresholds up to .6 only: 12 of HOTA's 19."""
     truth, predicted = [{"a": Box(0, 0, 10, 10)}] * 3, [{"a": Box(0, 0, 6, 10)}] * 3
     assert metrics.tracking_score(truth, predicted).hota == pytest.approx(12 / 19, abs=1e-6)
+
+
+def write_mot(path: Path, frames: list[dict[str, Box]]) -> None:
+    """A file of MOTChallenge: frame, id, left, top, width, height, 1, class, visibility; frames and ids from 1."""
+    path.parent.mkdir(parents=True)
+    with path.open("w") as file:
+        for number, frame in enumerate(frames, 1):
+            for track, box in frame.items():
+                size = f"{box.x2 - box.x1},{box.y2 - box.y1}"
+                file.write(f"{number},{int(track) + 1},{box.x1},{box.y1},{size},1,1,1\n")
+
+
+def test_tracking_scores_are_those_of_trackeval_on_files(tmp_path: Path) -> None:
+    """Random walkers with misses, ghosts and swapped ids: TrackEval, reading files of its own format, says the same."""
+    rng = np.random.default_rng(5)
+    places = rng.uniform(0, 400, (6, 2))
+    truth: list[dict[str, Box]] = []
+    found: list[dict[str, Box]] = []
+    for frame in range(40):
+        places += rng.normal(0, 4, places.shape)
+        boxes = {str(i): Box(x, y, x + 30, y + 60) for i, (x, y) in enumerate(places.round(2).tolist())}
+        truth.append(boxes)
+        kept = {track: box for track, box in boxes.items() if rng.random() > 0.2}
+        drawn = {}
+        for track, box in kept.items():
+            dx, dy = rng.normal(0, 5, 2).round(2).tolist()
+            swapped = str(1 - int(track)) if frame > 20 and track in "01" else track
+            drawn[swapped] = Box(box.x1 + dx, box.y1 + dy, box.x2 + dx, box.y2 + dy)
+        if frame % 7 == 0:
+            drawn["9"] = Box(500, 500, 530, 560)
+        found.append(drawn)
+    write_mot(tmp_path / "gt" / "walk" / "gt" / "gt.txt", truth)
+    write_mot(tmp_path / "trackers" / "ours" / "data" / "walk.txt", found)
+    quiet = {"PRINT_CONFIG": False, "PRINT_RESULTS": False, "OUTPUT_SUMMARY": False, "OUTPUT_DETAILED": False}
+    files = MotChallenge2DBox(
+        {
+            **quiet,
+            "GT_FOLDER": str(tmp_path / "gt"),
+            "TRACKERS_FOLDER": str(tmp_path / "trackers"),
+            "SEQ_INFO": {"walk": len(truth)},
+            "SKIP_SPLIT_FOL": True,
+            "DO_PREPROC": False,
+        }
+    )
+    data = files.get_preprocessed_seq_data(files.get_raw_seq_data("ours", "walk"), "pedestrian")
+    ours = metrics.tracking_score(truth, found)
+    assert 0.2 < ours.hota < 0.9
+    assert ours.id_switches > 0
+    assert ours.hota == pytest.approx(np.mean(HOTA().eval_sequence(data)["HOTA"]))
+    assert ours.idf1 == pytest.approx(Identity(quiet).eval_sequence(data)["IDF1"])
+    clear = CLEAR(quiet).eval_sequence(data)
+    assert (ours.mota, ours.id_switches) == (pytest.approx(clear["MOTA"]), clear["IDSW"])
 
 
 def test_tracking_scores_of_nothing_found() -> None:

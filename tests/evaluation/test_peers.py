@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import pytest
 
-from micromodels.errors import InvalidInput
+from micromodels.errors import InvalidInput, TrainingError
+from micromodels.evaluation import opencv_follow
 from micromodels.evaluation.datasets import load_clips
-from micromodels.evaluation.peers import PEERS, find_system, interpolate_masks
+from micromodels.evaluation.interpolation import PEER, interpolate_masks
+from micromodels.evaluation.metrics import label_iou
+from micromodels.evaluation.opencv_follow import Chase
+from micromodels.evaluation.peers import PEERS, find_system
 from micromodels.events import Run
-from micromodels.types import AnyLabel, Box, FrameResult, Mask, ProvenanceKind, State
-from micromodels.video import open_video
+from micromodels.labeling import MicroModel
+from micromodels.types import AnyLabel, Box, FrameResult, Label, Mask, ProvenanceKind, State
+from micromodels.video import Video, open_video
+from tests.evaluation.conftest import picture, square
 
 
 def run(root: Path, set_name: str, peer: str, frames: list[int], *, classes: bool = False) -> list[FrameResult]:
@@ -101,16 +109,93 @@ def test_what_cannot_run_says_why(small_data: Path) -> None:
     assert PEERS["osvos"].lacking(otb, False) == "masks are published for davis2016 only"
     assert PEERS["flow"].lacking(otb, True) == "knows no frame classes"
     assert PEERS["copy"].lacking(davis, False) == ""
-    lacking = PEERS["csrt"].lacking(otb, False)
-    assert (lacking == "") == (hasattr(cv2, "TrackerCSRT_create") or hasattr(cv2, "legacy"))
     with pytest.raises(InvalidInput, match="copy, linear"):
         find_system("sam2")
 
 
+def test_a_missing_tracker_is_named(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither this OpenCV nor the other one has it: both are named."""
+    (otb,) = load_clips(small_data, ["otb"])
+    monkeypatch.setattr(opencv_follow, "contrib_folder", lambda: tmp_path / "opencv-contrib")
+    monkeypatch.setattr(opencv_follow, "_maker", lambda name: None)
+    opencv_follow.in_contrib.cache_clear()
+    lacking = PEERS["csrt"].lacking(otb, False)
+    opencv_follow.in_contrib.cache_clear()
+    assert cv2.__version__ in lacking
+    assert "opencv-contrib/ is not there" in lacking
+
+
+def test_a_tracker_follows_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here with the same OpenCV; onward and back, a box on every frame, on the square as far as it draws by lot."""
+    if not opencv_follow.here("mil"):
+        pytest.skip(f"OpenCV {cv2.__version__} lacks it")
+    monkeypatch.setattr(opencv_follow, "contrib_folder", lambda: tmp_path / "nothing")
+    pictures = [picture(frame)[..., ::-1].copy() for frame in range(8)]
+    chases = [Chase(4, (16, 10, 32, 26), 1, 3), Chase(4, (16, 10, 32, 26), -1, 4)]
+    found = opencv_follow.follow_in_child("mil", tmp_path, pictures, chases)
+    assert [len(boxes) for boxes in found] == [3, 4]
+    for chase, boxes in zip(chases, found, strict=True):
+        for number, corners in enumerate(boxes, 1):
+            assert corners is not None
+            assert Box(*corners).iou(Box(*map(float, square(chase.frame + chase.step * number)))) > 0
+
+
+def test_a_tracker_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NanoTrack without its weights."""
+    monkeypatch.setattr(opencv_follow, "contrib_folder", lambda: tmp_path / "nothing")
+    with pytest.raises(TrainingError, match="tracker nano"):
+        opencv_follow.follow_in_child("nano", tmp_path, [picture(0)], [Chase(0, (4, 10, 20, 26), 1, 0)])
+
+
+class _Alone:
+    """A micro-model that says how many frames and anchors it was shown."""
+
+    def propagate(self, video: Video, anchors: Sequence[AnyLabel], *, frames: range, run: Run) -> Iterator[FrameResult]:
+        for frame in frames:
+            label = Label(frame, "1", "object", State.VISIBLE, Box(0, 0, 1 + len(frames), 1 + len(anchors)), 0.5, PEER)
+            yield FrameResult(frame, (label,))
+
+
+def test_without_temporal_inference_no_frame_knows_another(small_data: Path) -> None:
+    """Each is labelled alone, without anchors; on frames with seeds the seeds go out."""
+    (clip,) = load_clips(small_data, ["otb"])
+    seeds = clip.seeds([2, 6])
+    label = PEERS["frames"].label
+    assert label is not None
+    with open_video(clip.source) as video:
+        results = list(label(cast(MicroModel, _Alone()), video, seeds, Run()))
+    assert [result.frame for result in results] == list(range(clip.frame_count))
+    assert {result.frame: result.labels[0] for result in results if result.frame in (2, 6)} == {
+        seed.frame: seed for seed in seeds
+    }
+    assert {box_of(result).as_list()[3] for result in results if result.frame not in (2, 6)} == {1}
+    assert {box_of(result).as_list()[2] for result in results if result.frame not in (2, 6)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("set_name", "tracker", "name", "recall"),
+    [
+        ("tld", "tld1.0", "pedestrian2", 0.92),
+        ("tld", "mil", "pedestrian2", 0.12),
+        ("tld", "tld1.0", "pedestrian3", 1.00),
+        ("tld", "mil", "pedestrian3", 0.62),
+        ("otb", "meem", "Crossing", 0.96),
+    ],
+)
+def test_published_boxes_are_read(real_data: Path, set_name: str, tracker: str, name: str, recall: float) -> None:
+    """Recall at .5 over the frames that show the object, frame 0 included, as was measured of these outputs before."""
+    (clip,) = load_clips(real_data, [set_name], [name])
+    peer = find_system(f"published-{tracker}")
+    assert peer.lacking(clip, False) == ""
+    with open_video(clip.source) as video:
+        results = list(peer.propagate(clip, video, clip.seeds([0]), Run()))
+    pairs = [(result.labels[0], (clip.truth(result.frame) or {})["1"]) for result in results]
+    found = [label_iou(label, truth) >= 0.5 for label, truth in pairs if truth is not None]
+    assert np.mean(found) == pytest.approx(recall, abs=0.0051)
+
+
 def test_published_masks_are_read(real_data: Path) -> None:
     """OSVOS on libby: the mean over frames 1 to N-2 that its source note gives, .623, on every frame but the seed."""
-    from micromodels.evaluation.metrics import label_iou
-
     (clip,) = load_clips(real_data, ["davis2016"], ["libby"])
     with open_video(clip.source) as video:
         results = list(find_system("osvos").propagate(clip, video, clip.seeds([0]), Run()))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from micromodels.errors import TrainingError
+from micromodels.errors import InvalidInput, TrainingError
+from micromodels.evaluation import protocols
 from micromodels.evaluation.datasets import Clip, load_clips
 from micromodels.evaluation.economy import Strategy, run_economy
 from micromodels.evaluation.peers import PEERS, System
-from micromodels.evaluation.protocols import Outcome, Protocol, Row, run_protocol, summarise
+from micromodels.evaluation.protocols import Outcome, Protocol, Row, SharedModels, run_protocol
+from micromodels.evaluation.summaries import ALL_K, summarise
 from micromodels.evaluation.verdicts import judge_frame
 from micromodels.events import Run, Stage, StageFinished, Warned
 from micromodels.types import AnyLabel, Box, FrameLabel, FrameResult, Label, Mask, Provenance, ProvenanceKind, State
@@ -146,17 +150,76 @@ def test_calibration_pools_all_labels(small_data: Path) -> None:
         return replace(label, confidence=0.9)
 
     outcomes = [
-        score(small_data, "otb", Protocol.CALIBRATION, truthful(sure)),
-        score(small_data, "tld", Protocol.CALIBRATION, truthful(lambda label: sure(absent(label)))),
+        score(small_data, "otb", Protocol.BOXES, truthful(sure)),
+        score(small_data, "tld", Protocol.BOXES, truthful(lambda label: sure(absent(label)))),
     ]
     assert outcomes[0].row.scores["brier"] == pytest.approx(0.01)
     assert outcomes[1].row.scores["brier"] == pytest.approx((0.01 + 8 * 0.81) / 9)
-    summaries = {summary.set_name: summary for summary in summarise(outcomes)}
-    assert set(summaries) == {"otb", "all", "tld"}
-    assert summaries["all"].scores["brier"] == pytest.approx((8 * 0.01 + 8 * 0.81) / 16)
-    assert summaries["all"].worst is not None
-    assert summaries["all"].worst[0] == "clip"
-    assert summaries["all"].scores["without_confidence"] == 0
+    rows = [outcome.row for outcome in outcomes]
+    rows = [*rows, replace(rows[0], k=1)]
+    own = [summary for summary in summarise(rows) if summary.protocol is Protocol.CALIBRATION]
+    summaries = {(summary.set_name, summary.k): summary for summary in own}
+    assert set(summaries) == {("otb", 3), ("tld", 3), ("all", 3), ("otb", 1), ("all", 1)} | {
+        (name, ALL_K) for name in ("otb", "tld", "all")
+    }
+    pooled = summaries["all", 3]
+    assert pooled.scores["brier"] == pytest.approx((8 * 0.01 + 8 * 0.81) / 16)
+    assert pooled.scores["brier_mean"] == pytest.approx((0.01 + (0.01 + 8 * 0.81) / 9) / 2)
+    assert summaries["all", ALL_K].scores["brier"] == pytest.approx((15 * 0.01 + 8 * 0.81) / 23)
+    assert pooled.scores["labels"] == 16
+    assert pooled.worst is not None
+    assert pooled.worst[0] == "clip"
+    assert pooled.scores["without_confidence"] == 0
+
+
+def test_a_label_without_confidence_is_counted(small_data: Path) -> None:
+    """Every second label has none: they are left out of the error and named as a share; with none at all, no scores."""
+
+    def half(label: Label) -> Label:
+        return replace(label, confidence=0.8 if label.frame % 2 else None)
+
+    row = score(small_data, "otb", Protocol.BOXES, truthful(half)).row
+    assert row.scores["without_confidence"] == pytest.approx(2 / 7)
+    assert row.scores["brier"] == pytest.approx(0.04)
+    nothing = score(small_data, "otb", Protocol.BOXES, truthful()).row
+    assert nothing.pairs == ()
+    assert "ece" not in nothing.scores
+
+
+def test_a_row_comes_back_from_its_json(small_data: Path) -> None:
+    """Written and read, a row says the same."""
+    row = score(small_data, "tld", Protocol.BOXES, truthful(lambda label: replace(label, confidence=0.75))).row
+    row = replace(row, curve=((0.1, 0.5), (0.2, 1.0)), commit="abc")
+    back = Row.from_dict(json.loads(json.dumps(row.to_dict())))
+    assert back.to_dict() == row.to_dict()
+    assert (back.pairs, back.key) == (row.pairs, row.key)
+    with pytest.raises(InvalidInput, match="scripts/bench"):
+        Row.from_dict({"protocol": "A"})
+
+
+def test_systems_of_one_recipe_train_once(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both label with the same micro-model, and each row counts the training as its own."""
+    (clip,) = load_clips(small_data, ["otb"])
+    trained: list[str] = []
+
+    def train(recipe: str, video: Video, seeds: Sequence[AnyLabel], run: Run) -> str:
+        run.on_event(StageFinished(Stage.TRAIN, 2.5))
+        trained.append(recipe)
+        time.sleep(0.02)  # a training that takes a while
+        return f"model {len(trained)}"
+
+    def label_with(model: object, video: Video, seeds: Sequence[AnyLabel], run: Run) -> Iterator[FrameResult]:
+        assert model == "model 1"
+        return truthful().propagate(clip, video, seeds, run)
+
+    monkeypatch.setattr(protocols, "train_recipe", train)
+    systems = [replace(truthful(), name=name, recipe="auto", label=label_with) for name in ("one", "other")]
+    models = SharedModels()
+    with open_video(clip.source) as video:
+        rows = [run_protocol(Protocol.BOXES, clip, video, s, 3, small_data, models=models).row for s in systems]
+    assert trained == ["auto"]
+    assert [row.seconds["total"] >= row.seconds["first_label"] >= 0.02 for row in rows] == [True, True]
+    assert [row.seconds["train"] for row in rows] == [4.5, 4.5]  # 2 s are told by the labelling
 
 
 def test_broken_promises_are_noted(small_data: Path) -> None:
@@ -181,7 +244,7 @@ def test_a_failure_is_left_out_of_the_means_and_named(small_data: Path) -> None:
     """The summary says which sequence failed."""
     done = score(small_data, "otb", Protocol.BOXES, truthful())
     failed = Outcome(Row(Protocol.BOXES, "otb", "other", "truthful", 3, (), 0, error=str(TrainingError("no"))))
-    (summary,) = summarise([done, failed])
+    (summary,) = summarise([done.row, failed.row])
     assert (summary.sequences, summary.failed, summary.scores["iou"]) == (1, ("other",), 1)
 
 
@@ -230,7 +293,7 @@ def test_only_wrong_frames_are_drawn(small_data: Path, strategy: Strategy) -> No
 def test_economy_is_pooled_over_frames(small_data: Path) -> None:
     """Shares are weighted by frames, times are added up before they are divided."""
     rows = [economy(small_data, name, PEERS["linear"], Strategy.EVEN) for name in ("otb", "davis2016")]
-    total = next(s for s in summarise([Outcome(row) for row in rows]) if s.set_name == "all")
+    total = next(s for s in summarise(rows) if s.set_name == "all")
     touched = sum(row.scores["touched_97"] * row.frame_count for row in rows) / sum(row.frame_count for row in rows)
     assert total.scores["touched_97"] == pytest.approx(touched)
     manual, assisted = (sum(row.scores[f"seconds_{name}"] for row in rows) for name in ("manual", "assisted"))
