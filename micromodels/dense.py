@@ -41,6 +41,8 @@ SELF_TRAINING_FRAMES = 160
 SELF_TRAINING_STRIDE = 2
 """Every second frame says nearly as much as all, and the others are encoded while the head trains on them."""
 SELF_TRAINING_CERTAINTY = 0.85
+USUAL_FRAMES, SPARE_EFFORT = 80, 0.4
+"""A video of a few frames only gets 1.4 times the views and steps: encoding the others would have taken as long."""
 EARLY_VIEWS = 0.5
 """Training begins when this share of the views is there; the others come in over as large a share of its steps."""
 
@@ -116,7 +118,9 @@ class _Training:
         self._video, self._seeds, self._settings, self._device, self._run = video, seeds, settings, device, run
         self._targets = {frame: seeds.seed_frame(frame, video.size) for frame in seeds.frames}
         thin = video.encoder.levels[0].stride == 1 and has_thin_objects(self._targets.values(), seeds.tracks)
-        self._base = replace(DenseSettings().scaled(settings.effort), thin=thin)
+        # Frames that a short video does not have leave time for steps.
+        self._effort = settings.effort * (1 + SPARE_EFFORT * max(0.0, 1 - video.frame_count / USUAL_FRAMES))
+        self._base = replace(DenseSettings().scaled(self._effort), thin=thin)
         self._stride = 1 if thin else 2
         self._boxes = any(spec.shape is ShapeKind.BOX for spec in seeds.tracks)
         self._seed_frames = sorted(set(seeds.frames) | {label.frame for label in seeds.frame_labels})
@@ -223,7 +227,7 @@ class _Training:
     def _experiments(self) -> tuple[DenseHead, DenseSettings, dict[str, float]]:
         """Try variants on all seeds but one, train the best on all of them."""
         count = self._settings.experiments
-        variants = [replace(self._base, **_scaled_variant(i, self._settings.effort)) for i in range(count)]
+        variants = [replace(self._base, **_scaled_variant(i, self._effort)) for i in range(count)]
         trial_steps = [max(4, v.steps // 2) for v in variants] if count > 1 and len(self._targets) > 1 else [0] * count
         final = self._base.steps + self._base.self_steps
         clock = Clock(0, count, sum(trial_steps) + final)

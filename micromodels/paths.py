@@ -39,6 +39,8 @@ CELL_PX = 8
 NEVER = -1e9
 LEAST_LEVEL = 0.02
 """Below this a head knows nothing of a track even on its anchors."""
+VOTED_MIDDLE, VOTED_SIZE = 0.7, 0.25
+"""Weights of what pixels vote for, against the best place and the interpolated size."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -286,7 +288,7 @@ def best_places(
         x, y, row, column = _peak(total)
         even = _box_around(x, y, size)
         voted = _voted(evidence, track, even)
-        boxes[track], accord[track] = (even + voted) / 2, _iou(even, voted)
+        boxes[track], accord[track] = _mixed(even, voted), _iou(even, voted)
         level = max(LEAST_LEVEL, float(np.mean([ways.levels[track] for ways in reached])))
         likeness[track] = float(scores.inside[track, row, column]) / level
         margin[track] = _margin(total, row, column, size)
@@ -311,6 +313,13 @@ def _peak(total: torch.Tensor) -> tuple[float, float, int, int]:
 
 def _box_around(x: float, y: float, size: tuple[float, float]) -> Floats:
     return np.array([x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2], np.float32)
+
+
+def _mixed(even: Floats, voted: Floats) -> Floats:
+    """A box between the one of the interpolated size and the voted one: votes know the place better than the size."""
+    middle = (1 - VOTED_MIDDLE) * (even[:2] + even[2:]) / 2 + VOTED_MIDDLE * (voted[:2] + voted[2:]) / 2
+    half = (1 - VOTED_SIZE) * (even[2:] - even[:2]) / 2 + VOTED_SIZE * (voted[2:] - voted[:2]) / 2
+    return np.concatenate([middle - half, middle + half]).astype(np.float32)
 
 
 def _iou(one: Floats, other: Floats) -> float:

@@ -29,7 +29,9 @@ CLASS_KERNEL = (1, 2, 3, 2, 1)
 HIDING_COVER = 0.3
 PRESENT = 0.5
 """A track is there where its presence reaches this."""
-PRESENT_LIKENESS = 0.35
+PRESENT_UNANNOUNCED = 0.9
+"""Mean probability where a box track between people's words that it is absent is as likely there as not."""
+PRESENT_LIKENESS = 0.25
 """Likeness to its anchors (see ``paths.FramePlaces``) where a box track is as likely there as not."""
 
 Floats = npt.NDArray[np.float32]
@@ -197,6 +199,8 @@ class Tracker:
                 if np.isnan(place[0]):
                     assert posterior.sides is not None
                     found = box_from_sides(odds, posterior.sides)
+                    if distance >= 0:
+                        presence *= PRESENT / PRESENT_UNANNOUNCED
                 else:
                     presence = float(np.clip(PRESENT * posterior.places.likeness[index] / PRESENT_LIKENESS, 0, 1))
                     signs = _box_signs(posterior, index)
