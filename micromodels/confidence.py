@@ -109,8 +109,8 @@ class _Regression:
         return 0.5 * (1 + math.erf(distance / math.sqrt(2)))
 
 
-MASKS = _Regression(0.8, 1.09, {"doubt": 1.08, "disagreement": 0.03, "distance": 0.055, "growth": 0.095}, 0.31)
-BOXES = _Regression(0.7, -1.51, {"unlikeness": 0.375, "margin": -0.036, "discord": 0.28, "distance": 0.103}, 0.5)
+MASKS = _Regression(0.8, 1.21, {"doubt": 1.13, "disagreement": 0.013, "distance": 0.065, "growth": 0.142}, 0.31)
+BOXES = _Regression(0.7, -1.41, {"unlikeness": 0.451, "margin": -0.035, "discord": 0.322, "distance": 0.075}, 0.55)
 
 
 def acceptance(signs: MaskSigns | BoxSigns) -> float:
