@@ -279,7 +279,7 @@ def children(running: Running) -> set[int]:
 def eventually_gone(running: Running, pids: set[int]) -> bool:
     """Whether processes end within a generous time."""
     pause = threading.Event()
-    for _ in range(600):
+    for _ in range(6000):
         if not children(running) & pids:
             return True
         pause.wait(0.05)

@@ -163,11 +163,11 @@ def rates(scene: Scene, pid: int, channel: grpc.Channel, seconds: float, readers
 
     def read() -> int:
         request = label_pb2.StreamLabelsRequest(parent=parent(scene))
-        return sum(len(response.labels) for response in stub.StreamLabels(request, timeout=60))
+        return sum(len(response.labels) for response in stub.StreamLabels(request, timeout=600))
 
     def write(track: str) -> int:
         labels = batch(track, next(numbers))
-        stub.WriteLabels(label_pb2.WriteLabelsRequest(parent=parent(scene), labels=labels), timeout=60)
+        stub.WriteLabels(label_pb2.WriteLabelsRequest(parent=parent(scene), labels=labels), timeout=600)
         return len(labels)
 
     kinds = [Rate("StreamLabels"), Rate("WriteLabels"), Rate("Health")]
