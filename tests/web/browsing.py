@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, expect
 
 from tests.web.harness import Served
+from tests.web.victim import Victim
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -60,7 +61,7 @@ class Visit:
         context: of the browser; what it keeps is this person's alone.
     """
 
-    def __init__(self, served: Served, context: BrowserContext) -> None:
+    def __init__(self, served: Served | Victim, context: BrowserContext) -> None:
         self.served, self.context = served, context
         self.page: Page = context.new_page()
         self.page.set_default_timeout(TIMEOUT_MS)
@@ -157,7 +158,7 @@ class Visit:
 
 
 @contextmanager
-def visiting(served: Served, browser: Browser, **options: Any) -> Iterator[Visit]:
+def visiting(served: Served | Victim, browser: Browser, **options: Any) -> Iterator[Visit]:
     """A visit with storage of its own; complaints of the browser fail the test."""
     # Nothing fades or slides: what is to be clicked stays where it is, and colours are what they will be.
     context = browser.new_context(viewport=SIZE, **{"reduced_motion": "reduce", **options})

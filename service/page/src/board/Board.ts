@@ -62,7 +62,7 @@ export class Board {
     this.stage.on("pointerdown", (event) => this.down(event.evt, event.target));
     this.stage.on("pointermove", (event) => this.move(event.evt));
     this.stage.on("pointerup pointerleave", () => this.up());
-    this.stage.on("dblclick", () => this.doubleClick());
+    this.stage.on("dblclick", (event) => event.evt.detail > 1 && this.doubleClick());
     this.stage.on("wheel", (event) => this.wheel(event.evt));
     this.stage.on("contextmenu", (event) => event.evt.preventDefault());
     this.fit();
@@ -228,9 +228,13 @@ export class Board {
     const { size } = this.session;
     const radius = HANDLE_PX / this.stage.scaleX();
     const count = points.length / 2;
+    let [lastX, lastY] = [Infinity, Infinity];
     for (let index = 0; index < count; index++) {
       const [x, y] = [points[2 * index], points[2 * index + 1]];
       const next = (index + 1) % count;
+      // Handles that would hide each other come when one zooms in.
+      if (Math.hypot(x - lastX, y - lastY) < 2 * radius) continue;
+      [lastX, lastY] = [x, y];
       const handle = new Circle({ x, y, radius, fill: "#fff", stroke: "#10141a", strokeWidth: 1, strokeScaleEnabled: false, draggable: true });
       handle.on("dragmove", () => {
         const now = points.slice();
@@ -350,7 +354,7 @@ export class Board {
     this.session.tool.value = "select";
   }
 
-  /** Two clicks at one place close the polygon; two quick corners do not. */
+  /** Two clicks at one place, as the browser counts them, close the polygon; two quick corners near each other do not. */
   private doubleClick(): void {
     const [ax, ay, bx, by] = this.points.slice(-4);
     if (this.points.length >= 4 && Math.hypot(ax - bx, ay - by) * this.stage.scaleX() < CLOSE_PX) this.finish();

@@ -106,6 +106,7 @@ const STATES = [
 ] as const;
 
 function Selected({ session }: { session: Session }) {
+  session.labels.version.value; // else it is not drawn anew: its properties stay the same
   const row = session.selectedRow.value;
   if (!row || row.isFrameClass) return null;
   const frame = session.player.shown.value;
@@ -157,6 +158,7 @@ function Selected({ session }: { session: Session }) {
 }
 
 function FrameClassRow({ session, row, frame }: { session: Session; row: Row; frame: number }) {
+  session.labels.version.value;
   const entry = frame < 0 ? null : row.get(frame);
   const sure = entry && entry.source !== Source.HUMAN && !Number.isNaN(entry.confidence) ? percent(entry.confidence) : "";
   const set = (present: boolean): void => {
@@ -184,6 +186,7 @@ function FrameClassRow({ session, row, frame }: { session: Session; row: Row; fr
 
 /** What to do next, in one line and one button. */
 function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
+  session.labels.version.value;
   const anchors = new Set(session.rows().flatMap((row) => row.anchors()));
   const { training } = session;
   if (training.running || session.loading.value) return null;

@@ -71,6 +71,7 @@ function Suggestions({ session }: { session: Session }) {
 }
 
 function Judge({ session }: { session: Session }) {
+  session.labels.version.value;
   const { reviewing } = session;
   const frame = session.player.shown.value;
   const row = session.selectedRow.value;
