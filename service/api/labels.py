@@ -164,7 +164,7 @@ async def label_batches(
 ) -> AsyncIterator[tuple[list[label_pb2.Label], LabelKey]]:
     """The labels of a video as messages in batches of bounded size, each with the key of its last label."""
     records = await backend.run(backend.store.labels.stream, *ids, after=after, **query)
-    while batch := await backend.run(_batch, ids[0], records):
+    while batch := await backend.run_busily(_batch, ids[0], records):
         yield batch
 
 

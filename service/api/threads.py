@@ -23,6 +23,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS = 16
+_BUSY = 2
+"""Of them at once with work that keeps a processor busy: more would do no more, and hold up the event loop."""
 _LOOK_AGAIN_SECONDS = 2.0  # another server may commit to the same database, of which no news comes
 _EVENTS_AT_ONCE = 100
 
@@ -41,6 +43,7 @@ class Backend:
         self.store = store
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="api")
         self._loop = asyncio.get_running_loop()
+        self._busy = asyncio.Semaphore(_BUSY)
         self._bells: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._draining = False
         self._stop_listening = store.jobs.listen(self._heard)
@@ -50,6 +53,11 @@ class Backend:
         context = contextvars.copy_context()
         work = functools.partial(context.run, functools.partial(function, *args, **kwargs))
         return await self._loop.run_in_executor(self._threads, work)
+
+    async def run_busily(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``run``, for what computes rather than waits: a few at a time, in the order of asking."""
+        async with self._busy:
+            return await self.run(function, *args, **kwargs)
 
     async def events(self, project_id: str, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
         """The events of a job from one on, as they come, until it has ended.

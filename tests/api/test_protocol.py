@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -19,6 +21,7 @@ from micromodels.client import ApiError, Client
 from micromodels.v1 import label_pb2, project_pb2, video_pb2
 from service.api import SERVICES
 from service.api.interceptor import CallInterceptor
+from service.api.threads import Backend
 from service.store import Store
 from tests.api.harness import Running, box, refused
 
@@ -200,6 +203,26 @@ def test_health_answers_while_everything_blocks(
     training.cancel()
     with refused("CANCELLED"):
         training.result(120)
+
+
+async def test_busy_work_is_done_a_few_at_a_time(running: Running) -> None:
+    """However many read: the event loop has to wait for few threads only."""
+    backend, lock, now, most = Backend(running.store), threading.Lock(), 0, 0
+
+    def work() -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+
+    try:
+        await asyncio.gather(*(backend.run_busily(work) for _ in range(20)))
+    finally:
+        backend.close()
+    assert (most, now) == (2, 0)
 
 
 def test_reflection_gives_the_protos(running: Running) -> None:
