@@ -19,11 +19,14 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from micromodels.encoder import GRID_PX, Features
 from micromodels.events import Run, Stage, StageFinished
 from micromodels.features import EncodedFrame, EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead, pooled
+from micromodels.windows import Window, window_around
 
 __all__ = [
+    "Boxes",
     "Detail",
     "EvidenceSource",
     "FrameEvidence",
@@ -47,6 +50,8 @@ DETAIL_RIM = 4
 """Cells of stride 2 around it."""
 
 Floats = npt.NDArray[np.float32]
+Boxes = Callable[[int], Sequence[npt.NDArray[np.float32]]]
+"""Boxes in work pixels, ``(4,)`` each, by frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +138,22 @@ class HeadEvidence:
             yield index, evidence
 
     def timed(
-        self, index: int, encoded: EncodedFrame, vector: Floats | None = None
+        self, index: int, encoded: EncodedFrame, older: FrameEvidence | None = None, window: Window | None = None
     ) -> tuple[int, FrameEvidence, float]:
-        """Evidence of one frame, and the seconds that it took; in any thread. ``vector``: pooled features if known."""
+        """Evidence of one frame, and the seconds that it took; in any thread.
+
+        Args:
+            index: its index.
+            encoded: its features.
+            older: what another head said of it, if that is known.
+            window: the part that is predicted; the rest stays what it is in ``older``. None: all of it.
+        """
         began = time.perf_counter()
-        evidence = self._predict(encoded, pooled(encoded.features) if vector is None else vector)
+        vector = pooled(encoded.features) if older is None else older.pooled
+        if older is not None and window is not None:
+            evidence = self._mend(encoded, older, window)
+        else:
+            evidence = self._predict(encoded, vector)
         return index, evidence, time.perf_counter() - began
 
     def tell(self, seconds: float) -> None:
@@ -150,9 +166,34 @@ class HeadEvidence:
         if self._head is None:
             empty = torch.zeros((0, self.size[0] // 2, self.size[1] // 2), dtype=torch.float16)
             return FrameEvidence(empty, None, encoded.grey, vector, np.zeros((0, LOOK_SIZE), np.float16))
+        log_odds, sides, details = self._outputs(encoded.features)
+        looks = _looks(encoded.features[-1], log_odds)
+        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks, details)
+
+    @torch.inference_mode()
+    def _mend(self, encoded: EncodedFrame, older: FrameEvidence, window: Window) -> FrameEvidence:
+        """What another head said, but for a window."""
+        assert self._head is not None
+        levels = self._head.settings.levels
+        features = zip(encoded.features[-len(levels) :], levels, strict=True)
+        part, part_sides, details = self._outputs([maps[window.at(level.stride)] for maps, level in features])
+        log_odds = older.log_odds.float()
+        log_odds[window.at(2)] = part
+        sides = older.sides
+        if part_sides is not None and sides is not None:
+            sides = sides.copy()
+            sides[window.at(4)] = part_sides
+        top, left = window.top * GRID_PX, window.left * GRID_PX
+        moved = tuple(replace(detail, top=detail.top + top, left=detail.left + left) for detail in details)
+        looks = _looks(encoded.features[-1], log_odds)
+        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, older.pooled, looks, moved)
+
+    def _outputs(self, features: Features) -> tuple[torch.Tensor, npt.NDArray[np.float16] | None, tuple[Detail, ...]]:
+        """Log-odds, box sides and details of features, or of a part of them."""
+        assert self._head is not None
         inputs = [
             torch.from_numpy(level)[None].to(self.device).float().contiguous(memory_format=torch.channels_last)
-            for level in encoded.features
+            for level in features
         ]
         with torch.autocast(self.device.type, torch.bfloat16):
             output = self._head(inputs)
@@ -163,8 +204,7 @@ class HeadEvidence:
             full, log_odds = log_odds, F.max_pool2d(log_odds[None], 2)[0]
             details = tuple(_detail(*maps) for maps in zip(full.cpu().numpy(), log_odds.cpu().numpy(), strict=True))
         sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
-        looks = _looks(encoded.features[-1], log_odds)
-        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks, details)
+        return log_odds, sides, details
 
 
 def _detail(full: Floats, half: Floats) -> Detail:
@@ -228,6 +268,7 @@ class StoredEvidence:
         self.size = video.size
         self._versions: OrderedDict[int, int] = OrderedDict()
         self._predictor: HeadEvidence | None = None
+        self._around: Boxes | None = None
         self._version = -1
         self._lock = threading.Lock()
 
@@ -246,9 +287,18 @@ class StoredEvidence:
         assert self._predictor is not None, "use_head comes first"
         return self._predictor
 
-    def use_head(self, head: DenseHead | None, temperature: float, run: Run) -> None:
-        """Predict with this head from now on; what older heads said stays until it is asked for afresh."""
+    def use_head(self, head: DenseHead | None, temperature: float, run: Run, around: Boxes | None = None) -> None:
+        """Predict with this head from now on; what older heads said stays until it is asked for afresh.
+
+        Args:
+            head: the head; None where the task has frame classes only.
+            temperature: divides its log-odds.
+            run: gets the time of prediction.
+            around: boxes of objects by frame. Frames that an older head has spoken of are predicted around them, and
+                around what it saw, only; the rest of such a frame stays as it was. None: all of every frame.
+        """
         self._predictor = HeadEvidence(self._video, head, temperature, run)
+        self._around = around
         self._version += 1
 
     def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
@@ -277,20 +327,13 @@ class StoredEvidence:
             place = end
 
     def _predicted(self, index: int, encoded: EncodedFrame) -> tuple[int, FrameEvidence, float]:
-        found = self._live.timed(index, encoded, self._known_vector(index))
+        older = self._read(index, 0)
+        if older is not None and len(older.log_odds) > self.tracks:
+            older = None
+        window = None if older is None or self._around is None else window_around(older.log_odds, self._around(index))
+        found = self._live.timed(index, encoded, older, window)
         self._write(index, found[1])
         return found
-
-    def _known_vector(self, index: int) -> Floats | None:
-        """Pooled features do not depend on the head: what an older one left is good."""
-        if index not in self._versions:
-            return None
-        try:
-            with np.load(self._path(index), allow_pickle=False) as arrays:
-                vector: Floats = arrays["pooled"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            return None
-        return vector
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index}.npz"
@@ -316,7 +359,8 @@ class StoredEvidence:
             self._versions.pop(index, None)
             return None
         with self._lock:
-            self._versions.move_to_end(index)
+            if index in self._versions:
+                self._versions.move_to_end(index)
         return evidence
 
     def _write(self, index: int, evidence: FrameEvidence) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from micromodels.types import AnyLabel, Label
 __all__ = ["Insight"]
 
 Doubles = npt.NDArray[np.float64]
+
+NEAR_FRAMES = 4
+"""Where a frame is wrong, so many to each side likely are too."""
 
 
 class Insight:
@@ -56,6 +59,31 @@ class Insight:
             name = label.object_class if isinstance(label, Label) else key.name
             self._series[place] = empty_series(key.name, name, self._count)
         self._series[place].put(key.frame, label, fixed=fixed)
+
+    def boxes(self, frame: int) -> list[Doubles]:
+        """Boxes around the shapes on a frame, in pixels of the video."""
+        found = (one.boxes[frame] for (_, of_frame), one in self._series.items() if not of_frame)
+        return [box for box in found if not np.isnan(box[0])]
+
+    def surest(self, count: int, beside: Collection[int]) -> list[int]:
+        """Predicted or accepted frames whose labels are likeliest to be right, spread over the video.
+
+        Args:
+            count: how many at most.
+            beside: frames that are about to be others; those next to them are likely wrong too.
+        """
+        tracks = list(self.tracks.values())
+        if not tracks:
+            return []
+        # Human labels have no confidence, and need none: they are learned from as what they are.
+        accepted = [one.fixed & ~np.isnan(one.confidence) for one in tracks]
+        confidence = np.min([np.where(a, 1.0, one.confidence) for a, one in zip(accepted, tracks, strict=True)], axis=0)
+        good = np.all([one.labelled for one in tracks], axis=0) & ~np.isnan(confidence)
+        for frame in beside:
+            good[max(0, frame - NEAR_FRAMES) : frame + NEAR_FRAMES + 1] = False
+        good &= confidence >= np.median(confidence[good]) if good.any() else False
+        parts = np.array_split(np.arange(self._count), min(count, self._count))
+        return [int(part[np.where(good[part], confidence[part], -1.0).argmax()]) for part in parts if good[part].any()]
 
     def judge(self, keys: Iterable[LabelKey], *, wrong: bool) -> None:
         """People said of predicted labels, as they are now, that they are right or wrong."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from micromodels.changes import LabelKey
-from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Shape
+from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Shape, State, shape_box
 
-__all__ = ["TrackSeries", "empty_series", "geometry", "track_series"]
+__all__ = ["TrackSeries", "empty_series", "geometry", "no_boxes", "track_series", "visible_boxes"]
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -119,3 +119,27 @@ def empty_series(track: str, object_class: str, frame_count: int) -> TrackSeries
         return np.full((frame_count, *shape), np.nan)
 
     return TrackSeries(track, object_class, no(), no(), no(), unknown(), unknown(4), unknown())
+
+
+def no_boxes(frame: int) -> Sequence[npt.NDArray[np.float32]]:
+    """No boxes on any frame."""
+    del frame
+    return ()
+
+
+def visible_boxes(
+    labels: Mapping[LabelKey, AnyLabel], tracks: Sequence[str]
+) -> Callable[[int], Sequence[npt.NDArray[np.float32]]]:
+    """Boxes of visible tracks by frame, from their labels."""
+
+    def boxes(frame: int) -> list[npt.NDArray[np.float32]]:
+        found = []
+        for track in tracks:
+            label = labels.get(LabelKey(frame, track))
+            if isinstance(label, Label) and label.state is State.VISIBLE and label.shape is not None:
+                box = shape_box(label.shape)
+                if box is not None:
+                    found.append(np.array(box.as_list(), np.float32))
+        return found
+
+    return boxes

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,17 +25,18 @@ from micromodels.diagnostics import Issue, SuspectedSwap, consistency_issues, su
 from micromodels.encoder import select_device
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.events import Run
-from micromodels.evidence import StoredEvidence, StoredFlows, TrackSelection
+from micromodels.evidence import Boxes, StoredEvidence, StoredFlows, TrackSelection
 from micromodels.features import EncodedVideo, FrameSource
 from micromodels.insight import Insight
 from micromodels.labeling import MicroModel, TrainSettings
-from micromodels.learning import Learner, SessionSettings
+from micromodels.learning import Learner, SessionSettings, Studying
 from micromodels.propagation import PropagationSettings, posteriors
 from micromodels.retraining import Retrained, retrain
 from micromodels.seeds import MAX_TRACKS, SeedSet, boxed
+from micromodels.series import no_boxes, visible_boxes
 from micromodels.suggestions import Suggestion
 from micromodels.tracking import Tracker
-from micromodels.types import HUMAN, AnyLabel, FrameLabel, FrameResult, Label, Ontology, ShapeKind, State, shape_box
+from micromodels.types import HUMAN, AnyLabel, FrameLabel, FrameResult, Label, Ontology, ShapeKind, State
 
 __all__ = ["LabelSession", "SessionSettings"]
 
@@ -229,11 +230,14 @@ class LabelSession:
         touched = [key_of(label) for label in corrections] + removals
         self._learner.forget({key.frame for key in touched})
         spans = self._spans([key for key in touched if not key.frame_class])
-        for span in spans:
-            if span.track in known:
-                yield from self._sweep(span, draft=learn)
-        if learn and self._learner.learn(corrections, self.anchors()):
-            self._use_head()
+        lesson = self._learner.begin(corrections, self.anchors(), self._kept(touched)) if learn else None
+        with Studying(self._learner, lesson, self._run) as study:
+            for span in spans:
+                if span.track in known:
+                    yield from self._sweep(span, draft=lesson is not None)
+            learned = study.finish()
+        if learned:
+            self._use_head(self._around)
             for span in spans:
                 yield from self._sweep(span, fresh=True)
         yield from self._frame_classes([key for key in touched if key.frame_class])
@@ -383,9 +387,7 @@ class LabelSession:
             fixed.append(replace(held, provenance=HUMAN))
         seeds = self._learner.seed_set(fixed, specs)
         targets = {frame: seeds.seed_frame(frame, self._encoded.size) for frame in seeds.frames}
-        others = (
-            _visible_boxes(self._labels, [s.track for s in tracks if s.track != span.track]) if boxes else _no_boxes
-        )
+        others = visible_boxes(self._labels, [s.track for s in tracks if s.track != span.track]) if boxes else no_boxes
         typical = [self._learner.typical[i] for i in chosen]
         version = self.model.manifest.version
         tracker = Tracker(specs, seeds, targets, self._encoded.size, version, None, (), typical, others)
@@ -404,8 +406,20 @@ class LabelSession:
                     fixed.append(replace(label, provenance=HUMAN))
         return fixed
 
-    def _use_head(self) -> None:
-        self._evidence.use_head(self.model.head, PropagationSettings().temperature, self._run)
+    def _kept(self, touched: Sequence[LabelKey]) -> list[Label]:
+        """Labels, other than human ones, that a correction should leave what they are."""
+        frames = self._insight.surest(self._settings.held_frames, [key.frame for key in touched])
+        tracks = [spec.track for spec in self._learner.tracks]
+        labels = (self._labels.get(LabelKey(frame, track)) for frame in frames for track in tracks)
+        return [label for label in labels if isinstance(label, Label) and not label.is_anchor]
+
+    def _use_head(self, around: Boxes | None = None) -> None:
+        self._evidence.use_head(self.model.head, PropagationSettings().temperature, self._run, around)
+
+    def _around(self, frame: int) -> Sequence[npt.NDArray[np.float32]]:
+        """Boxes of the objects on a frame, in work pixels."""
+        scale = np.array([*self._encoded.size[::-1]] * 2) / ([self._table.width_px, self._table.height_px] * 2)
+        return [np.asarray(box * scale, np.float32) for box in self._insight.boxes(frame)]
 
     # Frame classes
 
@@ -465,27 +479,3 @@ class LabelSession:
     def scene_cuts(self) -> list[int]:
         """Frames behind a scene cut, as far as ``prepare`` and corrections have seen the video."""
         return sorted(self._insight.cuts)
-
-
-Boxes = Callable[[int], Sequence[npt.NDArray[np.float32]]]
-
-
-def _no_boxes(frame: int) -> Sequence[npt.NDArray[np.float32]]:
-    del frame
-    return ()
-
-
-def _visible_boxes(labels: Mapping[LabelKey, AnyLabel], tracks: Sequence[str]) -> Boxes:
-    """Boxes of visible tracks by frame, from their labels."""
-
-    def boxes(frame: int) -> list[npt.NDArray[np.float32]]:
-        found = []
-        for track in tracks:
-            label = labels.get(LabelKey(frame, track))
-            if isinstance(label, Label) and label.state is State.VISIBLE and label.shape is not None:
-                box = shape_box(label.shape)
-                if box is not None:
-                    found.append(np.array(box.as_list(), np.float32))
-        return found
-
-    return boxes

@@ -1,30 +1,41 @@
 """A head goes on learning: a few steps that include a corrected frame, on top of the weights it has.
 
-Half of every batch comes from views of the frames just corrected, half from views of older anchors, so that what was
-learned before is not forgotten (rehearsal; Robins, *Connection Science* 7, 1995).
+Half of every batch comes from views of the frames just corrected, half from views of older anchors and from frames as
+the micro-model labels them now, so that what was learned before is not forgotten (rehearsal; Robins, *Connection
+Science* 7, 1995). Without the latter one correction of a box moved all boxes of the video by as much.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from micromodels.events import Run
+from micromodels.encoder import GRID_PX
+from micromodels.errors import Cancelled
+from micromodels.events import Run, StopRequest
 from micromodels.features import EncodedVideo
 from micromodels.heads import DenseHead, HeadSettings, pooled
 from micromodels.parallel import mapped, narrow_operations
-from micromodels.seeds import SeedFrame, ViewMaker
-from micromodels.training import Clock, HeadTrainer, Sample
+from micromodels.seeds import IGNORE, SeedFrame, ViewMaker
+from micromodels.training import Clock, HeadTrainer, Sample, box_loss
+from micromodels.windows import window_around_objects
 
-__all__ = ["Replay", "grow_head", "warm_start"]
+__all__ = ["Rehearsal", "Replay", "check_stop", "grow_head", "warm_start"]
 
 REPLAY_VIEWS = 72
 """Views held in memory at most; of the frames with most of them some go first."""
+HELD_WEIGHT = 0.7
+"""Of frames as the micro-model labels them: they may be wrong."""
+MOST_JUDGES = 4
+MOST_LOST = 0.02
+"""A head may overlap this much less with what is known of the rest of the video, in the mean."""
 
 
 class Replay:
@@ -50,9 +61,20 @@ class Replay:
         for frame in frames:
             self._samples.pop(frame, None)
 
-    def grow(self, tracks: int) -> None:
-        """Make room for more tracks, of which nothing is known on the frames so far."""
+    def fit_to(self, tracks: int) -> None:
+        """Make room for so many tracks; nothing is known of more of them on the frames so far."""
         self._samples = {frame: [_padded(s, tracks) for s in samples] for frame, samples in self._samples.items()}
+
+    def unchanged(self, target: SeedFrame) -> Sample:
+        """A frame as the micro-model labels it now, to learn without keeping it.
+
+        Pixels beside the edges of objects are not scored, unless they are thin: then they have little else.
+        """
+        labels = np.ascontiguousarray(target.label_map[:: self.stride, :: self.stride])
+        if self.stride > 1:
+            edge = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+            labels[edge] = IGNORE
+        return Sample(self._video[target.frame].features, labels, target.boxes, target.known, HELD_WEIGHT)
 
     def add(self, target: SeedFrame, views: int, flip: bool, weight: float = 1.0) -> None:
         """See to it that there are ``views`` views of a frame; the first is the frame itself, which costs nothing."""
@@ -106,6 +128,8 @@ def _sample(
 
 def _padded(sample: Sample, tracks: int) -> Sample:
     more = tracks - len(sample.known)
+    if more < 0:
+        return Sample(sample.features, sample.label_map, sample.boxes[:tracks], sample.known[:tracks], sample.weight)
     boxes = np.concatenate([sample.boxes, np.full((more, 4), np.nan, np.float32)])
     known = np.concatenate([sample.known, np.zeros(more, bool)])
     return Sample(sample.features, sample.label_map, boxes, known, sample.weight)
@@ -144,19 +168,47 @@ def grow_head(head: DenseHead, tracks: int, boxes: bool) -> DenseHead:
     return grown.eval()
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a head learns from, and what it is not to forget.
+
+    Attributes:
+        new: views of the frames just corrected: half of each batch.
+        drawn: views of other anchors.
+        held: other frames as the micro-model labels them now.
+        judges: what the head is judged on, a few of each: other anchors as they are, frames held. None: any is taken.
+    """
+
+    new: Sequence[Sample]
+    drawn: Sequence[Sample]
+    held: Sequence[Sample]
+    judges: Sequence[Sequence[Sample]]
+
+    @property
+    def old(self) -> list[Sample]:
+        """The other half of each batch: views of anchors and frames held as they are, by turns as far as they go."""
+        times = max(1, len(self.drawn) // max(1, len(self.held)))
+        return [*self.drawn, *(list(self.held) * times)]
+
+
 def warm_start(
-    head: DenseHead, new: Sequence[Sample], old: Sequence[Sample], steps: int, rate_scale: float, seed: int, run: Run
-) -> DenseHead:
-    """A copy of a head after some more steps.
+    head: DenseHead, lesson: Rehearsal, steps: int, rate_scale: float, seed: int, run: Run
+) -> DenseHead | None:
+    """A copy of a head after some more steps, if it does not know the rest of the video worse for it.
+
+    Where it does, half of the way is tried: weights between the two heads are often better than either (Wortsman et
+    al., *Robust fine-tuning of zero-shot models*, CVPR 2022).
 
     Args:
         head: what to start from; it stays as it is.
-        new: views of the frames just corrected.
-        old: views of other anchors; half of each batch, where there are any.
+        lesson: what it learns from.
         steps: optimiser steps.
         rate_scale: factor on the learning rate of a first training.
         seed: of every random choice.
         run: events and stopping.
+
+    Returns:
+        The copy; None where even half of the way does harm.
 
     Raises:
         Diverged: the loss became NaN or infinite.
@@ -164,5 +216,69 @@ def warm_start(
     """
     copied = copy.deepcopy(head)
     trainer = HeadTrainer(copied, seed)
-    trainer.fit(new, steps, Clock(0, 1, steps), run, old, rate_scale, fixed_statistics=True)
-    return copied.eval()
+    judges = [sample for samples in lesson.judges for sample in _spread(samples)]
+    with narrow_operations():  # other threads sweep meanwhile
+        trainer.fit(lesson.new, steps, Clock(0, 1, steps), run, lesson.old, rate_scale, fixed_statistics=True)
+        copied.eval()
+        least = _overlap(head, judges) - MOST_LOST
+        if _overlap(copied, judges) >= least:
+            return copied
+        _go_back_half(copied, head)
+        return copied if _overlap(copied, judges) >= least else None
+
+
+def _spread(samples: Sequence[Sample]) -> list[Sample]:
+    """At most ``MOST_JUDGES`` of some samples, evenly spread."""
+    if len(samples) <= MOST_JUDGES:
+        return list(samples)
+    return [samples[round(i)] for i in np.linspace(0, len(samples) - 1, MOST_JUDGES)]
+
+
+def _go_back_half(learned: DenseHead, before: DenseHead) -> None:
+    """Put a head half-way between what it is and what it was."""
+    with torch.no_grad():
+        for now, then in zip(learned.parameters(), before.parameters(), strict=True):
+            now.lerp_(then, 0.5)
+
+
+def _overlap(head: DenseHead, samples: Sequence[Sample]) -> float:
+    """Mean overlap of what a head sees with what is known of some frames, around their objects; 1 for no frames."""
+    scores = [score for sample in samples for score in _overlaps(head, sample)]
+    return float(np.mean(scores)) if scores else 1.0
+
+
+@torch.inference_mode()
+def _overlaps(head: DenseHead, sample: Sample) -> list[float]:
+    """IoU of each track's pixels on one frame, and mean IoU of the boxes that they vote for."""
+    levels, stride = head.settings.levels, head.settings.stride
+    window = window_around_objects(sample.label_map, stride)
+    device = next(head.parameters()).device
+    inputs = [
+        torch.from_numpy(maps[window.at(level.stride)])[None].to(device).float()
+        for maps, level in zip(sample.features[-len(levels) :], levels, strict=True)
+    ]
+    with torch.autocast(device.type, torch.bfloat16):
+        output = head(inputs)
+    truth = torch.from_numpy(np.ascontiguousarray(sample.label_map[window.at(stride)[1:]])).long().to(device)
+    found, scored = output.logits[0].argmax(dim=0), truth != IGNORE
+    scores = []
+    for value in (np.flatnonzero(sample.known) + 1).tolist():
+        one, other = (found == value) & scored, truth == value
+        union = int((one | other).sum())
+        if union:
+            scores.append(int((one & other).sum()) / union)
+    if output.sides is not None and not np.isnan(sample.boxes).all():
+        corner = np.array([window.left, window.top] * 2, np.float32) * GRID_PX
+        boxes = torch.from_numpy(sample.boxes - corner)[None].to(device)
+        scores.append(1.0 - float(box_loss(output.sides, truth[None], boxes)[0]))
+    return scores
+
+
+def check_stop(run: Run) -> None:
+    """Between two pieces of work.
+
+    Raises:
+        Cancelled: the user cancelled.
+    """
+    if run.should_stop() is StopRequest.CANCEL:
+        raise Cancelled("learning was cancelled")

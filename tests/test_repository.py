@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(p for p in (REPOSITORY / "scripts").iterdir() if p.is_file() and not p.suffix)
 LIGHT = ("micromodels/v1/", "micromodels/client/")
 """The light client: the only part of the library folder that may know gRPC."""
+OVER_GRPC = "micromodels/evaluation/service_desk.py"
+"""Measures a server from outside, through the light client."""
 
 SERVER_ONLY = {
     "alembic",
@@ -63,7 +65,8 @@ def is_light(path: Path) -> bool:
 def test_the_library_knows_no_server_storage_or_transport() -> None:
     """`micromodels/` imports no gRPC, protobuf, SQL, Ray or `service`; the light client may know gRPC alone."""
     library = [p for p in python_files("micromodels") if not is_light(p)]
-    assert breaches(library, SERVER_ONLY | {"micromodels.v1", "micromodels.client"}) == []
+    found = breaches(library, SERVER_ONLY | {"micromodels.v1", "micromodels.client"})
+    assert [breach for breach in found if not (breach.startswith(OVER_GRPC) and "micromodels.client" in breach)] == []
     light = [p for p in python_files("micromodels") if is_light(p)]
     assert breaches(light, SERVER_ONLY - {"google", "grpc", "grpc_status"} | HEAVY) == []
 

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from micromodels.errors import InvalidInput, MicromodelsError
 from micromodels.evaluation import quick as quick_mode
-from micromodels.evaluation.datasets import data_root, load_clips
+from micromodels.evaluation.datasets import Clip, data_root, load_clips
+from micromodels.evaluation.desks import Desk
 from micromodels.evaluation.economy import Strategy
 from micromodels.evaluation.growth import LENGTHS, OBJECTS, measure_growth
 from micromodels.evaluation.peers import PEERS, find_system
@@ -74,6 +75,9 @@ def main(
     strategies: Annotated[
         str, typer.Option(help="Protocol F: suggested, least_confident, oracle, random, even.")
     ] = "suggested,oracle,random,even",
+    service: Annotated[
+        str, typer.Option(help="Protocol F over gRPC: address of a server that may read the data's folder.")
+    ] = "",
     part: Annotated[str, typer.Option(help="I/N: the I-th of N parts, for processes side by side.")] = "1/1",
     out: Annotated[Path | None, typer.Option(help="JSON file to write; kept up to date after every run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; its rows are not run again.")] = False,
@@ -94,6 +98,7 @@ def main(
     console, places = Console(), _Places(out, markdown, pictures)
     asked = {"protocol": protocol, "k": k, "sets": sets, "sequences": sequences, "peers": peers, "part": part}
     asked |= {"strategies": strategies} | ({"quick": "yes"} if quick else {})
+    asked |= {"service": service} if service else {}
     asked |= {"lengths": lengths, "objects": objects} if growth else {}
     bench = Benchmark(asked)
     try:
@@ -107,7 +112,7 @@ def main(
             _grow(bench, asked, console)
         elif not merge:
             jobs = quick_jobs(data_root()) if quick else _jobs(asked)
-            run_jobs(bench, jobs, out=out, pictures=pictures, tell=_teller(console))
+            run_jobs(bench, jobs, out=out, pictures=pictures, tell=_teller(console), service=_desk(service))
     except (MicromodelsError, ValueError) as error:
         console.print(f"[red]bench: {error}[/]")
         raise typer.Exit(2) from error
@@ -118,6 +123,15 @@ def main(
     places.finish(bench, console)
     complaints = check_quick(bench.rows, console, update=update_baseline) if quick else []
     raise typer.Exit(1 if bench.failed or complaints else 0)
+
+
+def _desk(address: str) -> Callable[[Clip], Desk] | None:
+    """A desk on a server for protocol F; None for sessions in this process."""
+    if not address:
+        return None
+    from micromodels.evaluation.service_desk import ServiceDesk  # needs gRPC, which nothing else here does
+
+    return lambda clip: ServiceDesk(clip, address)
 
 
 def _named(out: Path | None) -> Path:

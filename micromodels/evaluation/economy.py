@@ -9,25 +9,23 @@ the ones that the service offers. Other systems label the video anew from everyt
 
 ``speed-up = n * draw / (touched * n * draw + n * look + wait)`` with ``touched`` the share of frames drawn when 97 % of
 the rest would be accepted, and ``wait`` the seconds that the system took up to there, first training included. What
-a session does while nobody waits (the reviewer looks at or draws the next frame) is counted apart, as ``background``.
+a session does while nobody waits (the reviewer draws the next frame) is counted apart, as ``background``; where it
+takes longer than drawing, the rest of it is waited for.
 """
 
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
-from typing import Protocol as Interface
 
 import numpy as np
 
-from micromodels.changes import by_frame
 from micromodels.evaluation.datasets import Clip, ClipKind
+from micromodels.evaluation.desks import Desk, FirstLabels, RerunDesk, SessionDesk, Times
 from micromodels.evaluation.peers import System
 from micromodels.evaluation.protocols import Outcome, Protocol, Row, Watch, peak_memory_mib
 from micromodels.evaluation.verdicts import judge_frame, mean
@@ -35,7 +33,6 @@ from micromodels.events import Run
 from micromodels.types import FrameResult
 
 if TYPE_CHECKING:
-    from micromodels.session import LabelSession
     from micromodels.video import Video
 
 __all__ = ["Strategy", "run_economy"]
@@ -72,134 +69,14 @@ class _Frame:
     confidence: float | None
 
 
-class _Desk(Interface):
-    """A system at work on one clip."""
-
-    waits: list[float]
-    """Seconds of each update, the first labelling included."""
-    first_changes: list[float]
-    """Seconds from each correction to the first label that changed by it, where one did."""
-    background: float
-    """Seconds spent while nobody waited."""
-
-    def update(self, frame: int | None) -> list[FrameResult]:
-        """Draw the truth on a frame (None: on none, at the start); returns the frames whose labels are others now."""
-        ...
-
-    def accept(self, frame: int) -> None:
-        """The reviewer looked at a frame and found it right."""
-        ...
-
-    def suggest(self, skip: Iterable[int]) -> int | None:
-        """The frame that the system wants looked at next; None where it has no wish."""
-        ...
-
-    def close(self) -> None:
-        """Forget everything."""
-        ...
-
-
-class _RerunDesk:
-    """Labels the video anew from everything drawn so far."""
-
-    def __init__(self, clip: Clip, video: Video, system: System, run: Run) -> None:
-        self._clip, self._video, self._system, self._run = clip, video, system, run
-        self._drawn = [clip.known_frames()[0]]
-        self.waits: list[float] = []
-        self.first_changes: list[float] = []
-        self.background = 0.0
-
-    def update(self, frame: int | None) -> list[FrameResult]:
-        """See ``_Desk``."""
-        self._drawn += [] if frame is None else [frame]
-        started = time.perf_counter()
-        results = list(self._system.propagate(self._clip, self._video, self._clip.seeds(self._drawn), self._run))
-        self.waits.append(time.perf_counter() - started)
-        return results
-
-    def accept(self, frame: int) -> None:
-        """See ``_Desk``."""
-
-    def suggest(self, skip: Iterable[int]) -> int | None:
-        """See ``_Desk``."""
-        del skip
-        return None
-
-    def close(self) -> None:
-        """See ``_Desk``."""
-
-
-class _SessionDesk:
-    """Corrects one label session."""
-
-    def __init__(self, clip: Clip, video: Video, recipe: str, run: Run) -> None:
-        self._clip, self._video, self._recipe, self._run = clip, video, recipe, run
-        self._session: LabelSession | None = None
-        self.waits: list[float] = []
-        self.first_changes: list[float] = []
-        self.background = 0.0
-
-    def update(self, frame: int | None) -> list[FrameResult]:
-        """See ``_Desk``."""
-        if self._session is None:
-            return self._open()
-        assert frame is not None
-        started = time.perf_counter()
-        first: float | None = None
-        touched = set()
-        for change in self._session.correct(self._clip.seeds([frame])):
-            touched.add(change.frame)
-            if first is None and change.frame != frame:
-                first = time.perf_counter() - started
-        self.waits.append(time.perf_counter() - started)
-        self.first_changes += [] if first is None else [first]
-        self._work_in_background(self._session.prepare)
-        return self._results(touched)
-
-    def _open(self) -> list[FrameResult]:
-        from micromodels.labeling import TrainSettings, train
-        from micromodels.session import LabelSession
-
-        started = time.perf_counter()
-        seeds = self._clip.seeds(self._clip.known_frames()[:1])
-        model = train(self._video, seeds, TrainSettings(recipe=self._recipe), run=self._run)
-        results = list(model.propagate(self._video, seeds, run=self._run))
-        self.waits.append(time.perf_counter() - started)
-        labels = [label for result in results for label in result.all()]
-        self._session = LabelSession(self._video, model, labels, run=self._run)
-        self._work_in_background(self._session.prepare)
-        return results
-
-    def _work_in_background(self, work: Callable[[], object]) -> None:
-        started = time.perf_counter()
-        work()
-        self.background += time.perf_counter() - started
-
-    def _results(self, frames: set[int]) -> list[FrameResult]:
-        labels = (label for label in self._opened.labels.values() if label.frame in frames)
-        return [FrameResult(frame, tuple(objects), tuple(classes)) for frame, objects, classes in by_frame(labels)]
-
-    @property
-    def _opened(self) -> LabelSession:
-        assert self._session is not None, "update(None) comes first"
-        return self._session
-
-    def accept(self, frame: int) -> None:
-        """See ``_Desk``."""
-        self._opened.settle([key for key in self._opened.labels if key.frame == frame])
-
-    def suggest(self, skip: Iterable[int]) -> int | None:
-        """See ``_Desk``."""
-        found = self._opened.suggest(1, skip)
-        return found[0].frame if found else None
-
-    def close(self) -> None:
-        """See ``_Desk``."""
-        if self._session is not None:
-            self._session.close()
-
-
-def run_economy(clip: Clip, video: Video, system: System, strategy: Strategy, cache_dir: Path) -> Outcome:
+def run_economy(
+    clip: Clip,
+    video: Video,
+    system: System,
+    strategy: Strategy,
+    first: FirstLabels,
+    service: Callable[[Clip], Desk] | None = None,
+) -> Outcome:
     """Plays the loop on one clip; the row's system is named ``SYSTEM+STRATEGY``.
 
     Args:
@@ -207,19 +84,22 @@ def run_economy(clip: Clip, video: Video, system: System, strategy: Strategy, ca
         video: the clip's source, open.
         system: what labels.
         strategy: what picks the next frame.
-        cache_dir: kept over the rounds; the caller removes it.
+        first: what the library's micro-models made of frame 0; kept for the next strategy.
+        service: in place of the library's own session, a desk on a server.
 
     Raises:
         MicromodelsError: whatever the system raises.
     """
     watch = Watch()
-    run = Run(cache_dir=cache_dir, on_event=watch.on_event)
-    desk: _Desk
-    if system.session_recipe:
-        desk = _SessionDesk(clip, video, system.session_recipe, run)
+    run = Run(cache_dir=first.cache_dir(clip), on_event=watch.on_event)
+    desk: Desk
+    if service is not None and system.session_recipe:
+        desk = service(clip)
+    elif system.session_recipe:
+        desk = SessionDesk(clip, video, first.of(clip, video, system.session_recipe, run), run)
     else:
-        desk = _RerunDesk(clip, video, system, run)
-    opened: AbstractContextManager[_Desk] = closing(desk)
+        desk = RerunDesk(clip, video, system, run)
+    opened: AbstractContextManager[Desk] = closing(desk)
     with opened:
         game = _Game(clip, desk, strategy)
         game.play()
@@ -232,8 +112,8 @@ def run_economy(clip: Clip, video: Video, system: System, strategy: Strategy, ca
         1,
         tuple(game.drawn),
         len(known),
-        scores=_scores(game.curve, desk, len(known), DRAW_SECONDS[clip.kind], game.looks),
-        seconds={**watch.seconds, "total": sum(desk.waits)},
+        scores=_scores(game.curve, desk.times, len(known), DRAW_SECONDS[clip.kind], game.looks),
+        seconds={**watch.seconds, "total": sum(desk.times.waits)},
         peak_memory_mib=round(peak_memory_mib(), 1),
         curve=tuple((round(a, 5), round(b, 5)) for a, b in game.curve),
         notes=tuple(watch.notes),
@@ -244,7 +124,7 @@ def run_economy(clip: Clip, video: Video, system: System, strategy: Strategy, ca
 class _Game:
     """The reviewer and the system, round by round."""
 
-    def __init__(self, clip: Clip, desk: _Desk, strategy: Strategy) -> None:
+    def __init__(self, clip: Clip, desk: Desk, strategy: Strategy) -> None:
         self._clip, self._desk, self._strategy = clip, desk, strategy
         self._known = clip.known_frames()
         self._frames: dict[int, _Frame] = {}
@@ -339,7 +219,7 @@ _ORDERS: Mapping[Strategy, Callable[[Sequence[_Frame], Sequence[int]], list[int]
 
 
 def _scores(
-    curve: Sequence[tuple[float, float]], desk: _Desk, frame_count: int, draw_seconds: float, looks: int
+    curve: Sequence[tuple[float, float]], times: Times, frame_count: int, draw_seconds: float, looks: int
 ) -> dict[str, float]:
     """Where 97 % and 100 % were never reached, everything that is still wrong counts as drawn."""
     out: dict[str, float] = {}
@@ -351,14 +231,16 @@ def _scores(
         share, accepted = curve[last]
         out[f"touched_{name}"] = share if reached else share + (1 - share) * (1 - accepted)
         if name == "97":
-            wait = sum(desk.waits[: last + 1])
+            # What takes longer in the background than drawing a frame makes the reviewer wait after all.
+            late = [max(0.0, seconds - draw_seconds) for seconds in times.background[:last]]
+            wait = sum(times.waits[: last + 1]) + sum(late)
     manual = frame_count * draw_seconds
     assisted = out["touched_97"] * manual + frame_count * LOOK_SECONDS + wait
     out |= {"seconds_manual": manual, "seconds_assisted": assisted, "speed_up": manual / assisted, "wait": wait}
-    out |= {"looks": looks / frame_count, "background": desk.background}
-    if desk.waits[1:]:
-        out["correction_seconds"] = float(np.median(desk.waits[1:]))
-        out["slowest_correction_seconds"] = max(desk.waits[1:])
-    if desk.first_changes:
-        out["first_change_seconds"] = float(np.median(desk.first_changes))
+    out |= {"looks": looks / frame_count, "background": sum(times.background)}
+    if times.waits[1:]:
+        out["correction_seconds"] = float(np.median(times.waits[1:]))
+        out["slowest_correction_seconds"] = max(times.waits[1:])
+    if times.first_changes:
+        out["first_change_seconds"] = float(np.median(times.first_changes))
     return out

@@ -25,6 +25,7 @@ from typing import Any
 
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.evaluation.datasets import Clip
+from micromodels.evaluation.desks import Desk, FirstLabels
 from micromodels.evaluation.economy import Strategy, run_economy
 from micromodels.evaluation.peers import System
 from micromodels.evaluation.pictures import draw_worst
@@ -332,6 +333,7 @@ def run_jobs(
     out: Path | None,
     pictures: Path | None,
     tell: Callable[[Row, int, float], None],
+    service: Callable[[Clip], Desk] | None = None,
 ) -> None:
     """Makes the rows one after another; a system that raises gets a row that says so and the rest goes on.
 
@@ -341,6 +343,7 @@ def run_jobs(
         out: file to keep up to date.
         pictures: folder for pictures of the worst frames of the default, or of every system where it is not run.
         tell: called with every row that was made, how many jobs are left, and an estimate of their seconds.
+        service: of protocol F, a desk on a server in place of a label session in this process.
 
     Raises:
         KeyboardInterrupt: passed on; rows that were finished are in the file.
@@ -350,18 +353,19 @@ def run_jobs(
     remaining = Remaining(bench.rows)
     draws_all = all(job.system.name != "default" for job in jobs)
     made = 0
-    for _, members in groupby(left, key=lambda job: job.group):
-        with tempfile.TemporaryDirectory(prefix="micromodels-bench-") as folder:
-            models = SharedModels()
-            for job in members:
-                drawn = pictures if draws_all or job.system.name == "default" else None
-                row = replace(_run(job, Path(folder), models, drawn), commit=bench.commit)
-                bench.rows.append(row)
-                remaining.learn(row)
-                made += 1
-                tell(row, len(left) - made, remaining.seconds(left[made:]))
-                if out:
-                    bench.write(out)
+    with FirstLabels() as first:
+        for _, members in groupby(left, key=lambda job: job.group):
+            with tempfile.TemporaryDirectory(prefix="micromodels-bench-") as folder:
+                models = SharedModels()
+                for job in members:
+                    drawn = pictures if draws_all or job.system.name == "default" else None
+                    row = replace(_run(job, Path(folder), models, drawn, first, service), commit=bench.commit)
+                    bench.rows.append(row)
+                    remaining.learn(row)
+                    made += 1
+                    tell(row, len(left) - made, remaining.seconds(left[made:]))
+                    if out:
+                        bench.write(out)
     bench.complete = True
     if out:
         bench.write(out)
@@ -383,14 +387,21 @@ def _runs(job: Job, skipped: list[dict[str, str]]) -> bool:
     return False
 
 
-def _run(job: Job, folder: Path, models: SharedModels, pictures: Path | None) -> Row:
+def _run(
+    job: Job,
+    folder: Path,
+    models: SharedModels,
+    pictures: Path | None,
+    first: FirstLabels,
+    service: Callable[[Clip], Desk] | None,
+) -> Row:
     clip, system = job.clip, job.system
     cache = folder / (system.recipe or system.name)  # features that another system cached would make this one quicker
     cache.mkdir(exist_ok=True)
     try:
         with open_video(clip.source) as video:
             if job.strategy is not None:
-                return run_economy(clip, video, system, job.strategy, cache).row
+                return run_economy(clip, video, system, job.strategy, first, service).row
             keep = pictures is not None
             outcome = run_protocol(job.protocol, clip, video, system, job.k, cache, keep_results=keep, models=models)
             if pictures is not None:

@@ -9,6 +9,7 @@ import pytest
 
 from micromodels import dense, features, labeling
 from micromodels.evaluation.datasets import load_clips
+from micromodels.evaluation.desks import FirstLabels
 from micromodels.evaluation.economy import Strategy, run_economy
 from micromodels.evaluation.peers import PEERS
 from micromodels.session import LabelSession
@@ -41,8 +42,8 @@ def test_the_library_is_corrected_in_a_session(
     monkeypatch.setattr(LabelSession, "correct", watched_correct)
     monkeypatch.setattr(LabelSession, "settle", watched_settle)
     (clip,) = load_clips(small_data, ["davis2016"])
-    with open_video(clip.source) as video:
-        row = run_economy(clip, video, PEERS["default"], strategy, small_data).row
+    with open_video(clip.source) as video, FirstLabels() as first:
+        row = run_economy(clip, video, PEERS["default"], strategy, first).row
     assert list(row.seed_frames) == [0, *corrected]
     assert not set(settled) & set(corrected)
     assert row.scores["looks"] * row.frame_count == pytest.approx(len(corrected) + len(settled))

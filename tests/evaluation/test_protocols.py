@@ -13,6 +13,7 @@ import pytest
 from micromodels.errors import InvalidInput, TrainingError
 from micromodels.evaluation import protocols
 from micromodels.evaluation.datasets import Clip, load_clips
+from micromodels.evaluation.desks import FirstLabels
 from micromodels.evaluation.economy import Strategy, run_economy
 from micromodels.evaluation.peers import PEERS, System
 from micromodels.evaluation.protocols import Outcome, Protocol, Row, SharedModels, run_protocol
@@ -250,8 +251,8 @@ def test_a_failure_is_left_out_of_the_means_and_named(small_data: Path) -> None:
 
 def economy(root: Path, set_name: str, system: System, strategy: Strategy) -> Row:
     (clip,) = load_clips(root, [set_name])
-    with open_video(clip.source) as video:
-        return run_economy(clip, video, system, strategy, root).row
+    with open_video(clip.source) as video, FirstLabels() as first:
+        return run_economy(clip, video, system, strategy, first).row
 
 
 def test_the_truth_needs_one_frame(small_data: Path) -> None:

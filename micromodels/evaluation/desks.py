@@ -1,0 +1,198 @@
+"""Who labels while a simulated reviewer corrects (protocol F): a system run anew, a label session, or a server.
+
+A *desk* is one system at work on one clip. The micro-model of frame 0 and its labels are the same for every strategy:
+they are made once per clip and recipe (``FirstLabels``), and their time counts in full each time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from micromodels.changes import by_frame
+from micromodels.evaluation.datasets import Clip
+from micromodels.evaluation.peers import System, train_recipe
+from micromodels.events import Run
+from micromodels.types import FrameResult
+
+if TYPE_CHECKING:
+    from micromodels.labeling import MicroModel
+    from micromodels.session import LabelSession
+    from micromodels.video import Video
+
+__all__ = ["Desk", "FirstLabels", "RerunDesk", "SessionDesk", "Times"]
+
+
+@dataclass
+class Times:
+    """Seconds that a reviewer waited, and did not.
+
+    Attributes:
+        waits: of each update, the first labelling included.
+        first_changes: from each correction to the first label that changed by it, where one did.
+        background: after each update, while nobody waited.
+    """
+
+    waits: list[float] = field(default_factory=list)
+    first_changes: list[float] = field(default_factory=list)
+    background: list[float] = field(default_factory=list)
+
+
+class Desk(Protocol):
+    """A system at work on one clip."""
+
+    times: Times
+
+    def update(self, frame: int | None) -> list[FrameResult]:
+        """Draw the truth on a frame (None: on none, at the start); returns the frames whose labels are others now."""
+        ...
+
+    def accept(self, frame: int) -> None:
+        """The reviewer looked at a frame and found it right."""
+        ...
+
+    def suggest(self, skip: Iterable[int]) -> int | None:
+        """The frame that the system wants looked at next; None where it has no wish."""
+        ...
+
+    def close(self) -> None:
+        """Forget everything."""
+        ...
+
+
+class RerunDesk:
+    """Labels the video anew from everything drawn so far."""
+
+    def __init__(self, clip: Clip, video: Video, system: System, run: Run) -> None:
+        self._clip, self._video, self._system, self._run = clip, video, system, run
+        self._drawn = [clip.known_frames()[0]]
+        self.times = Times()
+
+    def update(self, frame: int | None) -> list[FrameResult]:
+        """See ``Desk``."""
+        self._drawn += [] if frame is None else [frame]
+        started = time.perf_counter()
+        results = list(self._system.propagate(self._clip, self._video, self._clip.seeds(self._drawn), self._run))
+        self.times.waits.append(time.perf_counter() - started)
+        return results
+
+    def accept(self, frame: int) -> None:
+        """See ``Desk``."""
+
+    def suggest(self, skip: Iterable[int]) -> int | None:
+        """See ``Desk``."""
+        del skip
+        return None
+
+    def close(self) -> None:
+        """See ``Desk``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    model: MicroModel
+    results: list[FrameResult]
+    seconds: float
+
+
+class FirstLabels:
+    """The labels that a recipe makes of frame 0, of the clip that was asked for last; a context manager.
+
+    The features of that clip are kept too, in a folder that goes with the next clip.
+    """
+
+    def __init__(self) -> None:
+        self._clip: Clip | None = None
+        self._folder: TemporaryDirectory[str] | None = None
+        self._made: dict[str, _First] = {}
+
+    def __enter__(self) -> FirstLabels:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the folder."""
+        self._made.clear()
+        self._clip = None
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def cache_dir(self, clip: Clip) -> Path:
+        """The folder of a clip; what was kept of another one goes."""
+        if self._folder is None or self._clip != clip:
+            self.__exit__(None, None, None)
+            self._clip, self._folder = clip, TemporaryDirectory(prefix="micromodels-bench-")
+        return Path(self._folder.name)
+
+    def of(self, clip: Clip, video: Video, recipe: str, run: Run) -> _First:
+        """The micro-model of frame 0, the labels that it makes, and the seconds that both took.
+
+        Args:
+            clip: the truth.
+            video: the clip's source, open.
+            recipe: of the micro-model.
+            run: its ``cache_dir`` is that of the clip.
+        """
+        self.cache_dir(clip)
+        if recipe not in self._made:
+            started = time.perf_counter()
+            seeds = clip.seeds(clip.known_frames()[:1])
+            model = train_recipe(recipe, video, seeds, run)
+            results = list(model.propagate(video, seeds, run=run))
+            self._made[recipe] = _First(model, results, time.perf_counter() - started)
+        return self._made[recipe]
+
+
+class SessionDesk:
+    """Corrects one label session of the library."""
+
+    def __init__(self, clip: Clip, video: Video, first: _First, run: Run) -> None:
+        from micromodels.session import LabelSession
+
+        self._clip, self._first = clip, first
+        labels = [label for result in first.results for label in result.all()]
+        self._session: LabelSession = LabelSession(video, first.model, labels, run=run)
+        self.times = Times()
+
+    def update(self, frame: int | None) -> list[FrameResult]:
+        """See ``Desk``."""
+        if frame is None:
+            self.times.waits.append(self._first.seconds)
+            self._work_in_background(self._session.prepare)
+            return self._first.results
+        started = time.perf_counter()
+        first: float | None = None
+        touched = set()
+        for change in self._session.correct(self._clip.seeds([frame])):
+            touched.add(change.frame)
+            if first is None and change.frame != frame:
+                first = time.perf_counter() - started
+        self.times.waits.append(time.perf_counter() - started)
+        self.times.first_changes += [] if first is None else [first]
+        self._work_in_background(self._session.prepare)
+        labels = (label for label in self._session.labels.values() if label.frame in touched)
+        return [FrameResult(index, tuple(objects), tuple(classes)) for index, objects, classes in by_frame(labels)]
+
+    def _work_in_background(self, work: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        work()
+        self.times.background.append(time.perf_counter() - started)
+
+    def accept(self, frame: int) -> None:
+        """See ``Desk``."""
+        self._session.settle([key for key in self._session.labels if key.frame == frame])
+
+    def suggest(self, skip: Iterable[int]) -> int | None:
+        """See ``Desk``."""
+        found = self._session.suggest(1, skip)
+        return found[0].frame if found else None
+
+    def close(self) -> None:
+        """See ``Desk``."""
+        self._session.close()
