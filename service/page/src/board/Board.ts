@@ -37,6 +37,8 @@ export class Board {
   private readonly cursor: Line;
   private readonly preview: Line;
   private fitted = true;
+  private held = false;
+  private stale = false;
   private panning: { pointer: Point; stage: Point } | null = null;
   private points: number[] = [];
   private corner: Point | null = null;
@@ -124,8 +126,24 @@ export class Board {
 
   /** Draw the labels of the frame that is shown; they can be clicked when this returns. */
   draw(): void {
+    if (this.held) {
+      this.stale = true;
+      return;
+    }
     this.arrange();
     this.labelLayer.draw();
+  }
+
+  /** While a shape or a handle is held nothing is made anew: news of other labels would tear it out of the hand. */
+  private hold(): void {
+    this.held = true;
+    const release = (): void => {
+      this.held = false;
+      if (this.stale) this.draw();
+      this.stale = false;
+    };
+    // After the end of the drag, which comes with the same event.
+    addEventListener("pointerup", () => setTimeout(release), { once: true });
   }
 
   private arrange(): void {
@@ -273,6 +291,7 @@ export class Board {
       this.panning = { pointer, stage: this.stage.position() };
       return;
     }
+    if (tool === "select" && event.button === 0 && target.draggable()) this.hold();
     if (event.button !== 0 && !(event.button === 2 && tool === "brush")) return;
     this.session.player.pause();
     this.putDown(this.at(), event.button === 2);

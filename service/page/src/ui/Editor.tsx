@@ -2,6 +2,7 @@ import { flushSync } from "preact/compat";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { Board } from "../board/Board";
+import { may } from "../model/caller";
 import type { Session } from "../model/session";
 import { opacity, outlineOnly } from "../model/settings";
 import { Classes } from "./Classes";
@@ -138,7 +139,7 @@ function Hint({ session }: { session: Session }) {
           ? "Paint. A stroke that closes a ring fills it. [ and ] change the size"
           : tool === "eraser"
             ? "Paint over what does not belong"
-            : empty && !session.loading.value
+            : empty && !session.loading.value && may("work", session.project.value.name)
               ? "Draw the object on this frame: B box, P polygon, M mask"
               : "";
   return words ? <p class="hint-line">{words}</p> : null;

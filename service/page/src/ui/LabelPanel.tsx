@@ -189,7 +189,7 @@ function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
   session.labels.version.value;
   const anchors = new Set(session.rows().flatMap((row) => row.anchors()));
   const { training } = session;
-  if (training.running || session.loading.value) return null;
+  if (training.running || session.loading.value || !may("work", session.project.value.name)) return null;
   const suggestion = session.reviewing.suggestions.value[0];
   if (suggestion)
     return (
