@@ -109,7 +109,7 @@ def main(
         elif resume:
             bench.resume(_named(out))
         if growth:
-            _grow(bench, asked, console)
+            _grow(bench, asked, out, console)
         elif not merge:
             jobs = quick_jobs(data_root()) if quick else _jobs(asked)
             run_jobs(bench, jobs, out=out, pictures=pictures, tell=_teller(console), service=_desk(service))
@@ -158,7 +158,7 @@ def _jobs(asked: Mapping[str, str]) -> list[Job]:
     return part_of(jobs, int(part), int(parts))
 
 
-def _grow(bench: Benchmark, asked: Mapping[str, str], console: Console) -> None:
+def _grow(bench: Benchmark, asked: Mapping[str, str], out: Path | None, console: Console) -> None:
     """Measures growth on the first of the clips that are asked for."""
     numbers = [[int(number) for number in _listed(asked[name])] for name in ("lengths", "objects")]
     clips = load_clips(data_root(), _listed(asked["sets"]) or ["davis2016"], _listed(asked["sequences"]))
@@ -166,8 +166,10 @@ def _grow(bench: Benchmark, asked: Mapping[str, str], console: Console) -> None:
     def tell(kind: str, point: Mapping[str, Any]) -> None:
         said = "  ".join(f"{name} {value}" for name, value in point.items())
         console.print(f"growth, {kind}: {said}", highlight=False)
+        if out:
+            bench.write(out)
 
-    bench.growth = measure_growth(clips[0], numbers[0], numbers[1], tell)
+    measure_growth(clips[0], numbers[0], numbers[1], tell, bench.growth)
     bench.complete = True
 
 

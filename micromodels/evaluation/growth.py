@@ -50,7 +50,9 @@ Image = npt.NDArray[np.uint8]
 Tell = Callable[[str, Mapping[str, Any]], None]
 
 
-def measure_growth(clip: Clip, lengths: Sequence[int], objects: Sequence[int], tell: Tell) -> dict[str, Any]:
+def measure_growth(
+    clip: Clip, lengths: Sequence[int], objects: Sequence[int], tell: Tell, found: dict[str, Any]
+) -> None:
     """Measures all three.
 
     Args:
@@ -58,18 +60,19 @@ def measure_growth(clip: Clip, lengths: Sequence[int], objects: Sequence[int], t
         lengths: numbers of frames, ascending.
         objects: numbers of objects.
         tell: called with the name and the numbers of each measurement when it is there.
+        found: gets ``clip``, ``limit``, ``objects`` and ``lengths``, each measurement when it is there.
 
     Raises:
         TrainingError: a measurement failed; its last words.
     """
-    found: dict[str, Any] = {"clip": f"{clip.set_name}/{clip.name}", "lengths": [], "objects": []}
+    found.update({"clip": f"{clip.set_name}/{clip.name}", "lengths": [], "objects": []})
 
     def note(kind: str, point: dict[str, Any]) -> None:
-        tell(kind, point)
         if kind == "limit":
             found[kind] = point
         else:
             found[kind].append(point)
+        tell(kind, point)
 
     with tempfile.TemporaryDirectory(prefix="micromodels-growth-") as work:
         folder = Path(work)
@@ -83,7 +86,6 @@ def measure_growth(clip: Clip, lengths: Sequence[int], objects: Sequence[int], t
                 note("objects", _objects(crowd, size, count, kind, folder))
         for frame_count in lengths:
             note("lengths", _length(clip, pictures, frame_count, folder))
-    return found
 
 
 def _length(clip: Clip, pictures: Sequence[Image], frame_count: int, folder: Path) -> dict[str, Any]:

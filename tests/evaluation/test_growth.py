@@ -71,7 +71,8 @@ def test_growth_measures_lengths_objects_and_the_limit(
     def tell(kind: str, point: Mapping[str, Any]) -> None:
         told.append(kind)
 
-    found = growth.measure_growth(clip, [20, 40], [3], tell)
+    found: dict[str, Any] = {}
+    growth.measure_growth(clip, [20, 40], [3], tell, found)
     assert told == ["limit", "objects", "objects", "lengths", "lengths"]
     assert [point["frames"] for point in found["lengths"]] == [20, 40]
     assert done == [
