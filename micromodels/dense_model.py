@@ -118,10 +118,14 @@ class DenseModel:
 
     def save(self, folder: Path) -> None:
         """See ``micromodels.labeling.MicroModel.save``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(head_tensors(self._head, self._classifier), str(folder / WEIGHTS_FILE))
+        self.save_weights(folder)
         if self._head is not None:
             _export(self._head, folder / GRAPH_FILE)
+
+    def save_weights(self, folder: Path) -> None:
+        """Save what ``load`` reads, without the graph for other programs, which takes long to write."""
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(head_tensors(self._head, self._classifier), str(folder / WEIGHTS_FILE))
         self.manifest.save(folder)
 
 

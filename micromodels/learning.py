@@ -17,12 +17,13 @@ from micromodels.errors import FailedPrecondition
 from micromodels.events import Event, Run, StopRequest
 from micromodels.features import EncodedVideo
 from micromodels.heads import DenseHead, FrameClassifier
+from micromodels.labeling import MicroModel
 from micromodels.retraining import Snapshot
 from micromodels.seeds import SeedSet, TrackSpec
 from micromodels.types import HUMAN, AnyLabel, FrameLabel, Label, Ontology, ShapeKind, State, shape_box, shape_kind
 from micromodels.warm_start import Rehearsal, Replay, check_stop, grow_head, warm_start
 
-__all__ = ["Learner", "Lesson", "SessionSettings", "Studying"]
+__all__ = ["Learner", "Lesson", "SessionSettings", "Studying", "that_learns"]
 
 MAX_HISTORY = 24
 """Earlier models kept for comparison, of about a megabyte each."""
@@ -88,6 +89,7 @@ class Learner:
         device: where the head is.
         ontology: for whether mirrored objects are still such; None: they are.
         run: events and stopping.
+        history: what it was before, the oldest first.
     """
 
     def __init__(
@@ -98,12 +100,13 @@ class Learner:
         device: torch.device,
         ontology: Ontology | None,
         run: Run,
+        history: Sequence[Snapshot] = (),
     ) -> None:
         self._video, self._settings, self._device, self._run = video, settings, device, run
         self._flip = ontology is None or all(c.flip for c in ontology.object_classes)
         self._replay = Replay(video, _stride(model), settings.seed)
-        self._corrections = 0
-        self.history: list[Snapshot] = []
+        self._corrections = len(history)
+        self.history: list[Snapshot] = list(history[-MAX_HISTORY:])
         self.model = model
         self.tracks = model.manifest.tracks
         self.typical = list(model.manifest.typical_areas)
@@ -336,6 +339,17 @@ class Studying:
     def _tell(self) -> None:
         while not self._events.empty():
             self._run.on_event(self._events.get())
+
+
+def that_learns(model: MicroModel) -> DenseModel:
+    """A micro-model of a recipe that can go on learning.
+
+    Raises:
+        FailedPrecondition: it is of another one.
+    """
+    if not isinstance(model, DenseModel):
+        raise FailedPrecondition(f"micro-models of recipe {model.manifest.recipe!r} cannot learn from corrections")
+    return model
 
 
 def _frames_to_learn(anchors: Sequence[AnyLabel]) -> list[int]:

@@ -37,6 +37,12 @@ class Snapshot:
     model: DenseModel
     frames: frozenset[int]
 
+    @classmethod
+    def of(cls, model: DenseModel, anchors: Sequence[AnyLabel]) -> Snapshot:
+        """A micro-model by what its manifest says that it has seen, of the frames with human labels of objects."""
+        frames = {label.frame for label in anchors if isinstance(label, Label)}
+        return cls(model, frozenset(frames.intersection(model.manifest.seed_frames)))
+
 
 @dataclass(frozen=True, slots=True)
 class Retrained:
@@ -73,7 +79,7 @@ def retrain(
     Args:
         video: the open video.
         anchors: all human labels.
-        history: earlier models of the session, the oldest first.
+        history: the models that the session had, the oldest first, the one that it has last.
         settings: of the training.
         ontology: classes allowed; None for those of the labels.
         run: device, cache, events, stopping.

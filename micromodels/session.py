@@ -29,9 +29,9 @@ from micromodels.evidence import Boxes, StoredEvidence, StoredFlows, TrackSelect
 from micromodels.features import EncodedVideo, FrameSource
 from micromodels.insight import Insight
 from micromodels.labeling import MicroModel, TrainSettings
-from micromodels.learning import Learner, SessionSettings, Studying
+from micromodels.learning import Learner, SessionSettings, Studying, that_learns
 from micromodels.propagation import PropagationSettings, posteriors
-from micromodels.retraining import Retrained, retrain
+from micromodels.retraining import Retrained, Snapshot, retrain
 from micromodels.seeds import MAX_TRACKS, SeedSet, boxed
 from micromodels.series import no_boxes, visible_boxes
 from micromodels.suggestions import Suggestion
@@ -65,9 +65,11 @@ class LabelSession:
         ontology: classes allowed and their properties; None for those of the labels.
         run: device, cache, events, stopping.
         settings: how it learns.
+        earlier: what ``model`` was before corrections that it learned from in an earlier session, the oldest first;
+            ``retrain`` compares with the one that has not seen the newest of them.
 
     Raises:
-        FailedPrecondition: the micro-model is of a recipe that cannot go on learning.
+        FailedPrecondition: a micro-model is of a recipe that cannot go on learning.
         InvalidInput: labels past the end of the video.
     """
 
@@ -81,9 +83,9 @@ class LabelSession:
         ontology: Ontology | None = None,
         run: Run = Run(),
         settings: SessionSettings = SessionSettings(),
+        earlier: Sequence[MicroModel] = (),
     ) -> None:
-        if not isinstance(model, DenseModel):
-            raise FailedPrecondition(f"micro-models of recipe {model.manifest.recipe!r} cannot learn from corrections")
+        model = that_learns(model)
         self._table, self._settings, self._run, self._ontology = video.table, settings, run, ontology
         self._labels: dict[LabelKey, AnyLabel] = {key_of(label): label for label in labels}
         self._settled = set(settled)
@@ -101,7 +103,8 @@ class LabelSession:
         self._scratch = Path(tempfile.mkdtemp(prefix="session-", dir=cache))
         self._evidence = StoredEvidence(self._encoded, self._scratch / "evidence")
         self._flows = StoredFlows(self._scratch / "flow")
-        self._learner = Learner(self._encoded, model, settings, device, ontology, run)
+        history = [Snapshot.of(that_learns(before), self.anchors()) for before in earlier]
+        self._learner = Learner(self._encoded, model, settings, device, ontology, run, history)
         self._use_head()
         self._insight = Insight(self._table.frame_count)
         for key, label in self._labels.items():
@@ -261,8 +264,9 @@ class LabelSession:
             TrainingError: training failed.
             Cancelled: the user cancelled.
         """
-        run = replace(self._run, cache_dir=self._cache)
-        return retrain(self._encoded.video, self.anchors(), self._learner.history, settings, self._ontology, run)
+        run, anchors = replace(self._run, cache_dir=self._cache), self.anchors()
+        history = [*self._learner.history, Snapshot.of(self.model, anchors)]
+        return retrain(self._encoded.video, anchors, history, settings, self._ontology, run)
 
     def replace_model(self, retrained: Retrained) -> Iterator[LabelChange]:
         """Go on with a retrained micro-model, and label by it everything that is not fixed; a stream of changes."""

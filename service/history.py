@@ -69,6 +69,8 @@ class Act:
     undoes: int = 0
     model_version: str = ""
     comment: str = ""
+    base: int = 0
+    """Of a job: what was written after this revision is not overwritten; 0 not to look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Change:
     """Of a correction: whether what follows from it has been computed."""
     seconds: float = 0.0
     """Of a correction: from its acknowledgement to the last of the recomputed labels."""
+    learned: int = 0
+    """Of a correction: how many corrections its micro-model version has learned from, it among them; 0 for none."""
     comment: str = ""
 
 

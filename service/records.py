@@ -29,6 +29,7 @@ __all__ = [
     "JobState",
     "LabelKey",
     "LabelRecord",
+    "LearnedState",
     "Lease",
     "Member",
     "ModelVersion",
@@ -189,6 +190,11 @@ class LabelRecord:
     locked: bool = False
     """Whether micro-models are kept off this key."""
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether people have accepted or locked what stands here."""
+        return self.label is not None and (self.locked or self.review is ReviewState.ACCEPTED)
+
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
@@ -211,6 +217,7 @@ class JobKind(StrEnum):
     PROPAGATE = "propagate"
     AUTO_LABEL = "auto_label"
     EXPORT = "export"
+    RETRAIN = "retrain"
 
 
 class JobState(StrEnum):
@@ -345,6 +352,20 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class LearnedState:
+    """What a micro-model version has become on a video by learning from corrections."""
+
+    model_version: str
+    """What it began with, as labels name it."""
+    number: int
+    """How many corrections it has learned from since, counted from 1."""
+    revision: int
+    """Revision of the newest of them."""
+    files: tuple[BlobFile, ...]
+    """The saved folder; ``store.learned.materialise`` writes it out."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewEvent:
     """An event to append; fields as in ``JobEvent``."""
 
@@ -383,6 +404,8 @@ class Effects:
     """Makes the job's video ready."""
     result: Mapping[str, Any] | None = None
     """Merged into the result so far. Labels add the ``revision`` that they made."""
+    base_revision: int = 0
+    """Keys that somebody wrote after this revision stay as they are; 0 not to look."""
     state: JobState | None = None
     """``RUNNING`` or an end."""
     error: JobError | None = None

@@ -104,6 +104,13 @@ class Settings:
     interactive_idle_seconds: float = 600.0
     """A session that nobody asked anything for this long ends."""
 
+    retrain_corrections: int = 10
+    """So many frames with new hand labels after the last training, a video's micro-model is trained anew when its
+    corrector pauses; the new one takes over if it does better on labels that neither has seen. 0 for never."""
+
+    retrain_idle_seconds: float = 30.0
+    """How long the corrector must have paused for that."""
+
     lease_seconds: float = 30.0
     """A job whose worker shows no sign of life for this long is given to another one."""
 
@@ -140,6 +147,8 @@ class Settings:
             "metrics_port": (0, 65535),
             "interactive_sessions": (1, 64),
             "interactive_idle_seconds": (0.1, 86400),
+            "retrain_corrections": (0, 1_000_000),
+            "retrain_idle_seconds": (0.1, 86400),
             "lease_seconds": (0.2, 3600),
             "outage_seconds": (0, 86400),
             "silence_seconds": (0.2, 86400),

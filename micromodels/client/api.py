@@ -43,6 +43,7 @@ _RESPONSES: dict[labeling_pb2.OperationKind.ValueType, type[Message]] = {
     labeling_pb2.OPERATION_KIND_PROPAGATE: labeling_pb2.PropagateResponse,
     labeling_pb2.OPERATION_KIND_AUTO_LABEL: labeling_pb2.AutoLabelResult,
     labeling_pb2.OPERATION_KIND_EXPORT: labeling_pb2.ExportResponse,
+    labeling_pb2.OPERATION_KIND_RETRAIN: labeling_pb2.RetrainResponse,
 }
 
 
@@ -306,6 +307,33 @@ class Client:
         )
         started = self._connection.call(self.stubs.labeling.Train, request)
         return Operation(self._connection, started.name, micro_model_pb2.MicroModelVersion)
+
+    def retrain(
+        self,
+        video: str,
+        *,
+        micro_model_version: str = "",
+        experiments: int = 1,
+        seed: int = 0,
+        effort: float = 1.0,
+        device: str = "",
+    ) -> Operation[labeling_pb2.RetrainResponse]:
+        """Train anew on the hand labels of a video; the result takes over if it does better on labels it has not seen.
+
+        Args:
+            video: name of the video.
+            micro_model_version: what to compare with; empty for the one trained last on the video.
+            experiments: how many settings to try.
+            seed: of all random numbers.
+            effort: factor on the amount of training, 0.01 to 20.
+            device: ``auto``, ``cpu`` or ``cuda``; empty for the server's setting.
+        """
+        settings = micro_model_pb2.TrainSettings(experiments=experiments, seed=seed, effort=effort, device=device)
+        request = labeling_pb2.RetrainRequest(
+            video=video, micro_model_version=micro_model_version, settings=settings, request_id=_request_id()
+        )
+        started = self._connection.call(self.stubs.labeling.Retrain, request)
+        return Operation(self._connection, started.name, labeling_pb2.RetrainResponse)
 
     def propagate(
         self, video: str, micro_model_version: str, *, frames: range | None = None, device: str = ""

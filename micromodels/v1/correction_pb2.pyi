@@ -288,6 +288,7 @@ class CorrectionSummary(_message.Message):
     CHANGED_FRAME_COUNT_FIELD_NUMBER: _builtins.int
     MICRO_MODEL_VERSION_FIELD_NUMBER: _builtins.int
     LABEL_REVISION_FIELD_NUMBER: _builtins.int
+    LEARNED_COUNT_FIELD_NUMBER: _builtins.int
     duration_seconds: _builtins.float
     """Seconds from the acknowledgement to the last stored difference."""
     changed_count: _builtins.int
@@ -298,6 +299,10 @@ class CorrectionSummary(_message.Message):
     """What computed; empty where there is no micro-model, and nothing was computed."""
     label_revision: _builtins.int
     """The revision of the video's labels at the end."""
+    learned_count: _builtins.int
+    """How many corrections `micro_model_version` has learned from on this video, this one among them. What it has learned
+    is kept: it goes on from there after a pause, and after a restart of the server. 0 where nothing was learned.
+    """
     def __init__(
         self,
         *,
@@ -306,10 +311,11 @@ class CorrectionSummary(_message.Message):
         changed_frame_count: _builtins.int = ...,
         micro_model_version: _builtins.str = ...,
         label_revision: _builtins.int = ...,
+        learned_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "changed_frame_count", b"changed_frame_count", "duration_seconds", b"duration_seconds", "label_revision", b"label_revision", "micro_model_version", b"micro_model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "changed_frame_count", b"changed_frame_count", "duration_seconds", b"duration_seconds", "label_revision", b"label_revision", "learned_count", b"learned_count", "micro_model_version", b"micro_model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

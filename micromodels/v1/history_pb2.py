@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from micromodels.v1 import label_pb2 as micromodels_dot_v1_dot_label__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmicromodels/v1/history.proto\x12\x0emicromodels.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amicromodels/v1/label.proto\"\x82\x03\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x15\n\rlast_revision\x18\x02 \x01(\x03\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.micromodels.v1.ChangeKind\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12/\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blabel_count\x18\x06 \x01(\x03\x12\x11\n\toperation\x18\x07 \x01(\t\x12\x43\n\x13micro_model_version\x18\x08 \x01(\tB&\xfa\x41#\n!micromodels.dev/MicroModelVersion\x12\x17\n\x0fparent_revision\x18\t \x01(\x03\x12\x17\n\x0fundoes_revision\x18\n \x01(\x03\x12\x1a\n\x12undone_by_revision\x18\x0b \x01(\x03\x12\x18\n\x10\x64uration_seconds\x18\x0c \x01(\x01\x12\x0f\n\x07\x63omment\x18\r \x01(\t\"\xdf\x02\n\x0cLabelVersion\x12$\n\x05label\x18\x01 \x01(\x0b\x32\x15.micromodels.v1.Label\x12%\n\x03key\x18\x02 \x01(\x0b\x32\x18.micromodels.v1.LabelKey\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.micromodels.v1.ChangeKind\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\x12.\n\nwrite_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\toperation\x18\x07 \x01(\t\x12,\n\norigin_key\x18\x08 \x01(\x0b\x32\x18.micromodels.v1.LabelKey\x12\x17\n\x0forigin_revision\x18\t \x01(\x03\x12,\n\x07reviews\x18\n \x03(\x0b\x32\x1b.micromodels.v1.ReviewEvent\"\x8e\x01\n\x0bReviewEvent\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.micromodels.v1.ReviewAction\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12/\n\x0breview_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x9d\x01\n\x17ListLabelHistoryRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12+\n\x03key\x18\x02 \x01(\x0b\x32\x18.micromodels.v1.LabelKeyB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"c\n\x18ListLabelHistoryResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.micromodels.v1.LabelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x12ListChangesRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x13ListChangesResponse\x12\'\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x16.micromodels.v1.Change\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x11UndoChangeRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"T\n\x12UndoChangeResponse\x12&\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x16.micromodels.v1.Change\x12\x16\n\x0elabel_revision\x18\x02 \x01(\x03*\xbb\x02\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_WRITE\x10\x01\x12\x17\n\x13\x43HANGE_KIND_CORRECT\x10\x02\x12\x19\n\x15\x43HANGE_KIND_RECOMPUTE\x10\x03\x12\x19\n\x15\x43HANGE_KIND_PROPAGATE\x10\x04\x12\x14\n\x10\x43HANGE_KIND_SWAP\x10\x05\x12\x15\n\x11\x43HANGE_KIND_SPLIT\x10\x06\x12\x15\n\x11\x43HANGE_KIND_MERGE\x10\x07\x12\x1c\n\x18\x43HANGE_KIND_DELETE_TRACK\x10\x08\x12\x16\n\x12\x43HANGE_KIND_REVIEW\x10\t\x12\x1a\n\x16\x43HANGE_KIND_ADJUDICATE\x10\n\x12\x14\n\x10\x43HANGE_KIND_UNDO\x10\x0b*\xc4\x01\n\x0cReviewAction\x12\x1d\n\x19REVIEW_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14REVIEW_ACTION_ACCEPT\x10\x01\x12\x18\n\x14REVIEW_ACTION_REJECT\x10\x02\x12\x17\n\x13REVIEW_ACTION_RESET\x10\x03\x12\x16\n\x12REVIEW_ACTION_LOCK\x10\x04\x12\x18\n\x14REVIEW_ACTION_UNLOCK\x10\x05\x12\x16\n\x12REVIEW_ACTION_UNDO\x10\x06\x32\xa4\x02\n\x0eHistoryService\x12\x65\n\x10ListLabelHistory\x12\'.micromodels.v1.ListLabelHistoryRequest\x1a(.micromodels.v1.ListLabelHistoryResponse\x12V\n\x0bListChanges\x12\".micromodels.v1.ListChangesRequest\x1a#.micromodels.v1.ListChangesResponse\x12S\n\nUndoChange\x12!.micromodels.v1.UndoChangeRequest\x1a\".micromodels.v1.UndoChangeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmicromodels/v1/history.proto\x12\x0emicromodels.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amicromodels/v1/label.proto\"\x99\x03\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x15\n\rlast_revision\x18\x02 \x01(\x03\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.micromodels.v1.ChangeKind\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12/\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blabel_count\x18\x06 \x01(\x03\x12\x11\n\toperation\x18\x07 \x01(\t\x12\x43\n\x13micro_model_version\x18\x08 \x01(\tB&\xfa\x41#\n!micromodels.dev/MicroModelVersion\x12\x17\n\x0fparent_revision\x18\t \x01(\x03\x12\x17\n\x0fundoes_revision\x18\n \x01(\x03\x12\x1a\n\x12undone_by_revision\x18\x0b \x01(\x03\x12\x18\n\x10\x64uration_seconds\x18\x0c \x01(\x01\x12\x0f\n\x07\x63omment\x18\r \x01(\t\x12\x15\n\rlearned_count\x18\x0e \x01(\x03\"\xdf\x02\n\x0cLabelVersion\x12$\n\x05label\x18\x01 \x01(\x0b\x32\x15.micromodels.v1.Label\x12%\n\x03key\x18\x02 \x01(\x0b\x32\x18.micromodels.v1.LabelKey\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.micromodels.v1.ChangeKind\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\x12.\n\nwrite_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\toperation\x18\x07 \x01(\t\x12,\n\norigin_key\x18\x08 \x01(\x0b\x32\x18.micromodels.v1.LabelKey\x12\x17\n\x0forigin_revision\x18\t \x01(\x03\x12,\n\x07reviews\x18\n \x03(\x0b\x32\x1b.micromodels.v1.ReviewEvent\"\x8e\x01\n\x0bReviewEvent\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.micromodels.v1.ReviewAction\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12/\n\x0breview_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x9d\x01\n\x17ListLabelHistoryRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12+\n\x03key\x18\x02 \x01(\x0b\x32\x18.micromodels.v1.LabelKeyB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"c\n\x18ListLabelHistoryResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.micromodels.v1.LabelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x12ListChangesRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x13ListChangesResponse\x12\'\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x16.micromodels.v1.Change\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x11UndoChangeRequest\x12.\n\x06parent\x18\x01 \x01(\tB\x1e\xe2\x41\x01\x02\xfa\x41\x17\n\x15micromodels.dev/Video\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"T\n\x12UndoChangeResponse\x12&\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x16.micromodels.v1.Change\x12\x16\n\x0elabel_revision\x18\x02 \x01(\x03*\xbb\x02\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_WRITE\x10\x01\x12\x17\n\x13\x43HANGE_KIND_CORRECT\x10\x02\x12\x19\n\x15\x43HANGE_KIND_RECOMPUTE\x10\x03\x12\x19\n\x15\x43HANGE_KIND_PROPAGATE\x10\x04\x12\x14\n\x10\x43HANGE_KIND_SWAP\x10\x05\x12\x15\n\x11\x43HANGE_KIND_SPLIT\x10\x06\x12\x15\n\x11\x43HANGE_KIND_MERGE\x10\x07\x12\x1c\n\x18\x43HANGE_KIND_DELETE_TRACK\x10\x08\x12\x16\n\x12\x43HANGE_KIND_REVIEW\x10\t\x12\x1a\n\x16\x43HANGE_KIND_ADJUDICATE\x10\n\x12\x14\n\x10\x43HANGE_KIND_UNDO\x10\x0b*\xc4\x01\n\x0cReviewAction\x12\x1d\n\x19REVIEW_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14REVIEW_ACTION_ACCEPT\x10\x01\x12\x18\n\x14REVIEW_ACTION_REJECT\x10\x02\x12\x17\n\x13REVIEW_ACTION_RESET\x10\x03\x12\x16\n\x12REVIEW_ACTION_LOCK\x10\x04\x12\x18\n\x14REVIEW_ACTION_UNLOCK\x10\x05\x12\x16\n\x12REVIEW_ACTION_UNDO\x10\x06\x32\xa4\x02\n\x0eHistoryService\x12\x65\n\x10ListLabelHistory\x12\'.micromodels.v1.ListLabelHistoryRequest\x1a(.micromodels.v1.ListLabelHistoryResponse\x12V\n\x0bListChanges\x12\".micromodels.v1.ListChangesRequest\x1a#.micromodels.v1.ListChangesResponse\x12S\n\nUndoChange\x12!.micromodels.v1.UndoChangeRequest\x1a\".micromodels.v1.UndoChangeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,28 +47,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNDOCHANGEREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\027\n\025micromodels.dev/Video'
   _globals['_UNDOCHANGEREQUEST'].fields_by_name['revision']._loaded_options = None
   _globals['_UNDOCHANGEREQUEST'].fields_by_name['revision']._serialized_options = b'\342A\001\002'
-  _globals['_CHANGEKIND']._serialized_start=1716
-  _globals['_CHANGEKIND']._serialized_end=2031
-  _globals['_REVIEWACTION']._serialized_start=2034
-  _globals['_REVIEWACTION']._serialized_end=2230
+  _globals['_CHANGEKIND']._serialized_start=1739
+  _globals['_CHANGEKIND']._serialized_end=2054
+  _globals['_REVIEWACTION']._serialized_start=2057
+  _globals['_REVIEWACTION']._serialized_end=2253
   _globals['_CHANGE']._serialized_start=170
-  _globals['_CHANGE']._serialized_end=556
-  _globals['_LABELVERSION']._serialized_start=559
-  _globals['_LABELVERSION']._serialized_end=910
-  _globals['_REVIEWEVENT']._serialized_start=913
-  _globals['_REVIEWEVENT']._serialized_end=1055
-  _globals['_LISTLABELHISTORYREQUEST']._serialized_start=1058
-  _globals['_LISTLABELHISTORYREQUEST']._serialized_end=1215
-  _globals['_LISTLABELHISTORYRESPONSE']._serialized_start=1217
-  _globals['_LISTLABELHISTORYRESPONSE']._serialized_end=1316
-  _globals['_LISTCHANGESREQUEST']._serialized_start=1318
-  _globals['_LISTCHANGESREQUEST']._serialized_end=1425
-  _globals['_LISTCHANGESRESPONSE']._serialized_start=1427
-  _globals['_LISTCHANGESRESPONSE']._serialized_end=1514
-  _globals['_UNDOCHANGEREQUEST']._serialized_start=1516
-  _globals['_UNDOCHANGEREQUEST']._serialized_end=1627
-  _globals['_UNDOCHANGERESPONSE']._serialized_start=1629
-  _globals['_UNDOCHANGERESPONSE']._serialized_end=1713
-  _globals['_HISTORYSERVICE']._serialized_start=2233
-  _globals['_HISTORYSERVICE']._serialized_end=2525
+  _globals['_CHANGE']._serialized_end=579
+  _globals['_LABELVERSION']._serialized_start=582
+  _globals['_LABELVERSION']._serialized_end=933
+  _globals['_REVIEWEVENT']._serialized_start=936
+  _globals['_REVIEWEVENT']._serialized_end=1078
+  _globals['_LISTLABELHISTORYREQUEST']._serialized_start=1081
+  _globals['_LISTLABELHISTORYREQUEST']._serialized_end=1238
+  _globals['_LISTLABELHISTORYRESPONSE']._serialized_start=1240
+  _globals['_LISTLABELHISTORYRESPONSE']._serialized_end=1339
+  _globals['_LISTCHANGESREQUEST']._serialized_start=1341
+  _globals['_LISTCHANGESREQUEST']._serialized_end=1448
+  _globals['_LISTCHANGESRESPONSE']._serialized_start=1450
+  _globals['_LISTCHANGESRESPONSE']._serialized_end=1537
+  _globals['_UNDOCHANGEREQUEST']._serialized_start=1539
+  _globals['_UNDOCHANGEREQUEST']._serialized_end=1650
+  _globals['_UNDOCHANGERESPONSE']._serialized_start=1652
+  _globals['_UNDOCHANGERESPONSE']._serialized_end=1736
+  _globals['_HISTORYSERVICE']._serialized_start=2256
+  _globals['_HISTORYSERVICE']._serialized_end=2548
 # @@protoc_insertion_point(module_scope)

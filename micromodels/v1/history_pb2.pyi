@@ -140,6 +140,7 @@ class Change(_message.Message):
     UNDONE_BY_REVISION_FIELD_NUMBER: _builtins.int
     DURATION_SECONDS_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
+    LEARNED_COUNT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision of the video's labels that it made, and its name in UndoChange."""
     last_revision: _builtins.int
@@ -164,6 +165,10 @@ class Change(_message.Message):
     """Of a correction: seconds from its acknowledgement to the last recomputed label; 0 while they are computed."""
     comment: _builtins.str
     """What the person said with it."""
+    learned_count: _builtins.int
+    """Of a correction: how many corrections `micro_model_version` has learned from on this video, this one among them; it
+    is these that its labels come from. 0 while they are computed, and where nothing was learned.
+    """
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -184,10 +189,11 @@ class Change(_message.Message):
         undone_by_revision: _builtins.int = ...,
         duration_seconds: _builtins.float = ...,
         comment: _builtins.str = ...,
+        learned_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "change_time", b"change_time", "comment", b"comment", "duration_seconds", b"duration_seconds", "kind", b"kind", "label_count", b"label_count", "last_revision", b"last_revision", "micro_model_version", b"micro_model_version", "operation", b"operation", "parent_revision", b"parent_revision", "revision", b"revision", "undoes_revision", b"undoes_revision", "undone_by_revision", b"undone_by_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "change_time", b"change_time", "comment", b"comment", "duration_seconds", b"duration_seconds", "kind", b"kind", "label_count", b"label_count", "last_revision", b"last_revision", "learned_count", b"learned_count", "micro_model_version", b"micro_model_version", "operation", b"operation", "parent_revision", b"parent_revision", "revision", b"revision", "undoes_revision", b"undoes_revision", "undone_by_revision", b"undone_by_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

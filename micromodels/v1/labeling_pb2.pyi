@@ -82,6 +82,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Trains, then labels."""
     OPERATION_KIND_EXPORT: _OperationKind.ValueType  # 5
     """Writes files."""
+    OPERATION_KIND_RETRAIN: _OperationKind.ValueType  # 6
+    """Trains anew, and labels the video if that does better."""
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """The kinds of operation."""
@@ -98,6 +100,8 @@ OPERATION_KIND_AUTO_LABEL: OperationKind.ValueType  # 4
 """Trains, then labels."""
 OPERATION_KIND_EXPORT: OperationKind.ValueType  # 5
 """Writes files."""
+OPERATION_KIND_RETRAIN: OperationKind.ValueType  # 6
+"""Trains anew, and labels the video if that does better."""
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 
 class _OperationState:
@@ -247,6 +251,96 @@ class PropagateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PropagateResponse: _TypeAlias = PropagateResponse  # noqa: Y015
+
+@_typing.final
+class RetrainRequest(_message.Message):
+    """Request of Retrain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_FIELD_NUMBER: _builtins.int
+    MICRO_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    video: _builtins.str
+    """`projects/{project}/videos/{video}`."""
+    micro_model_version: _builtins.str
+    """`projects/{project}/microModels/{micro_model}/versions/{version}`: what to compare with, and what gets a new version
+    if that does better. Empty: the version that was trained last on the video.
+    """
+    request_id: _builtins.str
+    """Makes the call safe to repeat; see CreateProjectRequest."""
+    @_builtins.property
+    def settings(self) -> _micro_model_pb2.TrainSettings:
+        """How to train; the recipe is that of the micro-model."""
+
+    def __init__(
+        self,
+        *,
+        video: _builtins.str = ...,
+        micro_model_version: _builtins.str = ...,
+        settings: _micro_model_pb2.TrainSettings | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["micro_model_version", b"micro_model_version", "request_id", b"request_id", "settings", b"settings", "video", b"video"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrainRequest: _TypeAlias = RetrainRequest  # noqa: Y015
+
+@_typing.final
+class RetrainResponse(_message.Message):
+    """Response of the operation that Retrain starts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLACED_FIELD_NUMBER: _builtins.int
+    MICRO_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    COMPARED_VERSION_FIELD_NUMBER: _builtins.int
+    SCORE_BEFORE_FIELD_NUMBER: _builtins.int
+    SCORE_AFTER_FIELD_NUMBER: _builtins.int
+    UNSEEN_FRAMES_FIELD_NUMBER: _builtins.int
+    CHANGED_FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    LABEL_REVISION_FIELD_NUMBER: _builtins.int
+    replaced: _builtins.bool
+    """Whether the new micro-model did better and took over."""
+    micro_model_version: _builtins.str
+    """The new version; empty where the old one stays."""
+    compared_version: _builtins.str
+    """The version that it was compared with, and what that had learned from corrections until then."""
+    score_before: _builtins.float
+    """Mean overlap (IoU) of the old one's labels with what people drew, on the frames that neither had seen."""
+    score_after: _builtins.float
+    """The same of the new one."""
+    changed_frame_count: _builtins.int
+    """On how many frames labels changed."""
+    label_revision: _builtins.int
+    """The revision of the video's labels: the one that has the new ones, or a later one."""
+    @_builtins.property
+    def unseen_frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """These frames."""
+
+    def __init__(
+        self,
+        *,
+        replaced: _builtins.bool = ...,
+        micro_model_version: _builtins.str = ...,
+        compared_version: _builtins.str = ...,
+        score_before: _builtins.float = ...,
+        score_after: _builtins.float = ...,
+        unseen_frames: _abc.Iterable[_builtins.int] | None = ...,
+        changed_frame_count: _builtins.int = ...,
+        label_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_frame_count", b"changed_frame_count", "compared_version", b"compared_version", "label_revision", b"label_revision", "micro_model_version", b"micro_model_version", "replaced", b"replaced", "score_after", b"score_after", "score_before", b"score_before", "unseen_frames", b"unseen_frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrainResponse: _TypeAlias = RetrainResponse  # noqa: Y015
 
 @_typing.final
 class AutoLabelRequest(_message.Message):

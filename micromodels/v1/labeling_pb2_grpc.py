@@ -50,6 +50,11 @@ class LabelingServiceStub:
                 request_serializer=micromodels_dot_v1_dot_labeling__pb2.PropagateRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.Retrain = channel.unary_unary(
+                '/micromodels.v1.LabelingService/Retrain',
+                request_serializer=micromodels_dot_v1_dot_labeling__pb2.RetrainRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.AutoLabel = channel.unary_stream(
                 '/micromodels.v1.LabelingService/AutoLabel',
                 request_serializer=micromodels_dot_v1_dot_labeling__pb2.AutoLabelRequest.SerializeToString,
@@ -92,6 +97,20 @@ class LabelingServiceServicer:
         """Labels a video with a micro-model that is there already. Labels made by people are never changed. The video may be
         another one than the micro-model was trained on. The operation's response is the `PropagateResponse`. Errors:
         `NOT_FOUND`; `OUT_OF_RANGE` for a range outside of the video; `FAILED_PRECONDITION` if the video is not ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retrain(self, request, context):
+        """Trains a micro-model anew on the labels that people made on a video, and compares it with the one that is there on
+        frames which neither has seen: the newest labels are held out. Only if it does better there it becomes a new version
+        of the micro-model, learns from the held-out labels too, and labels the video. Labels made by people, accepted and
+        locked ones stay, and so does what others changed while this went on. The operation's response is the
+        `RetrainResponse`. The server starts it by itself, too, when somebody has corrected enough frames and pauses. Errors:
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready or has no micro-model that learns from corrections; the
+        operation fails with it where fewer than three frames have labels of objects made by people, or too few of these are
+        newer than the micro-model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +164,11 @@ def add_LabelingServiceServicer_to_server(servicer, server):
             'Propagate': grpc.unary_unary_rpc_method_handler(
                     servicer.Propagate,
                     request_deserializer=micromodels_dot_v1_dot_labeling__pb2.PropagateRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'Retrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retrain,
+                    request_deserializer=micromodels_dot_v1_dot_labeling__pb2.RetrainRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
             'AutoLabel': grpc.unary_stream_rpc_method_handler(
@@ -226,6 +250,33 @@ class LabelingService:
             target,
             '/micromodels.v1.LabelingService/Propagate',
             micromodels_dot_v1_dot_labeling__pb2.PropagateRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/micromodels.v1.LabelingService/Retrain',
+            micromodels_dot_v1_dot_labeling__pb2.RetrainRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,

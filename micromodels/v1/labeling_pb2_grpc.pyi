@@ -48,6 +48,16 @@ class LabelingServiceStub:
     another one than the micro-model was trained on. The operation's response is the `PropagateResponse`. Errors:
     `NOT_FOUND`; `OUT_OF_RANGE` for a range outside of the video; `FAILED_PRECONDITION` if the video is not ready.
     """
+    Retrain: _grpc.UnaryUnaryMultiCallable[_labeling_pb2.RetrainRequest, _operations_pb2.Operation]
+    """Trains a micro-model anew on the labels that people made on a video, and compares it with the one that is there on
+    frames which neither has seen: the newest labels are held out. Only if it does better there it becomes a new version
+    of the micro-model, learns from the held-out labels too, and labels the video. Labels made by people, accepted and
+    locked ones stay, and so does what others changed while this went on. The operation's response is the
+    `RetrainResponse`. The server starts it by itself, too, when somebody has corrected enough frames and pauses. Errors:
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready or has no micro-model that learns from corrections; the
+    operation fails with it where fewer than three frames have labels of objects made by people, or too few of these are
+    newer than the micro-model.
+    """
     AutoLabel: _grpc.UnaryStreamMultiCallable[_labeling_pb2.AutoLabelRequest, _labeling_pb2.AutoLabelResponse]
     """All in one call: a video and a few labels go in, progress and then the labels of every frame come out.
 
@@ -88,6 +98,16 @@ class LabelingServiceAsyncStub(LabelingServiceStub):
     """Labels a video with a micro-model that is there already. Labels made by people are never changed. The video may be
     another one than the micro-model was trained on. The operation's response is the `PropagateResponse`. Errors:
     `NOT_FOUND`; `OUT_OF_RANGE` for a range outside of the video; `FAILED_PRECONDITION` if the video is not ready.
+    """
+    Retrain: _aio.UnaryUnaryMultiCallable[_labeling_pb2.RetrainRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Trains a micro-model anew on the labels that people made on a video, and compares it with the one that is there on
+    frames which neither has seen: the newest labels are held out. Only if it does better there it becomes a new version
+    of the micro-model, learns from the held-out labels too, and labels the video. Labels made by people, accepted and
+    locked ones stay, and so does what others changed while this went on. The operation's response is the
+    `RetrainResponse`. The server starts it by itself, too, when somebody has corrected enough frames and pauses. Errors:
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready or has no micro-model that learns from corrections; the
+    operation fails with it where fewer than three frames have labels of objects made by people, or too few of these are
+    newer than the micro-model.
     """
     AutoLabel: _aio.UnaryStreamMultiCallable[_labeling_pb2.AutoLabelRequest, _labeling_pb2.AutoLabelResponse]  # type: ignore[assignment]
     """All in one call: a video and a few labels go in, progress and then the labels of every frame come out.
@@ -138,6 +158,22 @@ class LabelingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Labels a video with a micro-model that is there already. Labels made by people are never changed. The video may be
         another one than the micro-model was trained on. The operation's response is the `PropagateResponse`. Errors:
         `NOT_FOUND`; `OUT_OF_RANGE` for a range outside of the video; `FAILED_PRECONDITION` if the video is not ready.
+        """
+
+    @_abc_1.abstractmethod
+    def Retrain(
+        self,
+        request: _labeling_pb2.RetrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Trains a micro-model anew on the labels that people made on a video, and compares it with the one that is there on
+        frames which neither has seen: the newest labels are held out. Only if it does better there it becomes a new version
+        of the micro-model, learns from the held-out labels too, and labels the video. Labels made by people, accepted and
+        locked ones stay, and so does what others changed while this went on. The operation's response is the
+        `RetrainResponse`. The server starts it by itself, too, when somebody has corrected enough frames and pauses. Errors:
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready or has no micro-model that learns from corrections; the
+        operation fails with it where fewer than three frames have labels of objects made by people, or too few of these are
+        newer than the micro-model.
         """
 
     @_abc_1.abstractmethod

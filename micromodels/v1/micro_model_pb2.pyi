@@ -73,7 +73,9 @@ class MicroModelVersion(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Measures of quality by name, such as the leave-one-seed-out score, 0 to 1."""
+        """Measures of quality by name, such as the leave-one-seed-out score, 0 to 1; of a version that LabelingService.Retrain
+        made also `unseen_score` and `unseen_score_before`, its score and that of its parent on frames that neither had seen.
+        """
 
     @_builtins.property
     def manifest(self) -> _struct_pb2.Struct:

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class MicroModelServiceStub:
-    """Reads and deletes versions of micro-models. They are made by LabelingService.Train and AutoLabel.
+    """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
     A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
     properties of its own: it begins with its first version and is gone with its last.
@@ -57,7 +57,7 @@ class MicroModelServiceStub:
 
 
 class MicroModelServiceServicer:
-    """Reads and deletes versions of micro-models. They are made by LabelingService.Train and AutoLabel.
+    """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
     A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
     properties of its own: it begins with its first version and is gone with its last.
@@ -111,7 +111,7 @@ def add_MicroModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MicroModelService:
-    """Reads and deletes versions of micro-models. They are made by LabelingService.Train and AutoLabel.
+    """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
     A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
     properties of its own: it begins with its first version and is gone with its last.

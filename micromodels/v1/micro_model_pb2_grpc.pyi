@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MicroModelServiceStub:
-    """Reads and deletes versions of micro-models. They are made by LabelingService.Train and AutoLabel.
+    """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
     A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
     properties of its own: it begins with its first version and is gone with its last.
@@ -47,7 +47,7 @@ class MicroModelServiceStub:
 
 @_typing.type_check_only
 class MicroModelServiceAsyncStub(MicroModelServiceStub):
-    """Reads and deletes versions of micro-models. They are made by LabelingService.Train and AutoLabel.
+    """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
     A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
     properties of its own: it begins with its first version and is gone with its last.
@@ -62,7 +62,7 @@ class MicroModelServiceAsyncStub(MicroModelServiceStub):
     """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`."""
 
 class MicroModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads and deletes versions of micro-models. They are made by LabelingService.Train and AutoLabel.
+    """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
     A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
     properties of its own: it begins with its first version and is gone with its last.

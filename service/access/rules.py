@@ -100,6 +100,7 @@ RULES: Mapping[str, Rule] = {
         {
             "Train": Rule(_WORK, "video"),
             "Propagate": Rule(_WORK, "video"),
+            "Retrain": Rule(_WORK, "video"),
             "Export": Rule(_WORK, "video"),
             "StopEarly": Rule(_WORK),
             "WatchTraining": Rule(_READ),

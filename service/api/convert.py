@@ -73,6 +73,7 @@ _KINDS: dict[JobKind, labeling_pb2.OperationKind.ValueType] = {
     JobKind.PROPAGATE: labeling_pb2.OPERATION_KIND_PROPAGATE,
     JobKind.AUTO_LABEL: labeling_pb2.OPERATION_KIND_AUTO_LABEL,
     JobKind.EXPORT: labeling_pb2.OPERATION_KIND_EXPORT,
+    JobKind.RETRAIN: labeling_pb2.OPERATION_KIND_RETRAIN,
 }
 _REVIEWS: dict[ReviewState, label_pb2.ReviewState.ValueType] = {
     ReviewState.NONE: label_pb2.REVIEW_STATE_UNSPECIFIED,

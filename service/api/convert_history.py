@@ -84,6 +84,7 @@ def change_message(project_id: str, change: Change) -> history_pb2.Change:
         undoes_revision=change.undoes,
         undone_by_revision=change.undone_by,
         duration_seconds=change.seconds,
+        learned_count=change.learned,
         comment=change.comment,
     )
 

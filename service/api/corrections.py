@@ -147,6 +147,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
             change = self._store.history.change(*ids, revision)
             message.duration_seconds = change.seconds
             message.micro_model_version = names.provenance_to_wire(ids[0], change.model_version)
+            message.learned_count = change.learned
         return message
 
     def _model(self, ids: tuple[str, str], asked: str, field: str = "micro_model_version") -> ModelVersion | None:

@@ -21,13 +21,13 @@ from service.api.status import OperationFailed
 from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token
 from service.api.videos import check_path
-from service.jobs import AutoLabelSpec, ExportSpec, JobSpec, PropagateSpec, TrainSpec, submit
+from service.jobs import AutoLabelSpec, ExportSpec, JobSpec, PropagateSpec, RetrainSpec, TrainSpec, submit
 from service.store import Job, JobEvent, JobKind, JobState, LabelKey
 
 __all__ = ["LabelingServicer"]
 
 _PICTURE = "flip_book_picture"
-_TRAINS = (JobKind.TRAIN, JobKind.AUTO_LABEL)
+_TRAINS = (JobKind.TRAIN, JobKind.AUTO_LABEL, JobKind.RETRAIN)
 _SETTINGS = ("recipe", "experiments", "seed", "device", "effort")
 
 
@@ -73,6 +73,21 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             request.stop_frame,
             request.device,
         )
+        return await self._submit(project_id, spec, request.request_id)
+
+    async def Retrain(self, request: labeling_pb2.RetrainRequest, context: Context) -> operations_pb2.Operation:
+        """See the proto."""
+        project_id, video_id = names.VIDEO.parse(request.video, "video")
+        model_id, number = "", 0
+        if request.micro_model_version:
+            field = "micro_model_version"
+            ids = names.MODEL_VERSION.parse(request.micro_model_version, field)
+            model_id, version = _of_project(project_id, ids, field)
+            number = version_number(version, field)
+        if request.settings.recipe not in ("", "auto", "head"):
+            raise InvalidInput("settings.recipe", request.settings.recipe, "auto or head: others cannot be corrected")
+        with _under("settings", _SETTINGS):
+            spec = RetrainSpec(video_id, **_settings(request.settings), model_id=model_id, version=number)
         return await self._submit(project_id, spec, request.request_id)
 
     async def Export(self, request: labeling_pb2.ExportRequest, context: Context) -> operations_pb2.Operation:

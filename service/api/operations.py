@@ -80,6 +80,8 @@ class Results:
         if job.kind is JobKind.PROPAGATE:
             frames = job.result.get("frames", 0)
             return labeling_pb2.PropagateResponse(label_revision=self._revision(job), frame_count=frames)
+        if job.kind is JobKind.RETRAIN:
+            return self._retrain_response(job)
         if job.kind is JobKind.EXPORT:
             ids = (job.project_id, job.job_id)
             files = [BlobFile(**file) for file in job.result.get("files", ())]
@@ -96,6 +98,22 @@ class Results:
             return self.video(job.project_id, job.video_id)
         except NotFound:
             return video_pb2.Video(name=names.VIDEO.format(job.project_id, job.video_id))
+
+    def _retrain_response(self, job: Job) -> labeling_pb2.RetrainResponse:
+        result, spec = job.result, job.spec
+        message = labeling_pb2.RetrainResponse(
+            replaced=result["replaced"],
+            compared_version=names.MODEL_VERSION.format(job.project_id, spec["model_id"], spec["version"]),
+            score_before=result["unseen_score_before"],
+            score_after=result["unseen_score"],
+            unseen_frames=result["unseen_frames"],
+            changed_frame_count=result.get("frames", 0),
+            label_revision=self._revision(job),
+        )
+        if result["replaced"]:
+            ids = (job.project_id, result["model_id"], result["version"])
+            message.micro_model_version = names.MODEL_VERSION.format(*ids)
+        return message
 
     def _revision(self, job: Job) -> int:
         try:

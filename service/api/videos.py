@@ -16,12 +16,14 @@ from service.api.operations import Results
 from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token, page_size
 from service.jobs.sessions import Sessions
+from service.store import JobKind
 
 __all__ = ["VideoServicer", "check_path"]
 
 _PAGE = (50, 1000)
 _FRAME_PAGE = (1000, 10_000)
 _NAME_BYTES = 255
+_GIVING_WAY_SECONDS = 60.0
 
 
 class VideoServicer(video_pb2_grpc.VideoServiceServicer):
@@ -35,6 +37,7 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
 
     def __init__(self, backend: Backend, results: Results, sessions: Sessions) -> None:
         self._sessions = sessions
+        self._backend = backend
         self._run = backend.run
         self._store = backend.store
         self._results = results
@@ -128,6 +131,10 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
         """See the proto."""
         project_id, video_id = names.VIDEO.parse(request.name)
         await self._run(self._sessions.end, project_id, video_id)
+        job = await self._run(self._store.jobs.newest, project_id, video_id, JobKind.RETRAIN)
+        if job is not None and job.spec["automatic"] and not job.state.is_final:  # nobody asked for it
+            await self._run(self._store.jobs.cancel, project_id, job.job_id)
+            await self._backend.wait(project_id, job.job_id, _GIVING_WAY_SECONDS)
         await self._run(self._store.erasure.delete, project_id, video_id)
         await self._run(self._sessions.end, project_id, video_id)  # one that was opened at the last moment
         return empty_pb2.Empty()

@@ -6,13 +6,36 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from micromodels.errors import FailedPrecondition, OutOfRange
-from service.jobs.specs import AutoLabelSpec, ExportSpec, JobSpec, ProbeSpec, PropagateSpec, TrainSpec, spec_to_dict
-from service.records import Job, VideoRecord, VideoState
+from service.jobs.specs import (
+    AutoLabelSpec,
+    ExportSpec,
+    JobSpec,
+    ProbeSpec,
+    PropagateSpec,
+    RetrainSpec,
+    TrainSpec,
+    spec_to_dict,
+)
+from service.records import Job, JobKind, VideoRecord, VideoState
 
 if TYPE_CHECKING:  # the job children import this package, and need no database
     from service.store import Store
 
-__all__ = ["AutoLabelSpec", "ExportSpec", "JobSpec", "ProbeSpec", "PropagateSpec", "TrainSpec", "submit"]
+__all__ = [
+    "AutoLabelSpec",
+    "ExportSpec",
+    "JobSpec",
+    "ProbeSpec",
+    "PropagateSpec",
+    "RetrainSpec",
+    "TrainSpec",
+    "retrain_if_due",
+    "submit",
+]
+
+_LEARNS = "head"
+_UNSEEN_SHARE = 4
+"""One in so many frames with hand labels must be newer than the micro-model, for a retrained one to be compared on."""
 
 
 def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", request_id: str = "") -> Job:
@@ -27,14 +50,17 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
 
     Raises:
         AlreadyExists: the request id was used with another spec.
-        FailedPrecondition: the video is not ready, or training has no human label to learn from.
+        FailedPrecondition: the video is not ready, training has no human label to learn from, or there is no
+            micro-model of the video to retrain.
         NotFound: there is no such project, video or model.
         OutOfRange: a frame past the end of the video.
     """
     video = store.videos.get(project_id, spec.video_id)
     if not isinstance(spec, ProbeSpec) and video.state is not VideoState.READY:
         raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}; it must be ready first")
-    if isinstance(spec, TrainSpec):
+    if isinstance(spec, RetrainSpec):
+        spec = _check_retrain(store, project_id, spec, video)
+    elif isinstance(spec, TrainSpec):
         if spec.model_id:
             store.models.get(project_id, spec.model_id)
         if next(store.labels.stream(project_id, spec.video_id, anchors_only=True), None) is None:
@@ -55,3 +81,45 @@ def _check_propagate(store: Store, project_id: str, spec: PropagateSpec, video: 
             raise OutOfRange(name, value, f"0 to {allowed}")
     model = store.models.get(project_id, spec.model_id, spec.version)
     return replace(spec, version=model.version)
+
+
+def _check_retrain(store: Store, project_id: str, spec: RetrainSpec, video: VideoRecord) -> RetrainSpec:
+    model = store.models.of_video(project_id, video.video_id)
+    if spec.model_id:
+        model = store.models.get(project_id, spec.model_id, spec.version)
+    if model is None:
+        raise FailedPrecondition(f"no micro-model has been trained on video {video.video_id!r}; train one first")
+    if model.recipe != _LEARNS:
+        raise FailedPrecondition(
+            f"a micro-model of recipe {model.recipe!r} cannot learn from corrections; train a new one"
+        )
+    return replace(spec, model_id=model.model_id, version=model.version, display_name=model.display_name)
+
+
+def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frames: int, *, author: str) -> Job | None:
+    """Queue the training anew that follows from corrections, if there were enough; None if it is not time for one.
+
+    Args:
+        store: where the video is.
+        project_id: the video's project.
+        video_id: which video.
+        corrected_frames: how many frames with hand labels must be newer than the last training.
+        author: whose corrections they were.
+
+    Raises:
+        NotFound: there is no such project or video.
+    """
+    model = store.models.of_video(project_id, video_id)
+    if model is None or model.recipe != _LEARNS:
+        return None
+    last = store.jobs.newest(project_id, video_id, JobKind.RETRAIN)
+    if last is not None and not last.state.is_final:
+        return None
+    trained = model.label_revisions[video_id]
+    asked = max(trained, int(last.spec["revision"]) if last is not None else 0)
+    drawn, unseen, fresh = (store.labels.anchor_frames(project_id, video_id, since) for since in (0, trained, asked))
+    if fresh < corrected_frames or unseen * _UNSEEN_SHARE < drawn:
+        return None
+    revision = store.labels.revision(project_id, video_id)
+    spec = RetrainSpec(video_id, model_id=model.model_id, version=model.version, revision=revision, automatic=True)
+    return submit(store, project_id, spec, author=author, request_id=f"retrain/{video_id}/{revision}")

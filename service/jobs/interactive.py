@@ -8,23 +8,25 @@ gets ready for what may be asked next.
 
 from __future__ import annotations
 
-import json
+import logging
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from micromodels.errors import Cancelled, MicromodelsError
+from micromodels.errors import Cancelled, MicromodelsError, ModelError
 from micromodels.events import Run, StopRequest
 from service.codec import decode_label, decode_ontology
-from service.jobs.protocol import Say, Task, label_from_json, label_to_json, read_labels
+from service.jobs.protocol import Say, Task, label_from_json, label_to_json, read_labels, read_settled
 from service.jobs.work import Channel, open_task_video
 from service.records import LabelKey
 
 if TYPE_CHECKING:
     from micromodels import changes
     from micromodels.session import LabelSession
+    from micromodels.video import Video
 
-__all__ = ["INTERACTIVE", "Conversation", "interact"]
+__all__ = ["INTERACTIVE", "Conversation", "interact", "open_session"]
 
 INTERACTIVE = "interactive"
 """In place of the kind of a job."""
@@ -45,40 +47,68 @@ class Conversation(Channel, Protocol):
 
 def interact(task: Task, channel: Conversation) -> None:
     """Answer until the supervisor closes the pipe, which ends the process."""
-    from micromodels.labeling import load_model
-    from micromodels.session import LabelSession
-
     preparing = False
 
     def should_stop() -> StopRequest:
         return StopRequest.CANCEL if preparing and channel.has_request() else StopRequest.NONE
 
     run = Run(task.device, Path(task.cache), lambda event: None, should_stop)
-    with open_task_video(task) as video:
-        labels = list(read_labels(Path(task.labels)))
-        settled = [_key(*values) for values in json.loads(Path(task.spec["settled"]).read_bytes())]
-        ontology = decode_ontology(dict(task.ontology))
-        model = load_model(Path(task.model))
-        with LabelSession(video, model, labels, settled=settled, ontology=ontology, run=run) as session:
-            del labels
-            prepared = False
-            while True:
-                if not prepared and not channel.has_request():
-                    preparing = True
-                    prepared = _prepare(session)
-                    preparing = False
-                    continue
-                request = channel.next_request()
-                try:
-                    _adopt(session, request["news"])
-                    value = _ANSWERS[request["ask"]](session, request, channel)
-                    channel.say(Say.ANSWER, value=value)
-                    prepared = prepared and request["ask"] not in ("correct", "cuts")
-                except MicromodelsError as error:
-                    from service.jobs.child import error_reason
+    with open_task_video(task) as video, open_session(task, video, run) as session:
+        prepared = False
+        learned = session.model.manifest.version
+        while True:
+            if not prepared and not channel.has_request():
+                preparing = True
+                prepared = _prepare(session)
+                preparing = False
+                continue
+            request = channel.next_request()
+            try:
+                _adopt(session, request["news"])
+                value = _ANSWERS[request["ask"]](session, request, channel)
+                learned = _tell_learned(session, learned, task, channel)
+                channel.say(Say.ANSWER, value=value)
+                prepared = prepared and request["ask"] not in ("correct", "cuts")
+            except MicromodelsError as error:
+                from service.jobs.child import error_reason
 
-                    name, reason = type(error).__name__, error_reason(error)
-                    channel.say(Say.REFUSED, error_class=name, reason=reason, message=str(error))
+                name, reason = type(error).__name__, error_reason(error)
+                channel.say(Say.REFUSED, error_class=name, reason=reason, message=str(error))
+
+
+def open_session(task: Task, video: Video, run: Run) -> LabelSession:
+    """A session on the task's video and labels, which goes on with what its micro-model has learned."""
+    from micromodels.labeling import load_model
+    from micromodels.session import LabelSession
+
+    models = [load_model(Path(task.model))]
+    for folder in task.learned:
+        try:
+            models.append(load_model(Path(folder)))
+        except ModelError as error:  # of another encoder, say: what was before it is used
+            logging.getLogger(__name__).warning("what was learned cannot be used: %s", error)
+    *earlier, model = models
+    settled = [_key(key.frame, key.is_frame_class, key.name) for key in read_settled(Path(task.settled))]
+    return LabelSession(
+        video,
+        model,
+        list(read_labels(Path(task.labels))),
+        settled=settled,
+        ontology=decode_ontology(dict(task.ontology)),
+        run=run,
+        earlier=earlier,
+    )
+
+
+def _tell_learned(session: LabelSession, known: str, task: Task, channel: Channel) -> str:
+    """Hand the micro-model over if it has learned; returns its version."""
+    version = session.model.manifest.version
+    if version != known:
+        folder = Path(task.scratch) / "learned"
+        shutil.rmtree(folder, ignore_errors=True)
+        session.model.save_weights(folder)
+        channel.say(Say.LEARNED, folder=str(folder))
+    return version
 
 
 def _prepare(session: LabelSession) -> bool:

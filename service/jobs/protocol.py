@@ -8,7 +8,7 @@ the child ends. It writes messages to what was its standard output when it start
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,19 @@ from micromodels.types import AnyLabel
 from service.codec import decode_label, encode_label
 from service.records import LabelKey
 
-__all__ = ["MAX_LINE_BYTES", "Order", "Say", "Task", "label_from_json", "label_to_json", "read_labels", "write_labels"]
+__all__ = [
+    "MAX_LINE_BYTES",
+    "Order",
+    "Say",
+    "Task",
+    "key_to_json",
+    "label_from_json",
+    "label_to_json",
+    "read_labels",
+    "read_settled",
+    "write_labels",
+    "write_settled",
+]
 
 MAX_LINE_BYTES = 256 << 20
 """A longer line means that the child has gone mad. The frame table of a video of hours has tens of megabytes."""
@@ -42,10 +54,14 @@ class Say(StrEnum):
     """``table``."""
     MODEL = "model"
     """``folder`` (a saved model) and ``manifest``."""
+    RESULT = "result"
+    """``values``, a part of what the job ends with."""
     FILE = "file"
     """``path``: a finished file."""
     CHANGE = "change"
     """Of a session: ``key`` and ``label``, the label that stands there now; null for none."""
+    LEARNED = "learned"
+    """Of a session: ``folder``, the micro-model as it is now that it has learned from a correction."""
     ANSWER = "answer"
     """Of a session, when a request is done: ``value``."""
     REFUSED = "refused"
@@ -80,6 +96,10 @@ class Task:
     """File in scratch, in the form of ``write_labels``: the anchors, or for an export all labels."""
     model: str = ""
     """Folder in scratch with the saved model to use; empty if there is none yet."""
+    learned: Sequence[str] = ()
+    """Folders in scratch with what that model became by learning from corrections, the oldest first."""
+    settled: str = ""
+    """File in scratch with the keys of labels that people accepted or locked, in the form of ``write_settled``."""
 
     def to_line(self) -> bytes:
         """As a line of JSON."""
@@ -101,6 +121,21 @@ def label_from_json(values: list[Any]) -> AnyLabel:
     """The label that ``label_to_json`` wrote."""
     frame, is_frame_class, name, payload = values
     return decode_label(LabelKey(frame, is_frame_class, name), payload)
+
+
+def key_to_json(key: LabelKey) -> list[Any]:
+    """The key of a label as a JSON list."""
+    return [key.frame, key.is_frame_class, key.name]
+
+
+def write_settled(path: Path, keys: Iterable[LabelKey]) -> None:
+    """Write keys to a file."""
+    path.write_text(json.dumps([key_to_json(key) for key in keys]), encoding="utf-8")
+
+
+def read_settled(path: Path) -> list[LabelKey]:
+    """Read what ``write_settled`` wrote."""
+    return [LabelKey(*values) for values in json.loads(path.read_bytes())]
 
 
 def write_labels(path: Path, labels: Iterable[AnyLabel]) -> None:

@@ -107,6 +107,7 @@ def _change(change: Change) -> dict[str, Any]:
         "last_revision": change.last_revision if change.last_revision != change.revision else 0,
         "operation": change.job_id,
         "micro_model": change.model_version,
+        "learned_from": change.learned,
         "follows_from": change.parent,
         "undoes": change.undoes,
         "undone_by": change.undone_by,

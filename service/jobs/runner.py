@@ -22,7 +22,7 @@ __all__ = ["JobRunner", "prune_cache"]
 _LOG = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
 _TIDY_SECONDS = 3600.0
-_HEAVY = frozenset({JobKind.TRAIN, JobKind.PROPAGATE, JobKind.AUTO_LABEL})
+_HEAVY = frozenset({JobKind.TRAIN, JobKind.PROPAGATE, JobKind.AUTO_LABEL, JobKind.RETRAIN})
 _LIGHT = frozenset({JobKind.PROBE, JobKind.EXPORT})
 
 

@@ -26,10 +26,20 @@ from service.access import Call, Caller, calling
 from service.codec import encode_label, encode_ontology
 from service.errors import ResourceExhausted, SessionFailed, Unavailable
 from service.history import Act, ChangeKind, LabelDifference
+from service.jobs import retrain_if_due
 from service.jobs.interactive import INTERACTIVE
+from service.jobs.learned import lay_out_learned
 from service.jobs.processes import Lines, end_process, has_exited, how_it_ended, start_child
-from service.jobs.protocol import Say, Task, label_from_json, label_to_json, write_labels
-from service.records import JobError, LabelKey, LabelRecord, ModelVersion, ReviewState
+from service.jobs.protocol import (
+    Say,
+    Task,
+    key_to_json,
+    label_from_json,
+    label_to_json,
+    write_labels,
+    write_settled,
+)
+from service.records import JobError, LabelKey, ModelVersion
 from service.settings import Settings
 from service.store import Store
 from service.store.erasure import cache_folder
@@ -164,6 +174,8 @@ class _Session:
         self._running: dict[int, Future[Any]] = {}
         self._ending = threading.Event()
         self._process: _Process | None = None
+        self._corrected_by: str | None = None
+        """Who has corrected something since a retraining was last thought of; None for nobody."""
         self._thread = threading.Thread(target=self._run, name=f"session {ids[1]}", daemon=True)
         self._thread.start()
 
@@ -198,8 +210,10 @@ class _Session:
                 try:
                     question, future, asked = self._questions.get(timeout=0.1)
                 except queue.Empty:
-                    idle = time.monotonic() - self.last_used > self._settings.interactive_idle_seconds
-                    if idle and self._forget(self, False):
+                    quiet_seconds = time.monotonic() - self.last_used
+                    if quiet_seconds > self._settings.retrain_idle_seconds:
+                        self._retrain()
+                    if quiet_seconds > self._settings.interactive_idle_seconds and self._forget(self, False):
                         return
                     continue
                 self._answer(question, future, asked)
@@ -212,6 +226,20 @@ class _Session:
                     _, future, _ = self._questions.get_nowait()
                     self._count(-1)
                     future.set_exception(Unavailable("the session has ended; ask again"))
+
+    def _retrain(self) -> None:
+        """Have the micro-model trained anew, once after each correction that nothing followed for a while."""
+        author, self._corrected_by = self._corrected_by, None
+        wanted = self._settings.retrain_corrections
+        if author is None or not wanted:
+            return
+        project_id, video_id = self.ids
+        resource = f"projects/{project_id}/videos/{video_id}"
+        try:
+            with calling(Call(Caller(author), "session/retrain", project_id, resource, only_noted=True)):
+                retrain_if_due(self._store, project_id, video_id, wanted, author=author)
+        except MicromodelsError as error:  # the next correction is followed by another try
+            _LOG.warning("no retraining of video %s was begun: %s", video_id, error)
 
     def _count(self, more: int) -> None:
         with self._counting:
@@ -236,6 +264,8 @@ class _Session:
         else:
             outcome = None
         self.last_used = time.monotonic()
+        if question.revision:
+            self._corrected_by = question.author
         self._count(-1)
         if outcome is None:
             future.set_result(value)
@@ -260,7 +290,9 @@ class _Session:
                 self._close()
         if question.revision:
             seconds, version = time.monotonic() - asked, question.model.provenance_version
-            self._store.history.settle(*self.ids, question.revision, seconds=seconds, model_version=version)
+            settled = (*self.ids, question.revision)
+            learned = self._process.learned
+            self._store.history.settle(*settled, seconds=seconds, model_version=version, learned=learned)
         return value
 
     def _close(self) -> None:
@@ -296,6 +328,8 @@ class _Process:
         self._differs: set[LabelKey] = set()
         """Keys where it has something else than what is stored."""
         self._known = 0
+        self.learned = 0
+        """Number of the state that the last question has led to; 0 if nothing was learned from it."""
         news = self._news([] if not question.revision else self._differences(question))
         self._child = start_child(self._task(news, question.model), scratch, preload, settings.trace_file)
         assert self._child.stdout is not None
@@ -314,15 +348,16 @@ class _Process:
             Unavailable: the server is stopping.
         """
         request: dict[str, Any] = {"ask": question.ask, **question.details}
+        self.learned = 0
         differences: list[LabelDifference] = []
         if question.revision:
             differences = self._differences(question)
             said = [item.after.label for item in differences if item.after is not None]
             request["labels"] = [label_to_json(label) for label in said if label is not None]
-            request["removals"] = [_key_json(item.key) for item in differences if _takes_anchor_back(item)]
+            request["removals"] = [key_to_json(item.key) for item in differences if _takes_anchor_back(item)]
         news = self._news(differences)
         request["news"] = [
-            [*_key_json(key), None if label is None else encode_label(label), settled]
+            [*key_to_json(key), None if label is None else encode_label(label), settled]
             for key, (label, settled) in news.items()
         ]
         self._send(request)
@@ -341,8 +376,11 @@ class _Process:
                         return message["value"]
                     if say in (Say.REFUSED, Say.ERROR):
                         raise SessionFailed(JobError(message["reason"], message["message"], message["error_class"]))
-                    label = message["label"]
-                    changes[LabelKey(*message["key"])] = None if label is None else label_from_json(label)
+                    if say is Say.LEARNED:
+                        self._keep(Path(message["folder"]), question.revision)
+                    else:
+                        label = message["label"]
+                        changes[LabelKey(*message["key"])] = None if label is None else label_from_json(label)
                 if changes and time.monotonic() - stored > _COMMIT_SECONDS:
                     self._store_changes(question, changes)
                     changes, stored = {}, time.monotonic()
@@ -362,7 +400,7 @@ class _Process:
     def _news(self, differences: Sequence[LabelDifference]) -> _News:
         """What the process does not know yet, but with the keys of a correction as they were before it."""
         records, known = self._store.history.news(*self._ids, self._known, but=self._own, also=self._differs)
-        news: _News = {record.key: (record.label, _is_settled(record)) for record in records}
+        news: _News = {record.key: (record.label, record.is_settled) for record in records}
         self._differs = {r.key for r in records if any(d.key == r.key and r.revision > d.revision for d in differences)}
         for item in differences:
             keeps = item.before is not None and (item.after is not None or _takes_anchor_back(item))
@@ -401,19 +439,24 @@ class _Process:
         self._differs |= set(result.kept_anchors)
         question.on_news()
 
+    def _keep(self, folder: Path, revision: int) -> None:
+        """Keep what the micro-model has learned: whatever becomes of the process, the next one goes on from there."""
+        files = [self._store.blobs.add_file(path) for path in sorted(folder.iterdir())]
+        self.learned = self._store.learned.add(*self._ids, self.model, files, revision=revision).number
+
     def _task(self, news: _News, model: ModelVersion) -> Task:
         store, scratch = self._store, self._scratch
         project_id, video_id = self._ids
         table, labels, settled = scratch / "frame_table.json", scratch / "labels.in", scratch / "settled.json"
         table.write_text(json.dumps(store.videos.frame_table(project_id, video_id)))
         write_labels(labels, (label for label, _ in news.values() if label is not None))
-        settled.write_text(json.dumps([_key_json(key) for key, (_, is_settled) in news.items() if is_settled]))
+        write_settled(settled, (key for key, (_, is_settled) in news.items() if is_settled))
         store.models.materialise(model, scratch / "model")
         cache = cache_folder(self._settings, store.videos.get(project_id, video_id).content_hash)
         cache.mkdir(parents=True, exist_ok=True)
         return Task(
             kind=INTERACTIVE,
-            spec={"settled": str(settled)},
+            spec={},
             video_path=str(store.videos.path(project_id, video_id)),
             scratch=str(scratch),
             cache=str(cache),
@@ -424,6 +467,8 @@ class _Process:
             frame_table=str(table),
             labels=str(labels),
             model=str(scratch / "model"),
+            learned=lay_out_learned(store, self._ids, self.model, scratch, 2),
+            settled=str(settled),
         )
 
     def _crash(self) -> JobError:
@@ -435,14 +480,6 @@ class _Process:
         return JobError(
             "WORKER_CRASHED", f"the session's process died: {how}; labels that were acknowledged are stored"
         )
-
-
-def _key_json(key: LabelKey) -> list[Any]:
-    return [key.frame, key.is_frame_class, key.name]
-
-
-def _is_settled(record: LabelRecord) -> bool:
-    return record.label is not None and (record.locked or record.review is ReviewState.ACCEPTED)
 
 
 def _takes_anchor_back(item: LabelDifference) -> bool:

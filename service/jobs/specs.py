@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 from micromodels.errors import InvalidInput
 from service.records import JobKind
 
-__all__ = ["AutoLabelSpec", "ExportSpec", "JobSpec", "ProbeSpec", "PropagateSpec", "TrainSpec", "spec_from_dict"]
+__all__ = [
+    "AutoLabelSpec",
+    "ExportSpec",
+    "JobSpec",
+    "ProbeSpec",
+    "PropagateSpec",
+    "RetrainSpec",
+    "TrainSpec",
+    "spec_from_dict",
+]
 
 RECIPES = ("auto", "head", "yolo")
 DEVICES = ("", "auto", "cpu", "cuda")
@@ -75,6 +84,19 @@ class AutoLabelSpec(TrainSpec):
 
 
 @dataclass(frozen=True, slots=True)
+class RetrainSpec(TrainSpec):
+    """Train anew, compare with a version on labels that neither has seen, and replace it if that is better."""
+
+    kind: ClassVar[JobKind] = JobKind.RETRAIN
+    version: int = 0
+    """Of ``model_id``: what to compare with; 0 with an empty ``model_id`` for the one trained last on the video."""
+    revision: int = 0
+    """Of the video's labels when the job was submitted."""
+    automatic: bool = False
+    """Whether the server started it by itself; such a job gives way when its video is deleted."""
+
+
+@dataclass(frozen=True, slots=True)
 class PropagateSpec:
     """Label frames with a saved model; the video's human labels, if there are any, are its anchors."""
 
@@ -111,9 +133,9 @@ class ExportSpec:
         _one_of("format", self.format, EXPORT_FORMATS)
 
 
-JobSpec = ProbeSpec | TrainSpec | AutoLabelSpec | PropagateSpec | ExportSpec
+JobSpec = ProbeSpec | TrainSpec | AutoLabelSpec | RetrainSpec | PropagateSpec | ExportSpec
 _SPECS: dict[JobKind, type[JobSpec]] = {
-    spec.kind: spec for spec in (ProbeSpec, TrainSpec, AutoLabelSpec, PropagateSpec, ExportSpec)
+    spec.kind: spec for spec in (ProbeSpec, TrainSpec, AutoLabelSpec, RetrainSpec, PropagateSpec, ExportSpec)
 }
 
 

@@ -22,6 +22,7 @@ from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
 from service.errors import NotFound, ResourceExhausted, StaleLease, Unavailable
 from service.jobs.archive import lay_out
+from service.jobs.learned import lay_out_learned
 from service.jobs.processes import (
     Lines,
     await_exit,
@@ -33,9 +34,9 @@ from service.jobs.processes import (
     start_child,
     tell,
 )
-from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels
+from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels, write_settled
 from service.jobs.review_report import FILE_NAME, write_report
-from service.jobs.specs import JobSpec, PropagateSpec, TrainSpec, spec_from_dict
+from service.jobs.specs import JobSpec, PropagateSpec, RetrainSpec, TrainSpec, spec_from_dict
 from service.records import provenance_version
 from service.settings import Settings
 from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
@@ -96,6 +97,10 @@ class Supervisor:
         self._news = False
         self._frame_table: Mapping[str, Any] | None = None
         self._files: list[BlobFile] = []
+        self._result: dict[str, Any] = {}
+        """What the child has said of the end, beside files."""
+        self._base_revision = 0
+        """What is newer stays as it is; 0 not to look."""
         self._end: Mapping[str, Any] | None = None
         self._orders = Orders()
         self._begun = self._committed = self._heard = self._stages_told = time.monotonic()
@@ -155,12 +160,13 @@ class Supervisor:
         self._scratch.mkdir(parents=True)
         store, job = self._store, self._job
         spec = spec_from_dict(job.kind, job.spec)
-        table = labels = ""
+        table = labels = settled = ""
         if job.kind is not JobKind.PROBE:
             table = str(self._scratch / "frame_table.json")
             Path(table).write_text(json.dumps(store.videos.frame_table(job.project_id, job.video_id)))
             labels = str(self._scratch / "labels.in")
-            self._write_labels(Path(labels))
+            settled = str(self._scratch / "settled.json")
+            self._write_labels(Path(labels), Path(settled))
         cache = cache_folder(self._settings, store.videos.get(job.project_id, job.video_id).content_hash)
         cache.mkdir(parents=True, exist_ok=True)
         self._checkpoints = cache / f"checkpoints-{job.job_id}"
@@ -179,6 +185,8 @@ class Supervisor:
             frame_table=table,
             labels=labels,
             model=self._materialise(),
+            learned=self._learned(spec),
+            settled=settled,
         )
 
     def _device(self, spec: JobSpec) -> str:
@@ -186,7 +194,7 @@ class Supervisor:
         asked = spec.device if isinstance(spec, (TrainSpec, PropagateSpec)) else ""
         return asked or self._settings.device
 
-    def _write_labels(self, path: Path) -> None:
+    def _write_labels(self, path: Path, settled: Path) -> None:
         project_id, video_id = self._job.project_id, self._job.video_id
         if self._job.kind is JobKind.EXPORT:
             write_labels(path, self._current_labels())
@@ -194,6 +202,11 @@ class Supervisor:
                 lay_out(self._store, self._job, self._scratch, self._show_life)
             elif self._job.spec.get("format") == "review_report":
                 write_report(self._store, project_id, video_id, self._scratch / FILE_NAME, self._show_life)
+        elif self._job.kind is JobKind.RETRAIN:
+            records, revision = self._store.history.news(project_id, video_id, 0)
+            self._label_revisions[video_id] = self._base_revision = revision
+            write_labels(path, (record.label for record in records if record.label is not None))
+            write_settled(settled, (record.key for record in records if record.is_settled))
         else:
             anchors, revision = self._store.labels.anchors(project_id, video_id)
             self._label_revisions[video_id] = revision
@@ -212,14 +225,22 @@ class Supervisor:
 
     def _materialise(self) -> str:
         """Write out the model to use, if there is one: the spec's, or the one that an earlier try has trained."""
-        source = self._job.spec if self._job.kind is JobKind.PROPAGATE else self._job.checkpoint
-        if self._job.kind not in (JobKind.PROPAGATE, JobKind.AUTO_LABEL) or "model_id" not in source:
+        uses = self._job.kind in (JobKind.PROPAGATE, JobKind.RETRAIN)
+        source = self._job.spec if uses and "model_id" not in self._job.checkpoint else self._job.checkpoint
+        if not (uses or self._job.kind is JobKind.AUTO_LABEL) or "model_id" not in source:
             return ""
         model = self._store.models.get(self._job.project_id, source["model_id"], source["version"])
         folder = self._scratch / "model"
         self._store.models.materialise(model, folder)
         self._model_name = model.provenance_version
         return str(folder)
+
+    def _learned(self, spec: JobSpec) -> list[str]:
+        """Write out what the model of a retraining has learned from corrections, if it is still what counts."""
+        if not isinstance(spec, RetrainSpec) or "model_id" in self._job.checkpoint:
+            return []
+        ids = (self._job.project_id, self._job.video_id)
+        return lay_out_learned(self._store, ids, provenance_version(spec.model_id, spec.version), self._scratch)
 
     # 2. What it says, and what it is told.
 
@@ -284,8 +305,10 @@ class Supervisor:
         elif say is Say.MODEL:
             with self._alive():
                 model = self._patiently(lambda: self._model(Path(message["folder"]), message["manifest"]))
-            self._commit(model)
+            self._commit(model, result=self._result)
             self._model_name = provenance_version(**self._orders.model)
+        elif say is Say.RESULT:
+            self._result |= message["values"]
         elif say is Say.FILE:
             with self._alive():
                 self._files.append(self._patiently(lambda: self._store.blobs.add_file(Path(message["path"]))))
@@ -343,7 +366,9 @@ class Supervisor:
             if path.is_file():
                 blob = self._store.blobs.add_file(path)
                 files.append(BlobFile(path.relative_to(folder).as_posix(), blob.sha256, blob.size_bytes))
-        parent = self._store.models.get(self._job.project_id, spec.model_id).version if spec.model_id else 0
+        parent = spec.version if isinstance(spec, RetrainSpec) else 0
+        if spec.model_id and not parent:
+            parent = self._store.models.get(self._job.project_id, spec.model_id).version
         return NewModel(
             model_id=spec.model_id,
             display_name=spec.display_name,
@@ -368,6 +393,7 @@ class Supervisor:
                 events=self._events,
                 progress=self._progress,
                 checkpoint=checkpoint,
+                base_revision=self._base_revision,
                 model=model,
                 state=state,
                 **end,
@@ -423,7 +449,7 @@ class Supervisor:
 
     def _conclude(self, code: int, out_of_memory: bool) -> None:
         self._tell_stages(last=True)
-        result: dict[str, Any] = {"video_id": self._job.video_id}
+        result: dict[str, Any] = {"video_id": self._job.video_id, **self._result}
         if self._frames:
             result["frames"] = self._frames
         if self._files:

@@ -9,26 +9,29 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from micromodels.events import Event, FlipBookPicture, Run, StopRequest
-from micromodels.types import FrameResult
+from micromodels.errors import Cancelled
+from micromodels.events import Event, FlipBookPicture, PropagationProgress, Run, StopRequest
+from micromodels.types import AnyLabel, FrameResult
 from service.codec import decode_ontology
 from service.jobs.archive import pack
 from service.jobs.protocol import Say, Task, label_to_json, read_labels
 from service.jobs.review_report import FILE_NAME
-from service.jobs.specs import MIN_EFFORT, AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec
+from service.jobs.specs import MIN_EFFORT, AutoLabelSpec, ExportSpec, PropagateSpec, RetrainSpec, TrainSpec
 from service.records import JobKind
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from micromodels.labeling import MicroModel
+    from micromodels.changes import LabelChange
+    from micromodels.labeling import MicroModel, TrainSettings
     from micromodels.video import Video
 
 __all__ = ["WORK", "Channel", "event_kind", "open_task_video"]
@@ -93,19 +96,71 @@ def _train(task: Task, channel: Channel) -> None:
 
 def _trained(task: Task, channel: Channel, video: Video, spec: TrainSpec) -> MicroModel:
     """Train and hand the model over."""
-    from micromodels.labeling import TrainSettings, train
+    from micromodels.labeling import train
 
     seeds = list(read_labels(Path(task.labels)))
+    settings = _settings(task, channel, spec)
+    model = train(video, seeds, settings, ontology=decode_ontology(dict(task.ontology)), run=_run(task, channel))
+    _hand_over(task, channel, model, {})
+    return model
+
+
+def _settings(task: Task, channel: Channel, spec: TrainSpec) -> TrainSettings:
+    from micromodels.labeling import TrainSettings
+
     settings = TrainSettings(recipe=spec.recipe, experiments=spec.experiments, seed=spec.seed, effort=spec.effort)
     if task.checkpoint.get("smaller"):
         settings = replace(settings, experiments=1, effort=max(settings.effort / 2, MIN_EFFORT))
         message = "memory ran out; this try has one experiment and half the views and steps"
         channel.say(Say.EVENT, kind="warned", payload={"message": message}, picture="")
-    model = train(video, seeds, settings, ontology=decode_ontology(dict(task.ontology)), run=_run(task, channel))
+    return settings
+
+
+def _hand_over(task: Task, channel: Channel, model: MicroModel, metrics: Mapping[str, float]) -> None:
     folder = Path(task.scratch) / "trained"
     model.save(folder)
-    channel.say(Say.MODEL, folder=str(folder), manifest=model.manifest.to_dict())
-    return model
+    manifest = model.manifest.to_dict()
+    manifest["metrics"] = {**manifest["metrics"], **metrics}
+    channel.say(Say.MODEL, folder=str(folder), manifest=manifest)
+
+
+def _retrain(task: Task, channel: Channel) -> None:
+    from micromodels.labeling import load_model
+    from service.jobs.interactive import open_session
+
+    with open_task_video(task) as video:
+        if "model_id" in task.checkpoint:  # an earlier try got that far
+            _label(task, channel, video, load_model(Path(task.model)), range(video.table.frame_count))
+            return
+        with open_session(task, video, _run(task, channel)) as session:
+            retrained = session.retrain(_settings(task, channel, RetrainSpec(**task.spec)))
+            scores = {"unseen_score": retrained.new_score, "unseen_score_before": retrained.old_score}
+            unseen = list(retrained.held_out)
+            channel.say(Say.RESULT, values={**scores, "unseen_frames": unseen, "replaced": retrained.better})
+            if not retrained.better:
+                return
+            # All of it before any of it is told: whoever cancels keeps the labels as they were.
+            changes = _relabelled(task, channel, session.replace_model(retrained), video.table.frame_count)
+            _hand_over(task, channel, session.model, {**retrained.model.manifest.metrics, **scores})
+            for frame, made in changes.items():
+                channel.say(Say.FRAME, frame=frame, labels=[label_to_json(label) for label in made])
+
+
+def _relabelled(
+    task: Task, channel: Channel, changes: Iterable[LabelChange], frame_count: int
+) -> dict[int, list[AnyLabel]]:
+    """What becomes other labels, by frame."""
+    run, started = _run(task, channel), time.monotonic()
+    found: dict[int, list[AnyLabel]] = {}
+    for change in changes:
+        if change.frame not in found:
+            if run.should_stop() is StopRequest.CANCEL:
+                raise Cancelled("cancelled while labels were computed; all are as they were")
+            pace = (time.monotonic() - started) / (change.frame + 1)
+            run.on_event(PropagationProgress(change.frame + 1, frame_count, pace * (frame_count - change.frame - 1)))
+        if change.after is not None:
+            found.setdefault(change.frame, []).append(change.after)
+    return dict(sorted(found.items()))
 
 
 def _propagate(task: Task, channel: Channel) -> None:
@@ -130,7 +185,7 @@ def _auto_label(task: Task, channel: Channel) -> None:
 
 def _label(task: Task, channel: Channel, video: Video, model: MicroModel, frames: range) -> None:
     """Propagate, from where an earlier try got to, and say every frame."""
-    anchors = list(read_labels(Path(task.labels)))
+    anchors = [label for label in read_labels(Path(task.labels)) if label.is_anchor]
     rest = range(max(frames.start, int(task.checkpoint.get("next_frame", 0))), frames.stop)
     results: Iterable[FrameResult] = model.propagate(video, anchors, frames=rest, run=_run(task, channel))
     for result in results:
@@ -165,4 +220,5 @@ WORK: dict[JobKind, Callable[[Task, Channel], None]] = {
     JobKind.PROPAGATE: _propagate,
     JobKind.AUTO_LABEL: _auto_label,
     JobKind.EXPORT: _export,
+    JobKind.RETRAIN: _retrain,
 }

@@ -29,6 +29,7 @@ from service.records import (
     JobState,
     LabelKey,
     LabelRecord,
+    LearnedState,
     Lease,
     Member,
     ModelVersion,
@@ -54,6 +55,7 @@ from service.store.database import Database, database_url, now
 from service.store.erasure import Erasure
 from service.store.history import History
 from service.store.labels import Labels
+from service.store.learned import Learned
 from service.store.ledger import Jobs, Watch
 from service.store.models import Models
 from service.store.objects import ObjectStore
@@ -77,6 +79,7 @@ __all__ = [
     "JobState",
     "LabelKey",
     "LabelRecord",
+    "LearnedState",
     "Lease",
     "Member",
     "ModelVersion",
@@ -116,6 +119,7 @@ class Store:
         assignments: see ``Assignments``.
         jobs: see ``Jobs``; API operations are jobs.
         models: see ``Models``.
+        learned: see ``Learned``.
         blobs: see ``Blobs``.
         access: see ``Access``.
         audit: see ``Audit``.
@@ -136,6 +140,7 @@ class Store:
         self.assignments = Assignments(database)
         self.jobs = Jobs(database)
         self.models = Models(database, self.blobs)
+        self.learned = Learned(database, self.blobs)
         self.clock = SteadyClock(_last_instant(database))
         self.access = Access(database, self.clock)
         self.audit = Audit(database, self.clock)
@@ -250,6 +255,9 @@ def referenced_blobs(connection: sa.Connection) -> frozenset[str]:
         names.update(file["sha256"] for file in files)
     for result in connection.execute(sa.select(schema.jobs.c.result)).scalars():
         names.update(file["sha256"] for file in result.get("files", ()))
+    if sa.inspect(connection).has_table(schema.learned_states.name):  # a backup reads tables of earlier versions too
+        for files in connection.execute(sa.select(schema.learned_states.c.files)).scalars():
+            names.update(file["sha256"] for file in files)
     return frozenset(names - {""})
 
 

@@ -72,5 +72,6 @@ def change_record(row: sa.Row[Any]) -> Change:
         undone_by=row.undone_by,
         settled=row.settled,
         seconds=row.seconds,
+        learned=row.learned,
         comment=row.comment,
     )

@@ -44,7 +44,7 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
     if effects.labels or effects.frame_table is not None:
         video = _job_video(connection, row)
         if effects.labels:
-            act = Act(row.author, ChangeKind.PROPAGATE, row.job_id)
+            act = Act(row.author, ChangeKind.PROPAGATE, row.job_id, base=effects.base_revision)
             written = write_labels(connection, video, label_changes(effects.labels), act)
             values["result"] = {**values.get("result", row.result), "revision": written.revision}
         if effects.frame_table is not None:

@@ -21,7 +21,7 @@ from micromodels.errors import FailedPrecondition, MicromodelsError
 from service.access.calls import current_caller, note
 from service.access.clock import SteadyClock
 from service.errors import NotFound
-from service.records import AuditRow, JobKind
+from service.records import AuditRow, JobKind, provenance_version
 from service.settings import Settings
 from service.store import schema
 from service.store.audit import Audit
@@ -296,6 +296,13 @@ def _models_that_saw(connection: sa.Connection, project: int, video_id: str) -> 
     return list(doomed.values())
 
 
+def _learned(video: sa.Row[Any], models: Iterable[sa.Row[Any]]) -> sa.ColumnElement[bool]:
+    """Which learned states go with a video: its own, and what versions that saw it have learned on others."""
+    states = schema.learned_states
+    doomed = [provenance_version(model.model_id, model.version) for model in models]
+    return sa.or_(states.c.video == video.key, states.c.model_version.in_(doomed))
+
+
 def _refuse_running(connection: sa.Connection, project: int, models: Iterable[sa.Row[Any]]) -> None:
     jobs, ids = schema.jobs, {model.model_id for model in models}
     query = sa.select(jobs.c.job_id, jobs.c.spec).where(jobs.c.project == project, jobs.c.state.not_in(FINAL_STATES))
@@ -308,7 +315,9 @@ def _inventory(connection: sa.Connection, video: sa.Row[Any], models: list[sa.Ro
     """What will be removed: counts, files, and checksums of the models."""
     jobs, events, labels = schema.jobs, schema.job_events, schema.labels
     mine = (jobs.c.project == video.project, jobs.c.video_id == video.video_id)
-    blobs = {video.blob, *(file["sha256"] for model in models for file in model.files)}
+    states = sa.select(schema.learned_states.c.files).where(_learned(video, models))
+    learned = {file["sha256"] for files in connection.execute(states).scalars() for file in files}
+    blobs = {video.blob, *learned, *(file["sha256"] for model in models for file in model.files)}
     columns: list[sa.Column[Any]] = [jobs.c.job_id, jobs.c.kind, jobs.c.result]
     results = connection.execute(sa.select(*columns).where(*mine)).all()
     exported = [file["sha256"] for row in results for file in row.result.get("files", ())]
@@ -348,6 +357,7 @@ def _count(connection: sa.Connection, table: sa.Table, video: int) -> int:
 def _delete_rows(connection: sa.Connection, project_id: str, video: sa.Row[Any], models: list[sa.Row[Any]]) -> None:
     jobs, uploads = schema.jobs, schema.uploads
     _forget_answers(connection, project_id, video)
+    connection.execute(schema.learned_states.delete().where(_learned(video, models)))
     for model in models:
         connection.execute(schema.models.delete().where(schema.models.c.key == model.key))
     connection.execute(jobs.delete().where(jobs.c.project == video.project, jobs.c.video_id == video.video_id))
@@ -378,8 +388,9 @@ def _still_referenced(connection: sa.Connection, names: list[str]) -> set[str]:
     videos, events = schema.videos, schema.job_events
     found = set(connection.execute(sa.select(videos.c.blob).where(videos.c.blob.in_(names))).scalars())
     found.update(connection.execute(sa.select(events.c.picture).where(events.c.picture.in_(names))).scalars())
-    for files in connection.execute(sa.select(schema.models.c.files)).scalars():
-        found.update(file["sha256"] for file in files)
+    for table in (schema.models, schema.learned_states):
+        for files in connection.execute(sa.select(table.c.files)).scalars():
+            found.update(file["sha256"] for file in files)
     for result in connection.execute(sa.select(schema.jobs.c.result)).scalars():
         found.update(file["sha256"] for file in result.get("files", ()))
     return found & set(names)

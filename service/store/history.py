@@ -187,13 +187,23 @@ class History:
                         rows[row.key] = row
             return [label_record(row) for row in rows.values()], int(video.label_revision)
 
-    def settle(self, project_id: str, video_id: str, revision: int, *, seconds: float, model_version: str) -> None:
+    def settle(
+        self, project_id: str, video_id: str, revision: int, *, seconds: float, model_version: str, learned: int = 0
+    ) -> None:
         """Note that everything which follows from a correction is stored.
+
+        Args:
+            project_id: the video's project.
+            video_id: which video.
+            revision: of the correction.
+            seconds: how long it took.
+            model_version: what computed.
+            learned: number of the learned state that it has led to; 0 for none.
 
         Raises:
             NotFound: there is no such video.
         """
-        values = {"settled": True, "seconds": seconds, "model_version": model_version}
+        values = {"settled": True, "seconds": seconds, "model_version": model_version, "learned": learned}
         with self._database.begin(write=True) as connection:
             video = video_row(connection, project_id, video_id)
             done = _CHANGES.update().where(_CHANGES.c.video == video.key, _CHANGES.c.revision == revision)

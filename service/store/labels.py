@@ -203,6 +203,18 @@ class Labels:
             if len(rows) < _PAGE_ROWS:
                 return
 
+    def anchor_frames(self, project_id: str, video_id: str, since: int = 0) -> int:
+        """On how many frames people have labelled objects after a revision.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        query = sa.select(sa.func.count(sa.distinct(_TABLE.c.frame))).where(schema.IS_ANCHOR)
+        query = query.where(_TABLE.c.is_frame_class.is_(False), _TABLE.c.revision > since)
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            return int(connection.execute(query.where(_TABLE.c.video == video.key)).scalar_one())
+
     def anchors(self, project_id: str, video_id: str) -> tuple[list[AnyLabel], int]:
         """All human labels of a video in order of frames, and the revision they belong to.
 
@@ -310,7 +322,11 @@ def write_labels(
                 todo.append(change)
         elif base_revision is not None and old.revision > base_revision and _buries(change, old, act):
             conflicts.append(change.key)
-        elif old.revision in since or (not change.by_human and not act.kind.moves_labels and _is_held(old)):
+        elif (
+            old.revision in since
+            or (act.base and old.revision > act.base)
+            or (not change.by_human and not act.kind.moves_labels and _is_held(old))
+        ):
             kept.append(change.key)
         elif not (change.payload == old.payload and (machine or change.payload is None)):
             todo.append(change)

@@ -159,6 +159,20 @@ class Jobs:
         items = tuple(_job(project_id, row) for row in rows[:limit])
         return Page(items, str(rows[limit - 1].key) if len(rows) > limit else "")
 
+    def newest(self, project_id: str, video_id: str, kind: JobKind) -> Job | None:
+        """The last job of a kind on a video; None if there was none.
+
+        Raises:
+            NotFound: there is no such project.
+        """
+        with self._database.begin() as connection:
+            project = project_row(connection, project_id)
+            query = sa.select(_JOBS).where(_JOBS.c.project == project.key, _JOBS.c.video_id == video_id)
+            row = connection.execute(
+                query.where(_JOBS.c.kind == kind.value).order_by(_JOBS.c.key.desc()).limit(1)
+            ).first()
+        return None if row is None else _job(project_id, row)
+
     def cancel(self, project_id: str, job_id: str) -> Job:
         """Ask a job to end; what it has finished is kept. A job that has ended stays as it is.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import sqlalchemy as sa
 
 from micromodels.errors import ModelError
 from service.errors import NotFound
-from service.records import BlobFile, ModelVersion, NewModel, Page
+from service.records import BlobFile, ModelVersion, NewModel, Page, provenance_version
 from service.store import schema
 from service.store.blobs import Blobs, disk_errors
 from service.store.database import Database, new_id, now, page_start
 from service.store.projects import project_row
 
-__all__ = ["Models", "insert_model"]
+__all__ = ["Models", "insert_model", "materialise"]
 
 _MODELS = schema.models
 
@@ -98,7 +99,7 @@ class Models:
         return Page(items, str(rows[limit - 1].key) if len(rows) > limit else "")
 
     def delete(self, project_id: str, model_id: str, version: int) -> None:
-        """Delete one version. Its files go with the next sweep of the blobs; labels that it made stay.
+        """Delete one version, and what it has learned. Files go with the next sweep of the blobs; labels stay.
 
         Raises:
             NotFound: there is none.
@@ -106,6 +107,8 @@ class Models:
         with self._database.begin(write=True, frees=True) as connection:
             row = self._row(connection, project_id, model_id, version)
             connection.execute(_MODELS.delete().where(_MODELS.c.key == row.key))
+            states, name = schema.learned_states, provenance_version(row.model_id, row.version)
+            connection.execute(states.delete().where(states.c.model_version == name))
 
     def of_video(self, project_id: str, video_id: str) -> ModelVersion | None:
         """The version that was trained last on a video; None if there is none.
@@ -134,16 +137,7 @@ class Models:
             NotFound: a file is missing from the blobs.
             ResourceExhausted: the disk is full.
         """
-        for file in model.files:
-            target = (folder / file.name).resolve()
-            if not target.is_relative_to(folder.resolve()):
-                raise ModelError(
-                    f"model {model.provenance_version}: the file name {file.name!r} leads out of its folder"
-                )
-            source = self._blobs.path(file.sha256)
-            with disk_errors():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+        materialise(self._blobs, model.provenance_version, model.files, folder)
 
     def _row(self, connection: sa.Connection, project_id: str, model_id: str, version: int) -> sa.Row[Any]:
         projects = schema.projects
@@ -155,3 +149,22 @@ class Models:
         if row is None:
             raise NotFound("model", f"{model_id}@{version}" if version else model_id)
         return row
+
+
+def materialise(blobs: Blobs, name: str, files: Iterable[BlobFile], folder: Path) -> None:
+    """Write a saved folder out; see ``Models.materialise``.
+
+    Args:
+        blobs: where the files are.
+        name: of what they are, for errors.
+        files: names and blobs.
+        folder: made if it is not there.
+    """
+    for file in files:
+        target = (folder / file.name).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise ModelError(f"model {name}: the file name {file.name!r} leads out of its folder")
+        source = blobs.path(file.sha256)
+        with disk_errors():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)

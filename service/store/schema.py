@@ -21,6 +21,7 @@ __all__ = [
     "job_events",
     "jobs",
     "labels",
+    "learned_states",
     "members",
     "metadata",
     "models",
@@ -206,6 +207,7 @@ changes = sa.Table(
     _integer("undone_by"),
     _flag("settled"),  # of a correction: its recomputation has ended
     sa.Column("seconds", sa.Float, nullable=False, server_default="0"),
+    _integer("learned"),  # of a correction: number of the learned state that it led to
     _text("comment"),
     sa.Column("written_at", Instant, nullable=False),
     sa.UniqueConstraint("video", "revision"),
@@ -346,6 +348,20 @@ models = sa.Table(
     _text("job_id"),
     sa.Column("created_at", Instant, nullable=False),
     sa.UniqueConstraint("project", "model_id", "version"),
+)
+
+# What a micro-model version has become on a video by learning from corrections; the older states serve to compare with.
+learned_states = sa.Table(
+    "learned_states",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    _video_column(),
+    sa.Column("model_version", sa.Text, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    _integer("revision"),
+    sa.Column("files", sa.JSON, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("video", "model_version", "number"),
 )
 
 requests = sa.Table(

@@ -5,6 +5,7 @@ The track of the first seed is a script: words ``slow`` (pauses at every step an
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ import numpy as np
 import micromodels
 from micromodels.changes import LabelChange, LabelKey, key_of
 from micromodels.diagnostics import Issue, IssueKind, SuspectedSwap
-from micromodels.errors import Cancelled, Diverged, InvalidInput
+from micromodels.errors import Cancelled, Diverged, FailedPrecondition, InvalidInput
 from micromodels.events import (
     ExperimentFinished,
     FlipBookPicture,
@@ -47,7 +48,11 @@ class TrainSettings:
     effort: float = 1.0
 
 
+@dataclass(frozen=True)
 class Manifest:
+    version: str = "0"
+    metrics: Any = None
+
     def to_dict(self) -> dict[str, Any]:
         return {"recipe": "head", "metrics": {"leave_one_seed_out": 0.5}, "scores": [float("nan"), 1]}
 
@@ -60,12 +65,18 @@ def _stopped(run: Run) -> bool:
 
 
 class MicroModel:
-    manifest = Manifest()
+    """Knows the frames that it has learned from since it was trained."""
+
+    def __init__(self, learned: Sequence[int] = ()) -> None:
+        self.learned = tuple(learned)
+        self.manifest = Manifest(str(len(self.learned)), {})
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text("{}")
+        (folder / "manifest.json").write_text(json.dumps(self.learned))
         (folder / "head.safetensors").write_bytes(bytes(range(256)) * 8192)
+
+    save_weights = save
 
     def propagate(
         self, video: Any, anchors: Sequence[AnyLabel], *, frames: range | None = None, run: Run
@@ -105,16 +116,38 @@ def train(video: Any, seeds: Sequence[AnyLabel], settings: TrainSettings, *, ont
 
 def load_model(folder: Path) -> MicroModel:
     assert (folder / "head.safetensors").stat().st_size == 256 * 8192
-    return MicroModel()
+    return MicroModel(json.loads((folder / "manifest.json").read_text()))
+
+
+@dataclass(frozen=True)
+class Retrained:
+    model: MicroModel
+    held_out: tuple[int, ...]
+    old_score: float
+    new_score: float
+
+    @property
+    def better(self) -> bool:
+        return self.new_score > self.old_score
 
 
 class LabelSession:
-    """Frames between two anchors of a track look like the nearer one. Tracks are scripts here too: ``slow`` pauses
-    before each change, ``crashes`` kills the process, ``refuses`` raises."""
+    """Frames between two anchors of a track look like the nearer one, surer with every correction learned from. Tracks
+    are scripts here too: ``slow`` pauses before each change, ``crashes`` kills the process, ``refuses`` raises,
+    ``worse`` trains to no avail, ``long`` trains until it is told to stop."""
 
     def __init__(
-        self, video: Any, model: MicroModel, labels: Iterable[AnyLabel], *, settled: Any, ontology: Any, run: Run
+        self,
+        video: Any,
+        model: MicroModel,
+        labels: Iterable[AnyLabel],
+        *,
+        settled: Any,
+        ontology: Any,
+        run: Run,
+        earlier: Sequence[MicroModel],
     ) -> None:
+        self.model, self.earlier, self.run = model, earlier, run
         self.frames = range(video.table.frame_count)
         self.labels = {key_of(label): label for label in labels}
         self.settled = set(settled)
@@ -145,8 +178,31 @@ class LabelSession:
             yield self._put(key_of(label), label)
         for key in removals:
             yield self._put(key, None)
+        if labels:
+            self.model = MicroModel((*self.model.learned, *(label.frame for label in labels)))
         for key in [*map(key_of, labels), *removals]:
             yield from self._mend(key)
+
+    def retrain(self, settings: TrainSettings) -> Retrained:
+        anchors = {key.frame: key.name for key, label in self.labels.items() if label.is_anchor}
+        if len(anchors) < 3:
+            raise FailedPrecondition(f"{len(anchors)} frames; at least 3")
+        script = " ".join(anchors.values())
+        for step in range(10_000 if "long" in script else STEPS):
+            if _stopped(self.run):
+                break
+            if "long" in script:
+                time.sleep(PAUSE_SECONDS)
+            self.run.on_event(TrainingProgress(0, 1, step, STEPS, 1.0 / (step + 1), 0.5))
+        unseen = tuple(sorted(set(self.model.learned)))[-2:]
+        return Retrained(MicroModel(), unseen, 0.5, 0.25 if "worse" in script else 0.75)
+
+    def replace_model(self, retrained: Retrained) -> Iterator[LabelChange]:
+        self.model = retrained.model
+        made_by = Provenance(ProvenanceKind.MODEL, "fake@2")
+        for key, label in sorted(self.labels.items()):
+            if not label.is_anchor and key not in self.settled:
+                yield self._put(key, replace(label, confidence=0.99, provenance=made_by))
 
     def _mend(self, key: LabelKey) -> Iterator[LabelChange]:
         fixed = [k.frame for k, x in self.labels.items() if k.name == key.name and (x.is_anchor or k in self.settled)]
@@ -163,8 +219,9 @@ class LabelSession:
                 os.kill(os.getpid(), signal.SIGKILL)
             nearest = self.labels[replace(key, frame=min(fixed, key=lambda f: abs(f - frame)))]
             made_by = Provenance(ProvenanceKind.MODEL, "fake@1")
+            confidence = 0.8 + 0.01 * len(self.model.learned)
             yield self._put(
-                replace(key, frame=frame), replace(nearest, frame=frame, confidence=0.8, provenance=made_by)
+                replace(key, frame=frame), replace(nearest, frame=frame, confidence=confidence, provenance=made_by)
             )
 
     def _put(self, key: LabelKey, label: AnyLabel | None) -> LabelChange:

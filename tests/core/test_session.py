@@ -17,7 +17,7 @@ from micromodels.dense_model import DenseModel
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.events import Run
 from micromodels.identity import split_track
-from micromodels.labeling import TrainSettings, train
+from micromodels.labeling import TrainSettings, load_model, train
 from micromodels.retraining import Retrained
 from micromodels.session import LabelSession, SessionSettings
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, ShapeKind, State
@@ -214,6 +214,25 @@ def test_a_retrained_model_is_compared_on_what_neither_saw(session: LabelSession
     assert dict(session.labels) == apply(before, changes)
     assert not {change.frame for change in changes} & {0, 6, 12, 15, 18}
     assert session.labels[LabelKey(15, "1")] is before[LabelKey(15, "1")]
+
+
+def test_a_session_goes_on_where_another_ended(session: LabelSession, video: MemoryVideo, tmp_path: Path) -> None:
+    """Saved and loaded, the head is the learned one, and what it was before still serves to compare with."""
+    models = [session.model]
+    for frame in (6, 12, 18):
+        list(session.correct([seed(frame, kind_of(session))]))
+        models.append(session.model)
+    for number, model in enumerate(models):
+        model.save_weights(tmp_path / str(number))
+    *earlier, newest = [load_model(tmp_path / str(number)) for number in range(len(models))]
+    labels = list(session.labels.values())
+    run = Run(device="cpu", cache_dir=tmp_path)
+    with LabelSession(video, newest, labels, run=run, settings=QUICK, earlier=earlier) as reopened:
+        assert reopened.model.manifest.version == session.model.manifest.version != models[0].manifest.version
+        retrained = reopened.retrain(TrainSettings(effort=0.1))
+        assert retrained.held_out == (18,)
+        assert list(reopened.correct([seed(3, kind_of(session))]))
+        assert reopened.model.manifest.seed_frames == (0, 3, 6, 12, 18)
 
 
 class Promise:
