@@ -13,8 +13,9 @@
 from __future__ import annotations
 
 from micromodels.client.api import Client
+from micromodels.client.assignments import Assignments
 from micromodels.client.errors import ApiError
 from micromodels.client.operations import AutoLabelRun, Operation
 from micromodels.client.reviewing import Reviewing, label_key
 
-__all__ = ["ApiError", "AutoLabelRun", "Client", "Operation", "Reviewing", "label_key"]
+__all__ = ["ApiError", "Assignments", "AutoLabelRun", "Client", "Operation", "Reviewing", "label_key"]

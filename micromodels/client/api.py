@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,20 +14,16 @@ from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
 from micromodels.client.access import Access
+from micromodels.client.assignments import Assignments
 from micromodels.client.connection import Connection, Tls
-from micromodels.client.errors import ApiError
-from micromodels.client.messages import label_from_message, label_to_message, ontology_to_message
+from micromodels.client.messages import label_batches, label_from_message, label_to_message, ontology_to_message
 from micromodels.client.operations import AutoLabelRun, Operation
 from micromodels.client.reviewing import Reviewing
+from micromodels.client.transfers import download, send_file
 from micromodels.types import AnyLabel, Ontology
 from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
 
 __all__ = ["Client"]
-
-_BATCH_LABELS = 1000
-_BATCH_BYTES = 4 << 20
-_READ_BYTES = 1 << 20
-_MAX_RESENDS = 5
 
 _FORMATS = {
     "jsonl": labeling_pb2.EXPORT_FORMAT_JSONL,
@@ -66,6 +60,7 @@ class Client:
 
     Attributes:
         access: tokens, and who is what in which project.
+        assignments: frames that two people label blindly.
         review: corrections, reviews, tracks and history.
         stubs: the generated stubs, for what has no method here.
 
@@ -90,6 +85,7 @@ class Client:
         self._connection = Connection(address, token, timeout_seconds, files if encrypted else None)
         self.stubs = self._connection.stubs
         self.access = Access(self._connection)
+        self.assignments = Assignments(self._connection)
         self.review = Reviewing(self._connection)
 
     def close(self) -> None:
@@ -176,14 +172,20 @@ class Client:
             on_progress: called with the bytes that the server has, and those of the file.
             timeout_seconds: how long to wait for the server to read the video; None for as long as it takes.
         """
-        source = Path(path)
-        sha256 = _sha256(source)
-        upload = self._start_upload(project, source, sha256)
-        if upload.state == video_pb2.UPLOAD_STATE_ACTIVE:
-            self._send(source, upload, on_progress)
+        upload = send_file(self._connection, project, Path(path), on_progress)
         finish = video_pb2.FinishUploadRequest(name=upload.name)
         started = self._connection.call(self.stubs.videos.FinishUpload, finish)
         return Operation(self._connection, started.name, video_pb2.Video).result(timeout_seconds)
+
+    def get_upload(self, name: str) -> video_pb2.Upload:
+        """How far an upload has come."""
+        request = video_pb2.GetUploadRequest(name=name)
+        found: video_pb2.Upload = self._connection.call(self.stubs.videos.GetUpload, request)
+        return found
+
+    def delete_upload(self, name: str) -> None:
+        """Give an upload up."""
+        self._connection.call(self.stubs.videos.DeleteUpload, video_pb2.DeleteUploadRequest(name=name))
 
     def register_video(
         self, project: str, path: str, *, display_name: str = "", timeout_seconds: float | None = None
@@ -226,7 +228,7 @@ class Client:
                 changed one of these labels since.
         """
         revision: int | None = None
-        for batch in _batches(labels):
+        for batch in label_batches(labels):
             request = label_pb2.WriteLabelsRequest(parent=video, labels=batch, request_id=_request_id())
             if base_revision is not None:
                 request.base_revision = base_revision
@@ -414,22 +416,7 @@ class Client:
         Raises:
             ApiError: code ``DATA_LOSS``: the bytes are not those that the server announced.
         """
-        target = Path(folder) / Path(file.file_name).name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        with part.open("wb") as out:
-
-            def start() -> tuple[Any, Message]:
-                return self.stubs.files.ReadFile, file_pb2.ReadFileRequest(name=file.name, offset=out.tell())
-
-            for message in self._connection.stream(start):
-                if zlib.crc32(message.data) != message.crc32:
-                    raise ApiError("DATA_LOSS", f"{file.name}: bytes at {message.offset} were damaged on the way")
-                out.write(message.data)
-        if _sha256(part) != file.sha256:
-            raise ApiError("DATA_LOSS", f"{file.name}: the SHA-256 is not the announced one")
-        part.replace(target)
-        return target
+        return download(self._connection, file, Path(folder))
 
     def operation(self, name: str) -> Operation[Any]:
         """An operation that was started before, by whoever it was."""
@@ -463,61 +450,9 @@ class Client:
         request = micro_model_pb2.DeleteMicroModelVersionRequest(name=name)
         self._connection.call(self.stubs.micro_models.DeleteMicroModelVersion, request)
 
-    def _start_upload(self, project: str, source: Path, sha256: str) -> video_pb2.Upload:
-        """The upload of these bytes: the one begun before, or a new one if that has come to nothing."""
-        # The same bytes under the same name make the same request, which is what finds an upload again.
-        request_id = hashlib.sha256(f"{project}\0{source.name}\0{sha256}".encode()).hexdigest()
-        while True:
-            request = video_pb2.StartUploadRequest(
-                parent=project,
-                file_name=source.name,
-                size_bytes=source.stat().st_size,
-                sha256=sha256,
-                request_id=request_id,
-            )
-            upload: video_pb2.Upload = self._connection.call(self.stubs.videos.StartUpload, request)
-            if upload.state == video_pb2.UPLOAD_STATE_ACTIVE or self._became_video(upload):
-                return upload
-            request_id = _request_id()
-
-    def _became_video(self, upload: video_pb2.Upload) -> bool:
-        if upload.state != video_pb2.UPLOAD_STATE_FINISHED:
-            return False
-        try:
-            return self.get_video(upload.video).state != video_pb2.VIDEO_STATE_FAILED
-        except ApiError as error:
-            if error.code != "NOT_FOUND":
-                raise
-            return False
-
-    def _send(self, source: Path, upload: video_pb2.Upload, on_progress: Callable[[int, int], None] | None) -> None:
-        resends = 0
-        with source.open("rb") as file:
-            offset = upload.received_bytes
-            while offset < upload.size_bytes:
-                file.seek(offset)
-                data = file.read(min(upload.max_chunk_bytes, _READ_BYTES))
-                chunk = video_pb2.UploadChunkRequest(name=upload.name, offset=offset, data=data, crc32=zlib.crc32(data))
-                try:
-                    stored = self._connection.call(self.stubs.videos.UploadChunk, chunk)
-                    offset, resends = stored.received_bytes, 0
-                except ApiError as error:
-                    # Where an answer was lost the chunk is there already; where bytes were damaged it is not.
-                    resends += 1
-                    if error.reason not in ("WRONG_OFFSET", "CHECKSUM_MISMATCH") or resends > _MAX_RESENDS:
-                        raise
-                    offset = int(error.metadata.get("expected_offset", offset))
-                if on_progress is not None:
-                    on_progress(offset, upload.size_bytes)
-
 
 def _request_id() -> str:
     return str(uuid.uuid4())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _selection(
@@ -530,17 +465,3 @@ def _selection(
         class_names=class_names,
         anchors_only=anchors_only,
     )
-
-
-def _batches(labels: Iterable[AnyLabel]) -> Iterator[list[label_pb2.Label]]:
-    """Messages in batches that stay well below the limit of a message."""
-    batch: list[label_pb2.Label] = []
-    size_bytes = 0
-    for message in map(label_to_message, labels):
-        if batch and (len(batch) >= _BATCH_LABELS or size_bytes + message.ByteSize() > _BATCH_BYTES):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(message)
-        size_bytes += message.ByteSize()
-    if batch:
-        yield batch

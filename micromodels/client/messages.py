@@ -27,9 +27,19 @@ from micromodels.types import (
 )
 from micromodels.v1 import label_pb2, project_pb2
 
-__all__ = ["label_errors", "label_from_message", "label_to_message", "ontology_from_message", "ontology_to_message"]
+__all__ = [
+    "label_batches",
+    "label_errors",
+    "label_from_message",
+    "label_to_message",
+    "ontology_from_message",
+    "ontology_to_message",
+]
 
 V = TypeVar("V")
+
+_BATCH_LABELS = 1000
+_BATCH_BYTES = 4 << 20
 
 _STATES: dict[State, label_pb2.ObjectState.ValueType] = {
     State.VISIBLE: label_pb2.OBJECT_STATE_VISIBLE,
@@ -216,3 +226,17 @@ def _path(path: str, names: dict[str, str]) -> Iterator[None]:
     except InvalidInput as error:
         field = names.get(error.field, error.field)
         raise type(error)(f"{path}.{field}", error.value, error.allowed) from None
+
+
+def label_batches(labels: Iterable[AnyLabel]) -> Iterator[list[label_pb2.Label]]:
+    """Messages in batches that stay well below the limit of a message."""
+    batch: list[label_pb2.Label] = []
+    size_bytes = 0
+    for message in map(label_to_message, labels):
+        if batch and (len(batch) >= _BATCH_LABELS or size_bytes + message.ByteSize() > _BATCH_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(message)
+        size_bytes += message.ByteSize()
+    if batch:
+        yield batch

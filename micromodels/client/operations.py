@@ -108,6 +108,15 @@ class Operation(Generic[R]):
         request = operations_pb2.CancelOperationRequest(name=self.name)
         self._connection.call(self._connection.stubs.operations.CancelOperation, request)
 
+    def delete(self) -> None:
+        """Forget it, and what it reported; labels and micro-models stay.
+
+        Raises:
+            ApiError: it has not ended, or the call failed.
+        """
+        request = operations_pb2.DeleteOperationRequest(name=self.name)
+        self._connection.call(self._connection.stubs.operations.DeleteOperation, request)
+
     def _get(self) -> operations_pb2.Operation:
         request = operations_pb2.GetOperationRequest(name=self.name)
         found: operations_pb2.Operation = self._connection.call(self._connection.stubs.operations.GetOperation, request)

@@ -81,7 +81,8 @@ class HistoryServiceServicer:
         """Takes a change back, with everything that was computed because of it: what was before becomes a new change, which
         can be undone itself. Predictions that were replaced or judged since stay as they are. Errors: `NOT_FOUND`;
         `ABORTED` with the conflicting keys if people have changed some of these labels since (nothing is written);
-        `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else.
+        `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else and
+        the caller is not an admin of the project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

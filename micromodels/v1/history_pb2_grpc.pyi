@@ -47,7 +47,8 @@ class HistoryServiceStub:
     """Takes a change back, with everything that was computed because of it: what was before becomes a new change, which
     can be undone itself. Predictions that were replaced or judged since stay as they are. Errors: `NOT_FOUND`;
     `ABORTED` with the conflicting keys if people have changed some of these labels since (nothing is written);
-    `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else.
+    `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else and
+    the caller is not an admin of the project.
     """
 
 @_typing.type_check_only
@@ -69,7 +70,8 @@ class HistoryServiceAsyncStub(HistoryServiceStub):
     """Takes a change back, with everything that was computed because of it: what was before becomes a new change, which
     can be undone itself. Predictions that were replaced or judged since stay as they are. Errors: `NOT_FOUND`;
     `ABORTED` with the conflicting keys if people have changed some of these labels since (nothing is written);
-    `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else.
+    `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else and
+    the caller is not an admin of the project.
     """
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -106,7 +108,8 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a change back, with everything that was computed because of it: what was before becomes a new change, which
         can be undone itself. Predictions that were replaced or judged since stay as they are. Errors: `NOT_FOUND`;
         `ABORTED` with the conflicting keys if people have changed some of these labels since (nothing is written);
-        `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else.
+        `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else and
+        the caller is not an admin of the project.
         """
 
 def add_HistoryServiceServicer_to_server(servicer: HistoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -148,7 +148,7 @@ RULES: Mapping[str, Rule] = {
         {
             "ListLabelHistory": Rule(_READ, "parent"),
             "ListChanges": Rule(_READ, "parent"),
-            "UndoChange": Rule(_WORK, "parent"),  # of one's own change
+            "UndoChange": Rule(_WORK, "parent"),  # of others' changes: MANAGE
         },
     ),
     **_service(

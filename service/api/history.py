@@ -6,7 +6,7 @@ from typing import Any
 
 from micromodels.errors import FailedPrecondition, OutOfRange
 from micromodels.v1 import history_pb2, history_pb2_grpc, track_pb2, track_pb2_grpc
-from service.access import current_caller
+from service.access import Permission, current_caller
 from service.api import names
 from service.api.convert import key_from_message
 from service.api.convert_history import change_message, version_message
@@ -67,10 +67,11 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         return await self._run(self._undo, ids, request)
 
     def _undo(self, ids: tuple[str, str], request: history_pb2.UndoChangeRequest) -> history_pb2.UndoChangeResponse:
-        made, author = self._history.change(*ids, request.revision), current_caller().name
-        if made.author != author:
-            raise FailedPrecondition(f"change {made.revision} was made by {made.author!r}, not by {author!r}")
-        result = self._history.undo(*ids, request.revision, author=author, request_id=request.request_id)
+        made, caller = self._history.change(*ids, request.revision), current_caller()
+        if made.author != caller.name and not caller.may(Permission.MANAGE, ids[0]):
+            said = f"change {made.revision} was made by {made.author!r}, not by {caller.name!r}"
+            raise FailedPrecondition(f"{said}; only an admin of the project may take it back")
+        result = self._history.undo(*ids, request.revision, author=caller.name, request_id=request.request_id)
         change = self._history.change(*ids, result.revision)
         return history_pb2.UndoChangeResponse(change=change_message(ids[0], change), label_revision=result.revision)
 

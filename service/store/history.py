@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
+from service.access.calls import note
 from service.errors import RevisionConflict
 from service.history import Act, Change, ChangeKind, LabelDifference, LabelVersion, ReviewAction, ReviewEvent
 from service.records import LabelKey, LabelRecord, Page, WriteResult
@@ -237,6 +238,7 @@ class History:
                 hint = f"; undo change {change.parent}, which it follows from" if change.parent else ""
                 raise FailedPrecondition(f"change {revision} is the work of a micro-model ({change.kind.value}){hint}")
             made = Act(author, ChangeKind.UNDO, undoes=revision)
+            note(undoes=revision, made_by_others=change.author != author)
             result = _undo_reviews(connection, video, change, made)
             if result is None:
                 result = _undo_labels(connection, video, change, made)

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from micromodels.client import Client
-from micromodels.client.messages import label_to_message
 from micromodels.types import AnyLabel, Box, FrameLabel, Label, Polygon, State
 from micromodels.v1 import assignment_pb2 as pb
-from micromodels.v1 import label_pb2
 from service.agreement import agreement, cohen_kappa, shape_iou
 from tests.api.harness import Running, box, fresh_id, refused
 
@@ -29,23 +27,24 @@ def people(running: Running) -> Iterator[tuple[Client, Client]]:
 
 
 def assign(running: Running, video: str, *frames: int) -> pb.Assignment:
-    wanted = pb.Assignment(frame_indices=frames, annotators=["ann", "ben"])
-    request = pb.CreateAssignmentRequest(parent=video, assignment=wanted, request_id=fresh_id())
-    made = running.stubs.assignments.CreateAssignment(request)
-    assert running.stubs.assignments.CreateAssignment(request) == made
-    return made
+    return running.client.assignments.create_assignment(video, frames, ("ann", "ben"))
 
 
 def write(client: Client, assignment: pb.Assignment, *labels: AnyLabel, submit: bool = False) -> pb.Assignment:
-    messages = [label_to_message(label) for label in labels]
-    request = pb.WriteAssignedLabelsRequest(name=assignment.name, labels=messages, submit=submit, request_id=fresh_id())
-    found: pb.Assignment = client._connection.call(client.stubs.assignments.WriteAssignedLabels, request)
-    return found
+    return client.assignments.write_assigned_labels(assignment.name, labels, submit=submit)
 
 
-def read(client: Client, assignment: pb.Assignment, annotator: str = "") -> list[label_pb2.Label]:
-    request = pb.ListAssignedLabelsRequest(parent=assignment.name, annotator=annotator)
-    return list(client._connection.call(client.stubs.assignments.ListAssignedLabels, request).labels)
+def read(client: Client, assignment: pb.Assignment, annotator: str = "") -> list[AnyLabel]:
+    return list(client.assignments.list_assigned_labels(assignment.name, annotator=annotator))
+
+
+def test_assigning_can_be_repeated(running: Running, video: str) -> None:
+    """The same request_id gives the same assignment."""
+    wanted = pb.Assignment(frame_indices=[1], annotators=["ann", "ben"])
+    request = pb.CreateAssignmentRequest(parent=video, assignment=wanted, request_id=fresh_id())
+    made = running.stubs.assignments.CreateAssignment(request)
+    assert running.stubs.assignments.CreateAssignment(request) == made
+    assert [found.name for found in running.client.assignments.list_assignments(video)] == [made.name]
 
 
 def test_two_people_and_a_third(running: Running, people: tuple[Client, Client], video: str) -> None:
@@ -58,19 +57,21 @@ def test_two_people_and_a_third(running: Running, people: tuple[Client, Client],
     with refused("FAILED_PRECONDITION"):
         read(ben, made, "ann")
     with refused("FAILED_PRECONDITION"):
-        ben.stubs.assignments.GetAgreement(pb.GetAgreementRequest(name=made.name))
+        ben.assignments.get_agreement(made.name)
     with refused("FAILED_PRECONDITION"):
         write(ann, made, box(3))
     gone = Label(7, "1", "square", State.ABSENT)
     done = write(ben, made, box(3, "a", x1=20), gone, FrameLabel(3, "bright", True), submit=True)
     assert list(done.submitted_annotators) == ["ann", "ben"]
-    assert [label.frame_index for label in read(ben, made, "ann")] == [3, 3, 7]
-    figures = running.stubs.assignments.GetAgreement(pb.GetAgreementRequest(name=made.name))
+    assert [label.frame for label in read(ben, made, "ann")] == [3, 3, 7]
+    figures = running.client.assignments.get_agreement(made.name)
     assert (figures.frame_count, figures.object_count, figures.matched_count) == (2, 2, 2)
     assert figures.mean_iou == pytest.approx(0.5)
     assert figures.state_kappa == pytest.approx(0.0)
     assert not figures.HasField("class_kappa")  # one class only
     assert list(running.client.read_labels(video)) == []
+    with refused("INVALID_ARGUMENT"):
+        running.client.assignments.adjudicate_assignment(made.name, "eve")
     request = pb.AdjudicateAssignmentRequest(name=made.name, annotator="ann", choices={7: "ben"}, request_id=fresh_id())
     chosen = running.stubs.assignments.AdjudicateAssignment(request)
     assert running.stubs.assignments.AdjudicateAssignment(request) == chosen
@@ -80,9 +81,8 @@ def test_two_people_and_a_third(running: Running, people: tuple[Client, Client],
     assert found[(7, "ben")].state is State.ABSENT
     running.client.review.undo_change(video, chosen.label_revision)
     assert list(running.client.read_labels(video)) == []
-    listed = running.stubs.assignments.ListAssignments(pb.ListAssignmentsRequest(parent=video))
-    assert [a.name for a in listed.assignments] == [made.name]
-    assert running.stubs.assignments.GetAssignment(pb.GetAssignmentRequest(name=made.name)) == listed.assignments[0]
+    (listed,) = running.client.assignments.list_assignments(video)
+    assert running.client.assignments.get_assignment(made.name) == listed
 
 
 def test_assignments_that_are_refused(running: Running, people: tuple[Client, Client], video: str) -> None:
@@ -97,8 +97,7 @@ def test_assignments_that_are_refused(running: Running, people: tuple[Client, Cl
     with refused("FAILED_PRECONDITION"):
         write(running.client, made, box(1))
     with refused("FAILED_PRECONDITION"):
-        request = pb.AdjudicateAssignmentRequest(name=made.name, annotator="ann")
-        running.stubs.assignments.AdjudicateAssignment(request)
+        running.client.assignments.adjudicate_assignment(made.name, "ann", {1: "ben"})
     with refused("INVALID_ARGUMENT", field="annotator"):
         read(people[0], made, "eve")
 

@@ -117,12 +117,19 @@ def test_every_call_is_described_and_tried(repository: Path, method: MethodDescr
     assert re.search(rf"stubs\.\w+\.{method.name}\b|\boperations\.{method.name}\(|\.{by_client}\(", tests)
 
 
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_call_has_a_method_in_the_client(method: MethodDescriptor, repository: Path) -> None:
+    """Nobody needs the stubs for anything."""
+    client = "".join(path.read_text() for path in (repository / "micromodels/client").glob("*.py"))
+    assert re.search(rf"stubs\.\w+\.{method.name}\b", client)
+
+
 def test_calls_that_start_something_can_be_repeated() -> None:
     """Whatever makes or changes something that has no name of its own yet takes a request_id."""
     starting = ("Create", "Start", "Write", "Register", "Train", "Propagate", "Export", "AutoLabel", "Correct", "Undo")
-    starting += ("Swap", "Split", "Merge", "DeleteTrack", "ReviewLabels", "Accept", "Adjudicate")
+    starting += ("Retrain", "Swap", "Split", "Merge", "DeleteTrack", "ReviewLabels", "Accept", "Adjudicate")
     found = [m for m in METHODS if m.name.startswith(starting) and m.full_name.startswith("micromodels")]
-    assert len(found) == 20
+    assert len(found) == 21
     assert all("request_id" in m.input_type.fields_by_name for m in found)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from micromodels.client import transfers
 from micromodels.v1 import video_pb2 as pb
 from service.store import Uploads
 from tests.api.harness import Running, fresh_id, refused
@@ -73,7 +74,7 @@ def test_the_client_resumes_by_itself(running: Running) -> None:
     """`upload_video` of the same file goes on with the upload that was begun, and afterwards finds the video."""
     project = running.project().name
     data = running.clip.read_bytes()
-    begun = running.client._start_upload(project, running.clip, hashlib.sha256(data).hexdigest())
+    begun = transfers._start(running.client._connection, project, running.clip)
     running.stubs.videos.UploadChunk(chunk(begun, 0, data[:1500]))
     heard: list[tuple[int, int]] = []
     video = running.client.upload_video(project, running.clip, on_progress=lambda *args: heard.append(args))
