@@ -254,7 +254,7 @@ def test_suggestions_swaps_and_cuts(running: Running, video: str) -> None:
 @pytest.fixture
 def small(tmp_path: Path, tiny_clip: Path) -> Iterator[Running]:
     """A server with room for one session, which ends soon."""
-    made = Running(tmp_path, tiny_clip / "video.mp4", interactive_sessions=1, interactive_idle_seconds=0.3)
+    made = Running(tmp_path, tiny_clip / "video.mp4", interactive_sessions=1, interactive_idle_seconds=5.0)
     try:
         yield made
     finally:
