@@ -1,6 +1,8 @@
 """Which object is which: swap, split, merge and delete, as pure functions from labels to changes.
 
-What a human drew stays human: only the name of the track changes with it.
+What a human drew stays human: only the name of the track changes with it. What leaves a track for good (split, merge,
+delete) should not be predicted there again: ``LabelSession.adopt`` the changes, then ``settle`` their keys that are
+without a label. The service's calls of these names mean the same, on stored labels with their reviews and history.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import replace
 
 from micromodels.changes import LabelChange, LabelKey, key_of
 from micromodels.errors import InvalidInput
-from micromodels.types import HUMAN, AnyLabel, Label, Provenance, State
+from micromodels.types import AnyLabel, Label
 
 __all__ = ["delete_track", "merge_tracks", "split_track", "swap_tracks"]
 
@@ -20,23 +22,25 @@ def swap_tracks(
 ) -> list[LabelChange]:
     """Exchange two tracks on the frames from ``start`` up to ``stop`` (half-open; None: to the end).
 
+    Each keeps its class.
+
     Raises:
-        InvalidInput: the tracks are the same, of different classes, or one has no label.
+        InvalidInput: the tracks are the same, or one has no label.
     """
     tracks = _by_track(labels)
     _require(tracks, one, "track")
     _require(tracks, other, "other_track")
     if one == other:
         raise InvalidInput("other_track", other, "another track than the first")
-    first, second = _class_of(tracks[one]), _class_of(tracks[other])
-    if first != second:
-        raise InvalidInput("other_track", other, f"a track of class {first}, not {second}")
+    classes = {name: _class_of(tracks[name]) for name in (one, other)}
     changes = []
     for frame in sorted({*tracks[one], *tracks[other]}):
         if frame < start or (stop is not None and frame >= stop):
             continue
         for name, origin in ((one, other), (other, one)):
-            changes += _changed(tracks[name].get(frame), tracks[origin].get(frame), frame, name)
+            moved = tracks[origin].get(frame)
+            after = replace(moved, object_class=classes[name]) if moved is not None else None
+            changes += _changed(tracks[name].get(frame), after, frame, name)
     return changes
 
 
@@ -87,25 +91,20 @@ def merge_tracks(labels: Iterable[AnyLabel], track: str, other: str) -> list[Lab
     return changes
 
 
-def delete_track(
-    labels: Iterable[AnyLabel], track: str, start: int, stop: int | None = None, provenance: Provenance = HUMAN
-) -> list[LabelChange]:
-    """Say that an object is not there from ``start`` up to ``stop`` (half-open; None: to its last label).
+def delete_track(labels: Iterable[AnyLabel], track: str, start: int, stop: int | None = None) -> list[LabelChange]:
+    """Delete a track from ``start`` up to ``stop`` (half-open; None: to its last label), human labels too.
 
-    Every label in the range becomes a human "absent", also those that a human drew: that is what was asked for.
+    That is for what is no object, or is another track's. Of an object that is out of sight say so: "absent here".
 
     Raises:
-        InvalidInput: the track has no label there, or ``provenance`` is not a human's.
+        InvalidInput: the track has no label there.
     """
     tracks = _by_track(labels)
     _require(tracks, track, "track")
-    if provenance.kind is not HUMAN.kind:
-        raise InvalidInput("provenance", provenance.kind.value, "human")
     changes = []
     for frame, label in sorted(tracks[track].items()):
         if frame >= start and (stop is None or frame < stop):
-            absent = Label(frame, track, label.object_class, State.ABSENT, provenance=provenance)
-            changes += _changed(label, absent, frame, track)
+            changes += _changed(label, None, frame, track)
     if not changes:
         raise InvalidInput("start", start, f"a frame up to the last label of {track}")
     return changes

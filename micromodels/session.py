@@ -150,20 +150,14 @@ class LabelSession:
         """Accept or lock labels: they stay as they are, and spans end at them.
 
         Args:
-            keys: of labels.
+            keys: of labels; where there is none, nothing is predicted any more.
             looked_at: whether a person looked at each of them; suggestions learn from that, not from bulk acceptance.
-
-        Raises:
-            InvalidInput: a key without a label.
         """
         chosen = list(keys)
-        for key in chosen:
-            if key not in self._labels:
-                raise InvalidInput("key", key, "the key of a label that exists")
         if looked_at:
             self._insight.judge(chosen, wrong=False)
         self._settled.update(chosen)
-        for key in chosen:
+        for key in self._labels.keys() & chosen:
             self._insight.put(key, self._labels[key], fixed=True)
 
     def unsettle(self, keys: Iterable[LabelKey]) -> None:
@@ -336,7 +330,7 @@ class LabelSession:
 
     def _is_fixed(self, key: LabelKey) -> bool:
         label = self._labels.get(key)
-        return label is not None and (label.is_anchor or key in self._settled)
+        return key in self._settled or (label is not None and label.is_anchor)
 
     # Spans
 

@@ -192,8 +192,8 @@ class LabelRecord:
 
     @property
     def is_settled(self) -> bool:
-        """Whether people have accepted or locked what stands here."""
-        return self.label is not None and (self.locked or self.review is ReviewState.ACCEPTED)
+        """Whether people have accepted or locked what stands here, or that nothing does."""
+        return self.locked or (self.label is not None and self.review is ReviewState.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)

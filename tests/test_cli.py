@@ -649,7 +649,7 @@ def options(command: Any) -> list[str]:
 
 def test_the_commands_are_those_that_users_were_promised() -> None:
     """And the application itself explains how to stop and what exit codes mean."""
-    promised = "audit backup batch certificate doctor export inspect label restore role serve token train"
+    promised = "audit backup batch certificate doctor export inspect label report restore role serve token train"
     assert sorted(TOP) == promised.split()
     shown = " ".join(micromodels("--help").output.split())
     for words in ("Ctrl-C", "Ctrl-\\", "130 stopped", "5 some files of a batch failed", *TOP):

@@ -125,7 +125,10 @@ class ObjectClass(_message.Message):
     color: _builtins.str
     """The colour it is drawn in, `#rrggbb`; empty for a colour chosen by the program that draws."""
     max_instances: _builtins.int
-    """The most objects of this class on one frame; 0 for no limit."""
+    """The most objects of this class on one frame; 0 for no limit. Hand labels beyond it are refused with
+    `FAILED_PRECONDITION`, and so is a swap that leads beyond it. Micro-models are not: operations warn of it, and
+    GetDiagnostics shows the frames (`too_many`). Labels that were there before the limit stay.
+    """
     flip: _builtins.bool
     """Whether a mirrored object is still one of this class. Set it to false for text, left and right hands and the like:
     training then never mirrors. Unset means true.

@@ -24,6 +24,7 @@ from service.cli.audit import audit
 from service.cli.doctor import doctor
 from service.cli.exits import ExitCode, exit_codes
 from service.cli.progress import Display
+from service.cli.report import report
 from service.cli.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ app.add_typer(access.token, name="token", epilog=EXIT_CODES)
 app.add_typer(access.role, name="role", epilog=EXIT_CODES)
 app.add_typer(audit, name="audit", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(doctor)
+app.command(epilog=EXIT_CODES)(report)
 app.add_typer(access.certificate, name="certificate", epilog=EXIT_CODES)
 
 

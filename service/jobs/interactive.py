@@ -138,7 +138,7 @@ def _adopt(session: LabelSession, news: Iterable[list[Any]]) -> None:
         key = _key(frame, is_frame_class, name)
         label = None if payload is None else decode_label(LabelKey(frame, is_frame_class, name), payload)
         changed.append(LabelChange(key, session.labels.get(key), label))
-        (settled if is_settled and label is not None else loose).append(key)
+        (settled if is_settled else loose).append(key)
     session.unsettle(key for key in loose if key in session.settled)
     session.adopt(changed)
     session.settle(settled, looked_at=len(settled) <= _MANY_AT_ONCE)

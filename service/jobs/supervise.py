@@ -456,6 +456,7 @@ class Supervisor:
             result["files"] = [asdict(file) for file in self._files]
         say = Say(self._end["say"]) if self._end else None
         if say is Say.DONE:
+            self._warn_of_crowds()
             self._commit(state=JobState.SUCCEEDED, result=result, frame_table=self._frame_table)
         elif self._cancelled_at and (say is Say.CANCELLED or say is None):
             self._commit(state=JobState.CANCELLED, result=result)
@@ -472,6 +473,15 @@ class Supervisor:
         else:
             self._commit()
             self._give_back(self._crash(code, out_of_memory))
+
+    def _warn_of_crowds(self) -> None:
+        """Say where labels that were made are more than a class allows: a micro-model is warned of, not refused."""
+        if not self._frames:
+            return
+        for name, count in self._store.labels.crowded(self._job.project_id, self._job.video_id).items():
+            message = f"{count} frames have more of {name!r} than its max_instances; ListSuspectedSwaps and the "
+            message += "consistency checks of GetDiagnostics show where"
+            self._take_event({"kind": "warned", "payload": {"message": message}, "picture": ""})
 
     def _may_change(self, reason: str) -> bool:
         """Whether the next try may do what this one could not: leave a device only if none was asked for."""

@@ -10,13 +10,15 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, Provenance, ProvenanceKind
-from service.codec import decode_label
+from service.codec import decode_label, decode_ontology
 from service.errors import NotFound
 from service.history import Act, Assignment, ChangeKind
 from service.records import LabelKey, Page, VideoState
 from service.store import schema
 from service.store.database import Database, check_text, new_id, now, once, page_start
+from service.store.instances import within_limits
 from service.store.labels import label_changes, write_labels
+from service.store.projects import project_row
 from service.store.videos import video_row
 
 __all__ = ["Assignments"]
@@ -206,7 +208,8 @@ class Assignments:
 
         Raises:
             AlreadyExists: the request id was used with another body.
-            FailedPrecondition: somebody has not submitted, or it was done before.
+            FailedPrecondition: somebody has not submitted, it was done before, or a frame would have more hand labels
+                of a class than the project allows.
             InvalidInput: a name that is not an annotator, or a frame that is not assigned.
             NotFound: there is no such assignment.
         """
@@ -228,7 +231,9 @@ class Assignments:
                 mine = _read(connection, row, name)
                 chosen += [replace(x, provenance=by) for x in mine if choices.get(x.frame, annotator) == name]
             video = video_row(connection, ids[0], ids[1], lock=True)
-            result = write_labels(connection, video, label_changes(chosen), Act(author, ChangeKind.ADJUDICATE))
+            ontology = decode_ontology(project_row(connection, ids[0]).ontology)
+            with within_limits(connection, video.key, {label.frame for label in chosen}, ontology, by_hand=True):
+                result = write_labels(connection, video, label_changes(chosen), Act(author, ChangeKind.ADJUDICATE))
             done = {"adjudicator": author, "adjudicated_at": now(), "adjudicated_revision": result.revision}
             connection.execute(_TABLE.update().where(_TABLE.c.key == row.key).values(**done))
             return {}

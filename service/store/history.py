@@ -166,7 +166,7 @@ class History:
         Args:
             project_id: the video's project.
             video_id: which video.
-            since: the revision; 0 for all labels, without deletions.
+            since: the revision; 0 for all labels, of deletions only those that are locked.
             but: revisions whose labels are known.
             also: keys to tell of in any case.
 
@@ -180,7 +180,7 @@ class History:
             written = sa.and_(_LABELS.c.revision > since, _LABELS.c.revision.not_in(but))
             query = mine.where(sa.or_(written, _LABELS.c.key.in_(judged))) if since else mine
             if not since:
-                query = query.where(_LABELS.c.payload.is_not(None))
+                query = query.where(sa.or_(_LABELS.c.payload.is_not(None), _LABELS.c.locked))
             rows = {row.key: row for row in connection.execute(query)}
             for part in _parts({key.frame for key in also}):
                 for row in connection.execute(mine.where(_LABELS.c.frame.in_(part))):

@@ -25,6 +25,7 @@ from service.records import LabelKey, LabelRecord, ReviewState, VideoState, Writ
 from service.store import schema
 from service.store.changes import human_revisions, record_change
 from service.store.database import Database, now, once
+from service.store.instances import crowded, within_limits
 from service.store.projects import project_row
 from service.store.videos import video_row
 
@@ -87,7 +88,8 @@ class Labels:
 
         Raises:
             AlreadyExists: the request id was used with another body.
-            FailedPrecondition: the video is not ready.
+            FailedPrecondition: the video is not ready, or a frame would have more hand labels of a class than the
+                project allows.
             InvalidInput: a key twice, or a class or shape that the ontology does not have; names ``labels[i].FIELD``.
             NotFound: there is no such video.
             OutOfRange: a frame past the end of the video.
@@ -100,8 +102,10 @@ class Labels:
             video = video_row(connection, project_id, video_id, lock=True)
             if video.state != VideoState.READY.value:
                 raise FailedPrecondition(f"video {video_id!r} is {video.state}; labels need a ready one")
-            _check(labels, changes, video, decode_ontology(project_row(connection, project_id).ontology))
-            result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
+            ontology = decode_ontology(project_row(connection, project_id).ontology)
+            _check(labels, changes, video, ontology)
+            with within_limits(connection, video.key, {change.key.frame for change in changes}, ontology, by_hand=True):
+                result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
             kept = [[key.frame, key.is_frame_class, key.name] for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 
@@ -214,6 +218,17 @@ class Labels:
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
             return int(connection.execute(query.where(_TABLE.c.video == video.key)).scalar_one())
+
+    def crowded(self, project_id: str, video_id: str) -> Mapping[str, int]:
+        """By class, on how many frames there are more objects than the project allows; only classes with such frames.
+
+        Raises:
+            NotFound: there is no such video.
+        """
+        with self._database.begin() as connection:
+            video = video_row(connection, project_id, video_id)
+            ontology = decode_ontology(project_row(connection, project_id).ontology)
+            return crowded(connection, video.key, video.frame_count, ontology)
 
     def anchors(self, project_id: str, video_id: str) -> tuple[list[AnyLabel], int]:
         """All human labels of a video in order of frames, and the revision they belong to.

@@ -6,20 +6,19 @@ What leaves a track for good (split, merge, delete) is locked there: no micro-mo
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.types import State
 from service.codec import decode_ontology
 from service.errors import AlreadyExists, NotFound
 from service.history import Act, ChangeKind
 from service.records import LabelKey, VideoState, WriteResult
 from service.store import schema
 from service.store.database import Database, check_text, once
+from service.store.instances import is_present, within_limits
 from service.store.labels import LabelChange, write_labels
 from service.store.projects import project_row
 from service.store.videos import video_row
@@ -28,7 +27,6 @@ __all__ = ["Tracks"]
 
 _LABELS = schema.labels
 _REVIEW = ("review", "reviewed_by", "reviewed_at")
-_PRESENT = (State.VISIBLE.value, State.OCCLUDED.value)
 _SHOWN_FRAMES = 10
 
 Rows = dict[int, sa.Row[Any]]
@@ -157,7 +155,7 @@ class Tracks:
                 has = f"track {track!r} is of class {classes[track]!r} and {other!r} of {classes[other]!r}"
                 raise FailedPrecondition(f"{has}; correct one of them first")
             both = [frame for frame in rows[other] if frame in rows[track]]
-            drawn = [f for f in both if all(rows[t][f].by_human and _is_present(rows[t][f]) for t in (track, other))]
+            drawn = [frame for frame in both if all(_is_drawn(rows[name][frame]) for name in (track, other))]
             if drawn:
                 shown = ", ".join(map(str, drawn[:_SHOWN_FRAMES])) + (", ..." if len(drawn) > _SHOWN_FRAMES else "")
                 raise FailedPrecondition(
@@ -218,10 +216,10 @@ class Tracks:
                 if name not in classes and name != new:
                     raise NotFound("track", name)
             changes = change(_rows(connection, video.key, tracks, span), classes)
-            result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
             touched = {item.key.frame for item in changes}
-            if kind is ChangeKind.SWAP:  # the others leave no frame with more of a class than it had
-                _check_instances(connection, video.key, touched, project_row(connection, ids[0]))
+            ontology = decode_ontology(project_row(connection, ids[0]).ontology)
+            with within_limits(connection, video.key, touched, ontology, by_hand=False):
+                result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted}
 
         body = [frames.start, frames.stop, *tracks, base_revision, author]
@@ -261,36 +259,11 @@ def _gone(key: LabelKey, class_name: str) -> LabelChange:
     return LabelChange(key, class_name, True, None, review={"locked": True})
 
 
-def _is_present(row: sa.Row[Any]) -> bool:
-    return json.loads(row.payload)["state"] in _PRESENT
+def _is_drawn(row: sa.Row[Any]) -> bool:
+    return bool(row.by_human) and is_present(row.payload)
 
 
 def _rank(row: sa.Row[Any]) -> tuple[bool, bool, float]:
     """Which of two labels of one object on one frame is worth more."""
     said = json.loads(row.payload)
-    return bool(row.by_human), said["state"] in _PRESENT, said.get("confidence") or 0.0
-
-
-def _check_instances(connection: sa.Connection, video: int, frames: set[int], project: sa.Row[Any]) -> None:
-    """Refuse more objects of a class on a frame than the project allows.
-
-    Raises:
-        FailedPrecondition: there would be.
-    """
-    limits = {c.name: c.max_instances for c in decode_ontology(project.ontology).object_classes if c.max_instances}
-    if not limits or not frames:
-        return
-    query = sa.select(_LABELS).where(schema.IS_CURRENT, _LABELS.c.video == video, _LABELS.c.payload.is_not(None))
-    query = query.where(
-        _LABELS.c.frame >= min(frames), _LABELS.c.frame <= max(frames), _LABELS.c.class_name.in_(limits)
-    )
-    counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for row in connection.execute(query.where(_LABELS.c.is_frame_class.is_(False))):
-        if row.frame in frames and _is_present(row):
-            counts[row.frame][row.class_name] += 1
-    for frame, count in sorted(counts.items()):
-        for name, found in count.items():
-            if found > limits[name]:
-                raise FailedPrecondition(
-                    f"frame {frame} would have {found} of {name!r}; max_instances is {limits[name]}"
-                )
+    return bool(row.by_human), is_present(row.payload), said.get("confidence") or 0.0

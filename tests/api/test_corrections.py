@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from micromodels.client import label_key
+from micromodels.client import ApiError, label_key
 from micromodels.client.messages import label_to_message
 from micromodels.types import AnyLabel, Box, Label, Provenance, ProvenanceKind, State
 from micromodels.v1 import correction_pb2 as pb
@@ -149,6 +149,45 @@ def test_a_stale_base_loses_nothing(running: Running, video: str) -> None:
         list(running.client.review.correct_labels(video, [box(10, x1=60)], base_revision=seen))
     assert "frame 10" in errors[0].metadata["conflicts"]
     assert raw(running, video) == before
+
+
+def test_two_people_correct_one_frame_at_once(running: Running, video: str) -> None:
+    """Each from what he saw: one is stored, the other ABORTED with the key; he looks, repeats, and nothing is lost."""
+    seen = running.client.get_video(video).label_revision
+    together = threading.Barrier(2)
+    outcomes: dict[str, str] = {}
+    told: list[tuple[str, bool]] = []
+
+    def correct(name: str, x1: float) -> None:
+        with running.connect(str(running.store.access.issue(name, is_admin=True)[1])) as client:
+            client.get_video(video)
+            together.wait(60)
+            try:
+                list(client.review.correct_labels(video, [box(10, x1=x1)], base_revision=seen))
+                outcomes[name] = "stored"
+            except ApiError as error:
+                outcomes[name] = error.code
+                told.append((error.reason, "frame 10" in error.metadata["conflicts"]))
+                newer = client.get_video(video).label_revision
+                list(client.review.correct_labels(video, [box(10, x1=x1)], base_revision=newer))
+
+    people = [threading.Thread(target=correct, args=person) for person in (("ann", 60), ("ben", 90))]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert sorted(outcomes.values()) == ["ABORTED", "stored"]
+    assert told == [("REVISION_CONFLICT", True)]
+    first = next(name for name, outcome in outcomes.items() if outcome == "stored")
+    second = next(name for name, outcome in outcomes.items() if outcome == "ABORTED")
+    drawn = [
+        v for v in running.client.review.list_label_history(video, label_key(10, track="1")) if v.author in outcomes
+    ]
+    assert [(v.author, v.label.object.box.x1) for v in drawn] == [
+        (first, {"ann": 60, "ben": 90}[first]),
+        (second, {"ann": 60, "ben": 90}[second]),
+    ]
+    assert left(current(running, video)[(10, "1")]) == {"ann": 60, "ben": 90}[second]
 
 
 def test_corrections_that_are_refused(running: Running, video: str) -> None:

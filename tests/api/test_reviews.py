@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from micromodels.client import Client, label_key
 from micromodels.types import Box, FrameLabel, Label, ObjectClass, Ontology, Provenance, ProvenanceKind, State
 from micromodels.v1 import correction_pb2, history_pb2, label_pb2, review_pb2, track_pb2
+from service.cli.app import app
 from tests.api.harness import Running, box, fresh_id, refused
 
 MODEL = Provenance(ProvenanceKind.MODEL, "other tool")
@@ -196,6 +199,39 @@ def test_a_swap_keeps_to_the_most_instances(running: Running) -> None:
     assert "max_instances is 1" in str(errors[0])
 
 
+def test_nobody_draws_more_than_the_most_instances(running: Running) -> None:
+    """Written, corrected or as a seed: a second hand label of a class that allows one is refused; nothing is stored."""
+    ontology = Ontology((ObjectClass("square", max_instances=1), ObjectClass("letter")))
+    video = running.video(running.project(ontology).name).name
+    running.client.write_labels(video, [guess(0, "a"), guess(0, "b"), guess(3, "a")])  # models are not refused
+    revision = running.client.write_labels(video, [box(0, "c"), box(0, "d", "letter")])  # nor drawing beside them
+    for attempt in (
+        lambda: running.client.write_labels(video, [box(5, "x"), box(0, "a")]),
+        lambda: running.client.write_labels(video, [box(7, "x"), box(7, "y")]),
+        lambda: list(running.client.review.correct_labels(video, [box(0, "a")])),
+        lambda: list(running.client.auto_label(video, [box(0, "a")])),
+    ):
+        with refused("FAILED_PRECONDITION") as errors:
+            attempt()
+        assert "2 of 'square' drawn by hand; max_instances is 1" in str(errors[0])
+    assert running.client.get_video(video).label_revision == revision
+    gone = Label(0, "a", "square", State.ABSENT)
+    running.client.write_labels(video, [box(0, "c", x1=50), gone])  # one is there, and stays one
+    list(running.client.review.correct_labels(video, [box(0, "a")], deletions=[label_key(0, track="c")]))
+
+
+def test_operations_warn_of_too_many(running: Running) -> None:
+    """A micro-model that labels more than a class allows is not refused: the operation tells on how many frames."""
+    ontology = Ontology((ObjectClass("square", max_instances=1),))
+    video = running.video(running.project(ontology).name).name
+    running.client.write_labels(video, [guess(frame, "other", x1=60) for frame in range(5, 9)])
+    run = running.client.auto_label(video, [box(0)])
+    assert list(run.labels())
+    assert run.operation is not None
+    (warning,) = [text for text in run.operation.metadata().warnings if "max_instances" in text]
+    assert warning.startswith("4 frames have more of 'square'")
+
+
 def test_tracks_are_split_and_merged(running: Running, video: str) -> None:
     """SplitTrack and MergeTracks are each other's opposite; a model does not draw again what left a track."""
     running.client.write_labels(video, [box(0, "a"), guess(1, "a"), guess(2, "a"), box(3, "a")])
@@ -369,3 +405,30 @@ def test_the_review_report(running: Running, video: str, eve: Client, tmp_path: 
     assert [entry["kind"] for kind, entry in entries if kind == "change"] == ["write", "propagate", "write", "review"]
     assert [entry["text"] for kind, entry in entries if kind == "comment"] == ["blurred"]
     assert entries[-1] == ("summary", {"human": 2, "accepted": 1, "corrected": 1, "predicted": 22})
+    check_reading(path, tmp_path, model["name"])
+
+
+def check_reading(path: Path, folder: Path, model: str) -> None:
+    """`micromodels report` needs nothing but the file, and notices what was cut out or changed."""
+    answer = CliRunner().invoke(app, ["report", str(path), "--table", str(folder / "labels.csv")])
+    assert answer.exit_code == 0, answer.output
+    assert "2 human, 22 predicted" in answer.output
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["frame"] for row in rows] == [str(frame) for frame in range(24)]
+    assert (rows[5]["drawn_by"], rows[5]["corrected_by"], rows[5]["predicted_by"]) == ("eve", "eve", model)
+    assert (rows[7]["accepted_by"], rows[7]["review"], rows[7]["predicted_by"]) == ("eve", "accepted", model)
+    assert (rows[0]["drawn_by"], rows[0]["predicted_by"], rows[0]["value"]) == ("local", "", "visible")
+    whole = path.read_text().splitlines()
+    for change, words in (
+        (lambda lines: lines[:-1], "cut off"),
+        (lambda lines: [line for line in lines if '"frame": 9,' not in line], "21 labels are predicted"),
+        (lambda lines: [line.replace('"author": "eve"', '"author": "ann"', 1) for line in lines], "not of 'ann'"),
+        (lambda lines: lines[:1] + lines[2:], "are missing"),
+    ):
+        path.write_text("\n".join(change(whole)) + "\n")
+        answer = CliRunner().invoke(app, ["report", str(path)])
+        assert answer.exit_code == 5, answer.output
+        assert words in " ".join(answer.output.split())
+    path.write_text("{}\n")
+    assert CliRunner().invoke(app, ["report", str(path)]).exit_code == 2

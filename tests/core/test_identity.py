@@ -71,14 +71,24 @@ def test_a_merge_prefers_what_a_human_drew() -> None:
         merge_tracks(before.values(), "a", "b")
 
 
-def test_a_deleted_track_is_absent_by_a_human() -> None:
-    """From the frame on every label is a human "absent"."""
+def test_a_deleted_track_is_gone() -> None:
+    """From the frame on there is no label of it, also none that a human drew; the other track is as it was."""
     before = two()
     after = apply(before, delete_track(before.values(), "a", 3))
-    states = [after[LabelKey(f, "a")] for f in range(6)]
-    assert [isinstance(x, Label) and x.state is State.ABSENT and x.is_anchor for x in states] == [False] * 3 + [
-        True
-    ] * 3
+    assert sorted(key.frame for key in after if key.name == "a") == [0, 1, 2]
+    assert {k: x for k, x in after.items() if k.name == "b"} == {k: x for k, x in before.items() if k.name == "b"}
+    ranged = apply(before, delete_track(before.values(), "a", 3, 4))
+    assert sorted(key.frame for key in ranged if key.name == "a") == [0, 1, 2, 4, 5]
+
+
+def test_a_swap_leaves_every_track_its_class() -> None:
+    """A class belongs to a track, not to what was drawn under its name."""
+    before = two() | {key_of(x): x for x in [label(f, "c", 50, name="dog") for f in range(6)]}
+    after = apply(before, swap_tracks(before.values(), "a", "c", 3))
+    classes = {(key.name, x.object_class) for key, x in after.items() if isinstance(x, Label)}
+    assert classes == {("a", "cell"), ("b", "cell"), ("c", "dog")}
+    assert left(after, 4, "c") == 0
+    assert after[LabelKey(4, "c")].is_anchor
 
 
 @pytest.mark.parametrize(
@@ -86,12 +96,11 @@ def test_a_deleted_track_is_absent_by_a_human() -> None:
     [
         (lambda labels: swap_tracks(labels, "a", "a", 0), "another track"),
         (lambda labels: swap_tracks(labels, "a", "x", 0), "other_track"),
-        (lambda labels: swap_tracks([*labels, label(0, "c", name="dog")], "a", "c", 0), "class cell, not dog"),
+        (lambda labels: merge_tracks([*labels, label(0, "c", name="dog")], "a", "c"), "class cell, not dog"),
         (lambda labels: split_track(labels, "a", 0, "c"), "before it and from it on"),
         (lambda labels: split_track(labels, "a", 2, "b"), "does not exist yet"),
         (lambda labels: merge_tracks(labels, "a", "a"), "another track"),
         (lambda labels: delete_track(labels, "a", 9), "up to the last label"),
-        (lambda labels: delete_track(labels, "a", 0, provenance=MODEL), "human"),
     ],
 )
 def test_what_is_refused(call, match: str) -> None:  # type: ignore[no-untyped-def]

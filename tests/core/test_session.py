@@ -16,7 +16,7 @@ from micromodels.changes import LabelKey, apply, key_of
 from micromodels.dense_model import DenseModel
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.events import Run
-from micromodels.identity import split_track
+from micromodels.identity import delete_track, split_track
 from micromodels.labeling import TrainSettings, load_model, train
 from micromodels.retraining import Retrained
 from micromodels.session import LabelSession, SessionSettings
@@ -106,6 +106,17 @@ def test_settled_labels_stay_and_end_spans(session: LabelSession) -> None:
     changes = list(session.correct([seed(15, kind_of(session))]))
     assert all(change.frame > 10 for change in changes)
     assert session.labels[LabelKey(10, "1")] is before[LabelKey(10, "1")]
+
+
+def test_what_was_deleted_for_good_is_not_predicted_again(session: LabelSession) -> None:
+    """Where an identity tool took labels away and their keys are settled, only a person draws again."""
+    changes = delete_track(session.labels.values(), "1", 10, 14)
+    session.adopt(changes)
+    session.settle([change.key for change in changes], looked_at=False)
+    list(session.correct([seed(20, kind_of(session))], learn=False))
+    assert [frame for frame in range(COUNT) if LabelKey(frame, "1") not in session.labels] == [10, 11, 12, 13]
+    list(session.correct([seed(12, kind_of(session))], learn=False))
+    assert [frame for frame in range(COUNT) if LabelKey(frame, "1") not in session.labels] == [10, 11, 13]
 
 
 def test_a_track_that_a_correction_brings_is_followed(session: LabelSession) -> None:

@@ -1,0 +1,71 @@
+"""``micromodels report``: who drew, corrected and accepted each label, from an export alone."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from service.cli.exits import ExitCode, exit_codes
+from service.review_reading import COLUMNS, ReviewSummary, Row, read_report
+
+__all__ = ["report"]
+
+
+def report(
+    export: Annotated[
+        Path, typer.Argument(metavar="FILE", help="review_report.jsonl, as an export of that format has written it.")
+    ],
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a CSV file with a row for every label.")
+    ] = None,
+) -> None:
+    """Check the report of a video and say who drew, corrected and accepted its labels, with which micro-models.
+
+    No server is asked. Exit code 5 if parts of the report are missing or contradict each other.
+    """
+    console = Console(highlight=False, emoji=False)
+    with exit_codes(Console(stderr=True)), ExitStack() as stack:
+
+        def keep(row: Row) -> None:
+            writer.writerow(row)
+
+        if table is None:
+            found = read_report(export)
+        else:
+            writer = csv.DictWriter(stack.enter_context(table.open("w", encoding="utf-8", newline="")), COLUMNS)
+            writer.writeheader()
+            found = read_report(export, keep)
+        _show(console, found)
+        for problem in found.problems:
+            console.print(f"[bold red]not whole:[/] {escape(problem)}", soft_wrap=True)
+        if found.problems:
+            raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _show(console: Console, found: ReviewSummary) -> None:
+    video, states = found.video, found.states
+    console.print(f"video {escape(video['video'])} of project {escape(video['project'])}, {video['frames']} frames")
+    console.print(f"SHA-256 of its content: {escape(video['content_sha256'])}")
+    console.print(f"labels at revision {video['label_revision']}: {_listed(dict(states))}")
+    console.print(f"changes: {_listed(dict(found.changes))}; comments: {len(found.comments)}")
+    people = Table("person", "drew", "corrected", "accepted", "changes")
+    for name, counts in sorted(found.people.items()):
+        people.add_row(escape(name), *(str(counts[what]) for what in ("drew", "corrected", "accepted", "changes")))
+    console.print(people)
+    models = Table("micro-model version", "labels that stand", "labels ever", "recipe", "trained", "saw labels until")
+    for name, entry in sorted(found.models.items()):
+        seen = ", ".join(f"revision {number}" for number in entry.get("saw_labels_until_revision", {}).values())
+        counts = (str(entry.get("standing", 0)), str(entry.get("ever", 0)))
+        models.add_row(escape(name), *counts, entry.get("recipe", "not kept"), entry.get("trained", ""), seen)
+    console.print(models)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
