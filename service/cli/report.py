@@ -62,8 +62,8 @@ def _show(console: Console, found: ReviewSummary) -> None:
     models = Table("micro-model version", "labels that stand", "labels ever", "recipe", "trained", "saw labels until")
     for name, entry in sorted(found.models.items()):
         seen = ", ".join(f"revision {number}" for number in entry.get("saw_labels_until_revision", {}).values())
-        counts = (str(entry.get("standing", 0)), str(entry.get("ever", 0)))
-        models.add_row(escape(name), *counts, entry.get("recipe", "not kept"), entry.get("trained", ""), seen)
+        labels = (str(entry.get("standing", 0)), str(entry.get("ever", 0)))
+        models.add_row(escape(name), *labels, entry.get("recipe", "not kept"), entry.get("trained", ""), seen)
     console.print(models)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.errors import NotFound
+from service.jobs.protocol import write_labels, write_settled
+from service.records import Job, JobKind, provenance_version
 
 if TYPE_CHECKING:
     from service.store import Store
 
-__all__ = ["lay_out_learned"]
+__all__ = ["lay_out_labels", "lay_out_learned", "learned_before"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,3 +40,19 @@ def lay_out_learned(
         else:
             folders.append(str(folder))
     return folders
+
+
+def learned_before(store: Store, job: Job, scratch: Path) -> list[str]:
+    """Write out what the model of a retraining had learned, if no earlier try has replaced it; returns the folders."""
+    if job.kind is not JobKind.RETRAIN or "model_id" in job.checkpoint:
+        return []
+    name = provenance_version(job.spec["model_id"], job.spec["version"])
+    return lay_out_learned(store, (job.project_id, job.video_id), name, scratch)
+
+
+def lay_out_labels(store: Store, ids: tuple[str, str], labels: Path, settled: Path) -> int:
+    """Write out all labels of a video, and which of them people have settled; returns their revision."""
+    records, revision = store.history.news(*ids, 0)
+    write_labels(labels, (record.label for record in records if record.label is not None))
+    write_settled(settled, (record.key for record in records if record.is_settled))
+    return revision

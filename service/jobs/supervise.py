@@ -22,7 +22,7 @@ from micromodels.types import AnyLabel, Provenance
 from service.codec import encode_ontology
 from service.errors import NotFound, ResourceExhausted, StaleLease, Unavailable
 from service.jobs.archive import lay_out
-from service.jobs.learned import lay_out_learned
+from service.jobs.learned import lay_out_labels, learned_before
 from service.jobs.processes import (
     Lines,
     await_exit,
@@ -34,7 +34,7 @@ from service.jobs.processes import (
     start_child,
     tell,
 )
-from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels, write_settled
+from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels
 from service.jobs.review_report import FILE_NAME, write_report
 from service.jobs.specs import JobSpec, PropagateSpec, RetrainSpec, TrainSpec, spec_from_dict
 from service.records import provenance_version
@@ -185,7 +185,7 @@ class Supervisor:
             frame_table=table,
             labels=labels,
             model=self._materialise(),
-            learned=self._learned(spec),
+            learned=learned_before(store, job, self._scratch),
             settled=settled,
         )
 
@@ -203,10 +203,8 @@ class Supervisor:
             elif self._job.spec.get("format") == "review_report":
                 write_report(self._store, project_id, video_id, self._scratch / FILE_NAME, self._show_life)
         elif self._job.kind is JobKind.RETRAIN:
-            records, revision = self._store.history.news(project_id, video_id, 0)
-            self._label_revisions[video_id] = self._base_revision = revision
-            write_labels(path, (record.label for record in records if record.label is not None))
-            write_settled(settled, (record.key for record in records if record.is_settled))
+            self._base_revision = lay_out_labels(self._store, (project_id, video_id), path, settled)
+            self._label_revisions[video_id] = self._base_revision
         else:
             anchors, revision = self._store.labels.anchors(project_id, video_id)
             self._label_revisions[video_id] = revision
@@ -234,13 +232,6 @@ class Supervisor:
         self._store.models.materialise(model, folder)
         self._model_name = model.provenance_version
         return str(folder)
-
-    def _learned(self, spec: JobSpec) -> list[str]:
-        """Write out what the model of a retraining has learned from corrections, if it is still what counts."""
-        if not isinstance(spec, RetrainSpec) or "model_id" in self._job.checkpoint:
-            return []
-        ids = (self._job.project_id, self._job.video_id)
-        return lay_out_learned(self._store, ids, provenance_version(spec.model_id, spec.version), self._scratch)
 
     # 2. What it says, and what it is told.
 
