@@ -469,9 +469,9 @@ class Supervisor:
         """Say where labels that were made are more than a class allows: a micro-model is warned of, not refused."""
         if not self._frames:
             return
+        self._commit()
         for name, count in self._store.labels.crowded(self._job.project_id, self._job.video_id).items():
-            message = f"{count} frames have more of {name!r} than its max_instances; ListSuspectedSwaps and the "
-            message += "consistency checks of GetDiagnostics show where"
+            message = f"{count} frames have more of {name!r} than max_instances allows; GetDiagnostics shows where"
             self._take_event({"kind": "warned", "payload": {"message": message}, "picture": ""})
 
     def _may_change(self, reason: str) -> bool:

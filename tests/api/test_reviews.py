@@ -408,6 +408,11 @@ def test_the_review_report(running: Running, video: str, eve: Client, tmp_path: 
     check_reading(path, tmp_path, model["name"])
 
 
+def forged(line: str) -> str:
+    """A label under another name; the list of changes still has the right one."""
+    return line.replace('"author": "eve"', '"author": "ann"') if line.startswith('{"label"') else line
+
+
 def check_reading(path: Path, folder: Path, model: str) -> None:
     """`micromodels report` needs nothing but the file, and notices what was cut out or changed."""
     answer = CliRunner().invoke(app, ["report", str(path), "--table", str(folder / "labels.csv")])
@@ -423,7 +428,7 @@ def check_reading(path: Path, folder: Path, model: str) -> None:
     for change, words in (
         (lambda lines: lines[:-1], "cut off"),
         (lambda lines: [line for line in lines if '"frame": 9,' not in line], "21 labels are predicted"),
-        (lambda lines: [line.replace('"author": "eve"', '"author": "ann"', 1) for line in lines], "not of 'ann'"),
+        (lambda lines: [forged(line) for line in lines], "not of 'ann'"),
         (lambda lines: lines[:1] + lines[2:], "are missing"),
     ):
         path.write_text("\n".join(change(whole)) + "\n")
