@@ -61,8 +61,8 @@ class DenseSettings:
     """
 
     views: int = 54
-    steps: int = 420
-    self_steps: int = 130
+    steps: int = 380
+    self_steps: int = 120
     learning_rate: float = 8e-3
     width: int = 48
     thin: bool = False

@@ -31,8 +31,8 @@ from micromodels.seeds import IGNORE
 __all__ = ["Clock", "HeadTrainer", "Sample", "SharedClock"]
 
 CELL_PX = 32
-CROP_CELLS = (6, 10)
-"""Rows and columns of a crop in units of 32 work pixels."""
+CROP_CELLS = {1: (5, 8), 2: (6, 10)}
+"""Rows and columns of a crop in units of 32 work pixels, by the stride of the head: steps take the same time."""
 FOCUSED_CROPS = 0.65
 FOCUS_TRIES = 12
 
@@ -305,7 +305,8 @@ class HeadTrainer:
         half = CELL_PX // self.head.settings.stride
         height, width = sample.label_map.shape[0] // half, sample.label_map.shape[1] // half
         # All crops of a batch have one size, and so have all work images of a video.
-        rows, columns = min(CROP_CELLS[0], height), min(CROP_CELLS[1], width)
+        high, wide = CROP_CELLS[self.head.settings.stride]
+        rows, columns = min(high, height), min(wide, width)
         if self._rng.random() < FOCUSED_CROPS:
             value = 1 + int(self._rng.integers(self.head.settings.tracks))
             for _ in range(FOCUS_TRIES):
