@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from micromodels.encoder import GRID_PX, Features
 from micromodels.events import Run, Stage, StageFinished
-from micromodels.features import EncodedFrame, EncodedVideo, FrameSelection
+from micromodels.features import ARRAY_READING, EncodedFrame, EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead, pooled
 from micromodels.windows import Window, window_around
 
@@ -342,7 +342,7 @@ class StoredEvidence:
         if self._versions.get(index, -1) < oldest:
             return None
         try:
-            with np.load(self._path(index), allow_pickle=False) as arrays:
+            with ARRAY_READING, np.load(self._path(index), allow_pickle=False) as arrays:
                 odds, sides = arrays["log_odds"], arrays["sides"]
                 evidence = FrameEvidence(
                     torch.from_numpy(odds).to(self.device),
@@ -437,7 +437,8 @@ class StoredFlows(MutableMapping[tuple[int, int], npt.NDArray[np.float16]]):
         if key not in self._known:
             raise KeyError(key)
         try:
-            flow: npt.NDArray[np.float16] = np.load(self._path(key), allow_pickle=False)
+            with ARRAY_READING:
+                flow: npt.NDArray[np.float16] = np.load(self._path(key), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             self._known.pop(key, None)
             raise KeyError(key) from error

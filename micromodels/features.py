@@ -34,6 +34,7 @@ from micromodels.parallel import mapped
 from micromodels.video import FrameTable
 
 __all__ = [
+    "ARRAY_READING",
     "DEFAULT_CACHE_BYTES",
     "EncodedFrame",
     "EncodedVideo",
@@ -47,6 +48,9 @@ Image = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 DEFAULT_CACHE_BYTES = 4 << 30
+ARRAY_READING = threading.Lock()
+"""Held while arrays are read from files: numpy parses their headers as Python, and some releases of CPython 3.11 raise
+SystemError (gh-106905) where two threads parse at once."""
 MEMORY_FRAMES = 8
 """Frames held in memory besides the files."""
 SKIPPED_FRAMES = 4
@@ -241,7 +245,7 @@ class EncodedVideo:
                 return None
         try:
             path = self._folder / f"{index}.npz"
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with ARRAY_READING, path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 levels = [arrays[f"level{i}"] for i in range(len(self.encoder.levels))]
                 encoded = EncodedFrame(levels, arrays["grey"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
