@@ -732,11 +732,16 @@ def test_a_coco_image_past_the_end_is_out_of_range(tmp_path: Path) -> None:
 
 
 def test_long_files_are_written_and_read_in_flat_memory(tmp_path: Path) -> None:
-    """Thousands of masks pass without being held; the tracker of Python's allocations says so."""
+    """Thousands of masks pass without being held; the tracker of Python's allocations says so.
+
+    Labels that were held would be over 700,000 bytes; the limits leave room for other threads of the process.
+    """
+    import gc
     import tracemalloc
 
     counts, table = disc().counts, SimpleNamespace(**{**vars(TABLE), "frame_count": 4_000, "pts": range(4_000)})
     shape = Mask(HEIGHT, WIDTH, counts)
+    gc.collect()
     tracemalloc.start()
     write_jsonl(tmp_path / "a.jsonl", (Label(i, "1", "polyp", State.VISIBLE, shape, 0.5, MODEL) for i in range(4_000)))
     _, peak_write = tracemalloc.get_traced_memory()
@@ -744,8 +749,8 @@ def test_long_files_are_written_and_read_in_flat_memory(tmp_path: Path) -> None:
     write_coco(tmp_path / "a.json", iter_jsonl(tmp_path / "a.jsonl"), table)  # type: ignore[arg-type]
     _, peak_coco = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak_write < 200_000
-    assert peak_coco < 300_000
+    assert peak_write < 500_000
+    assert peak_coco < 500_000
     assert (tmp_path / "a.json").stat().st_size > 1_500_000
 
 
