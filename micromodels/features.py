@@ -150,16 +150,12 @@ class EncodedVideo:
         return max(1, self._max_bytes // per_frame)
 
     def image(self, index: int) -> Image:
-        """The work image of a frame, decoded anew."""
-        image = to_work_image(self._timed_frame(index), self.size)
-        self.tell_times()
-        return image
+        """The work image of a frame, decoded anew; in any thread."""
+        return to_work_image(self._timed_frame(index), self.size)
 
     def __getitem__(self, index: int) -> EncodedFrame:
-        """The encoded frame ``index``."""
-        found = self._look_up(index) or self._encode(index, self._timed_frame(index))
-        self.tell_times()
-        return found
+        """The encoded frame ``index``; in any thread, so what it took is told later."""
+        return self._look_up(index) or self._encode(index, self._timed_frame(index))
 
     def with_image(self, index: int, image: Image) -> EncodedFrame:
         """The encoded frame ``index``, whose picture is known; in any thread."""

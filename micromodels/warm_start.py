@@ -176,7 +176,7 @@ class Rehearsal:
         new: views of the frames just corrected: half of each batch.
         drawn: views of other anchors.
         held: other frames as the micro-model labels them now.
-        judges: what the head is judged on, a few of each: other anchors as they are, frames held. None: any is taken.
+        judges: what the head is judged on, a few of each: other anchors as they are, frames held. Empty: any is taken.
     """
 
     new: Sequence[Sample]

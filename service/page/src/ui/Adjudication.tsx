@@ -8,9 +8,9 @@ import { classColor } from "../lib/color";
 import { count, percent } from "../lib/format";
 import { adjudicate, getAgreement, listAssigned } from "../model/assigning";
 import { say } from "../model/toasts";
-import { Brand } from "./Home";
 import { Icon } from "./Icon";
-import { Account, Needs, ThemeButton } from "./parts";
+import { Masthead } from "./Masthead";
+import { Needs } from "./parts";
 import { goTo, href } from "./route";
 
 type ByFrame = Map<number, Label[]>;
@@ -34,13 +34,7 @@ export function Adjudication(props: { project: Project; video: Video; assignment
   }, [assignment]);
   return (
     <div class="page">
-      <header class="masthead">
-        <Brand />
-        <span class="masthead-end">
-          <Account />
-          <ThemeButton />
-        </span>
-      </header>
+      <Masthead />
       <main class="column adjudication">
         <div class="heading">
           <h1>{assignment.annotators?.join(" and ")}</h1>

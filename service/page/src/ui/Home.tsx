@@ -8,7 +8,8 @@ import { count, when } from "../lib/format";
 import { may, whyNot } from "../model/caller";
 import { say } from "../model/toasts";
 import { Icon } from "./Icon";
-import { Account, Dialog, ThemeButton } from "./parts";
+import { Masthead } from "./Masthead";
+import { Dialog } from "./parts";
 import { goTo, href } from "./route";
 
 export function Home() {
@@ -36,13 +37,7 @@ export function Home() {
   }, []);
   return (
     <div class="page">
-      <header class="masthead">
-        <Brand />
-        <span class="masthead-end">
-          <Account />
-          <ThemeButton />
-        </span>
-      </header>
+      <Masthead />
       <main class="column">
         {projects?.length === 0 && !may("server") && (
           <section class="welcome">
@@ -115,15 +110,6 @@ function FirstProject({ onClick }: { onClick: () => void }) {
     <button ref={button} class="primary large" onClick={onClick}>
       <Icon of={FolderPlus} size={18} /> Make the first project
     </button>
-  );
-}
-
-export function Brand() {
-  return (
-    <a href="#/" class="brand" aria-label="micromodels, all projects">
-      <img src="/icon.svg" width="22" height="22" alt="" />
-      micromodels
-    </a>
   );
 }
 

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 
 import { inWords, loginWanted } from "../api/rpc";
 import { caller, loadCaller } from "../model/caller";
-import { Brand } from "./Home";
+import { Brand } from "./Masthead";
 import { Dialog, ThemeButton } from "./parts";
 
 /** Asks for a token; it goes into a cookie that scripts cannot read. A page at first, a window where a session ended. */

@@ -9,9 +9,9 @@ import { may, whyNot } from "../model/caller";
 import { say } from "../model/toasts";
 import { forget, uploadFile, uploads, type UploadState } from "../model/uploads";
 import { Classes } from "./Classes";
-import { Brand } from "./Home";
 import { Icon } from "./Icon";
-import { Account, Bar, Dialog, ThemeButton } from "./parts";
+import { Masthead } from "./Masthead";
+import { Bar, Dialog } from "./parts";
 import { href } from "./route";
 
 const ACCEPT = ".mp4,.mov,.mkv,.webm,.avi,.mpg,.mpeg,.gif,video/*";
@@ -74,13 +74,7 @@ export function ProjectView({ name }: { name: string }) {
   const mine = uploads.value.filter((upload) => upload.project === name);
   return (
     <div class="page">
-      <header class="masthead">
-        <Brand />
-        <span class="masthead-end">
-          <Account />
-          <ThemeButton />
-        </span>
-      </header>
+      <Masthead />
       <main class="column">
         <div class="heading">
           <h1>{project.displayName}</h1>
