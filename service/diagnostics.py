@@ -3,31 +3,103 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from micromodels.types import AnyLabel, Label, State
 from service.agreement import shape_iou
-from service.history import Change, ChangeKind, LabelVersion
+from service.history import Change, ChangeKind, LabelVersion, ReviewAction
 from service.records import ReviewState
 
 if TYPE_CHECKING:
     from service.store import Store
 
-__all__ = ["Group", "VideoDiagnostics", "diagnose", "draw"]
+__all__ = ["Acts", "Effect", "Group", "Said", "Verdict", "VideoDiagnostics", "diagnose", "draw", "verdicts_on"]
 
 _FRAMES_AT_ONCE = 200
 _HARDEST = 20
 _NEWEST_CORRECTIONS = 100
+_PAUSE_SECONDS = 120.0
+"""A longer time between two acts of a person was not all work."""
 _ROW_PX, _LEFT_PX, _WIDTH_PX = 18, 120, 1000
+
+
+class Acts:
+    """The changes of a video, to be found by the revisions that they made.
+
+    Args:
+        changes: all of them, newest first.
+    """
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.all = list(reversed(changes))
+        """Oldest first."""
+        self._starts = [change.revision for change in self.all]
+        self._learned: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for change in self.all:
+            if change.learned:
+                self._learned[change.model_version].append((change.revision, change.learned))
+
+    def of(self, revision: int) -> Change | None:
+        """What made a revision; None for those from before changes were written down."""
+        position = bisect_right(self._starts, revision)
+        return self.all[position - 1] if position else None
+
+    def learned_before(self, model_version: str, revision: int) -> int:
+        """How many corrections a micro-model version had learned from before a revision."""
+        known = self._learned[model_version]
+        position = bisect_right(known, (revision, 0))
+        return known[position - 1][1] if position else 0
+
+    def work_seconds(self) -> float:
+        """How long people worked, as far as the times of their acts tell."""
+        times: defaultdict[str, list[float]] = defaultdict(list)
+        for change in self.all:
+            if not change.kind.is_machine:
+                times[change.author].append(change.written_at.timestamp())
+        return sum(min(max(0.0, b - a), _PAUSE_SECONDS) for each in times.values() for a, b in pairwise(each))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a person said of a prediction."""
+
+    revision: int
+    """Of the act."""
+    predicted: AnyLabel
+    drawn: AnyLabel | None
+    """What was drawn in its place; None where it was accepted."""
+    overlap: float
+    """Of the two, 0 to 1; 1 where it was accepted."""
+
+
+@dataclass(slots=True)
+class Said:
+    """Verdicts of one act on predictions of one micro-model version."""
+
+    accepted: int = 0
+    overlaps: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Effect:
+    """What a correction did to other labels."""
+
+    change: Change
+    changed: int = 0
+    confidences: list[tuple[float, float]] = field(default_factory=list)
+    """Of changed labels before and after it."""
+    agreements: list[tuple[float, float]] = field(default_factory=list)
+    """Overlaps of changed labels, before and after it, with what a person drew there later."""
 
 
 @dataclass(slots=True)
 class Group:
-    """Counts of a class or a track, summed up as its labels come."""
+    """Counts of a class, a track or a micro-model version, summed up as its labels come."""
 
     labels: int = 0
     manual: int = 0
@@ -36,6 +108,24 @@ class Group:
     """Of the predictions that people replaced, with what they drew."""
     confidences: list[float] = field(default_factory=list)
     """Of the predictions that stand."""
+    said: defaultdict[tuple[int, str], Said] = field(default_factory=lambda: defaultdict(Said))
+    """Verdicts by revision of the act and micro-model version."""
+
+    @property
+    def quality(self) -> float | None:
+        """Mean over all verdicts: the overlap of a corrected prediction, 1 for an accepted one; None without any."""
+        verdicts = len(self.overlaps) + self.accepted
+        return (sum(self.overlaps) + self.accepted) / verdicts if verdicts else None
+
+    def take(self, verdict: Verdict) -> None:
+        """Count a verdict."""
+        said = self.said[verdict.revision, verdict.predicted.provenance.version]
+        if verdict.drawn is None:
+            self.accepted += 1
+            said.accepted += 1
+        else:
+            self.overlaps.append(verdict.overlap)
+            said.overlaps.append(verdict.overlap)
 
 
 @dataclass(slots=True)
@@ -43,24 +133,21 @@ class VideoDiagnostics:
     """The figures of a video."""
 
     frame_count: int
+    acts: Acts
     manual_frames: set[int] = field(default_factory=set)
     total: Group = field(default_factory=Group)
     classes: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
     tracks: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
+    versions: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
+    """By micro-model version, as labels name it."""
     confusions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """How often by property, predicted and corrected."""
     frames: defaultdict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Overlaps of corrections by frame."""
-    corrections: list[tuple[Change, int]] = field(default_factory=list)
-    """Corrections, oldest first, and how many other labels changed because of each."""
+    effects: dict[int, Effect] = field(default_factory=dict)
+    """By revision what the newest corrections did, oldest first."""
     strips: dict[str, dict[int, float | None]] = field(default_factory=dict)
     """By track and frame the confidence; None for a hand label."""
-
-    @property
-    def observed_quality(self) -> float | None:
-        """Mean over all verdicts: the overlap of a corrected prediction, 1 for an accepted one."""
-        verdicts = len(self.total.overlaps) + self.total.accepted
-        return (sum(self.total.overlaps) + self.total.accepted) / verdicts if verdicts else None
 
     def hardest(self) -> list[tuple[int, list[float]]]:
         """Frames with corrections, the worst first."""
@@ -75,17 +162,27 @@ def diagnose(store: Store, project_id: str, video_id: str) -> VideoDiagnostics:
         NotFound: there is no such video.
     """
     video = store.videos.get(project_id, video_id)
-    found = VideoDiagnostics(video.frame_count)
+    found = VideoDiagnostics(video.frame_count, Acts(_changes(store, project_id, video_id)))
+    corrections = [change for change in found.acts.all if change.kind is ChangeKind.CORRECT]
+    found.effects = {change.revision: Effect(change) for change in corrections[-_NEWEST_CORRECTIONS:]}
     size = (video.height_px, video.width_px)
     for start in range(0, video.frame_count, _FRAMES_AT_ONCE):
         frames = range(start, min(start + _FRAMES_AT_ONCE, video.frame_count))
         history = store.history.of_frames(project_id, video_id, frames)
         for _, versions in groupby(history, key=lambda version: version.record.key):
             _count(found, list(versions), size)
-    page = store.history.changes(project_id, video_id, limit=_NEWEST_CORRECTIONS, kinds=[ChangeKind.CORRECT])
-    for change in reversed(page.items):
-        found.corrections.append((change, store.history.recomputed_counts(project_id, video_id, change.revision)[0]))
     return found
+
+
+def _changes(store: Store, project_id: str, video_id: str) -> list[Change]:
+    found: list[Change] = []
+    before = 0
+    while True:
+        page = store.history.changes(project_id, video_id, before=before, limit=1000)
+        found += page.items
+        if not page.next_after:
+            return found
+        before = int(page.next_after)
 
 
 def _count(found: VideoDiagnostics, versions: list[LabelVersion], size: tuple[int, int]) -> None:
@@ -97,35 +194,76 @@ def _count(found: VideoDiagnostics, versions: list[LabelVersion], size: tuple[in
     groups.append(found.classes[shown.object_class if isinstance(shown, Label) else shown.frame_class])
     if isinstance(shown, Label):
         groups.append(found.tracks[shown.track])
-    for predicted, drawn in _verdicts(versions):
-        overlap = _overlap(predicted, drawn, size)
-        found.frames[drawn.frame].append(overlap)
-        for group in groups:
-            group.overlaps.append(overlap)
-        for name, one, other in _properties(predicted, drawn):
-            found.confusions[name, one, other] += 1
+    verdicts = list(verdicts_on(versions, found.acts, size))
+    for verdict in verdicts:
+        for group in (*groups, found.versions[verdict.predicted.provenance.version]):
+            group.take(verdict)
+        if verdict.drawn is not None:
+            found.frames[verdict.drawn.frame].append(verdict.overlap)
+            for name, one, other in _properties(verdict.predicted, verdict.drawn):
+                found.confusions[name, one, other] += 1
+    _count_effects(found, versions, verdicts, size)
     if newest.label is None:
         return
     by_hand = newest.label.is_anchor
     if by_hand:
         found.manual_frames.add(newest.key.frame)
+    else:
+        groups.append(found.versions[newest.label.provenance.version])
     strip = found.strips.setdefault(newest.key.name, {})
     strip[newest.key.frame] = None if by_hand else newest.label.confidence or 0.0
     for group in groups:
         group.labels += 1
         group.manual += by_hand
-        group.accepted += newest.review is ReviewState.ACCEPTED and not by_hand
         if not by_hand and newest.label.confidence is not None:
             group.confidences.append(newest.label.confidence)
 
 
-def _verdicts(versions: Iterable[LabelVersion]) -> Iterator[tuple[AnyLabel, AnyLabel]]:
-    """Predictions and the hand labels that people put in their place."""
+def verdicts_on(versions: Sequence[LabelVersion], acts: Acts, size: tuple[int, int]) -> Iterator[Verdict]:
+    """What people said of the predictions of one key, oldest first, but for what they took back.
+
+    Args:
+        versions: of the key, oldest first.
+        acts: of the video.
+        size: its height and width.
+    """
     for old, new in pairwise(versions):
         before, after = old.record.label, new.record.label
         fresh = new.kind in (ChangeKind.WRITE, ChangeKind.CORRECT, ChangeKind.ADJUDICATE)
         if before is not None and after is not None and fresh and after.is_anchor and not before.is_anchor:
-            yield before, after
+            act = acts.of(new.record.revision)
+            if act is None or not act.undone_by:
+                yield Verdict(new.record.revision, before, after, _overlap(before, after, size))
+    newest = versions[-1]
+    label = newest.record.label
+    if label is not None and not label.is_anchor and newest.record.review is ReviewState.ACCEPTED:
+        accepted = [event.revision for event in newest.reviews if event.action is ReviewAction.ACCEPT]
+        # A label that was moved with its judgement has it from where it came.
+        yield Verdict(accepted[-1] if accepted else newest.record.revision, label, None, 1.0)
+
+
+def _count_effects(
+    found: VideoDiagnostics, versions: Sequence[LabelVersion], verdicts: Sequence[Verdict], size: tuple[int, int]
+) -> None:
+    """What corrections made of one key."""
+    touched: dict[int, tuple[AnyLabel | None, AnyLabel | None]] = {}
+    before: AnyLabel | None = None
+    for version in versions:
+        label = version.record.label
+        act = found.acts.of(version.record.revision) if version.kind is ChangeKind.RECOMPUTE else None
+        if act is not None and act.parent in found.effects:
+            touched[act.parent] = (touched.get(act.parent, (before,))[0], label)
+        before = label
+    drawn = [(verdict.revision, verdict.drawn) for verdict in verdicts if verdict.drawn is not None]
+    for revision, (old, new) in touched.items():
+        effect = found.effects[revision]
+        effect.changed += 1
+        if old is not None and new is not None and old.confidence is not None and new.confidence is not None:
+            effect.confidences.append((old.confidence, new.confidence))
+        truth = next((label for at, label in drawn if at > revision), None)
+        if truth is not None:
+            was, became = (0.0 if label is None else _overlap(label, truth, size) for label in (old, new))
+            effect.agreements.append((was, became))
 
 
 def _overlap(predicted: AnyLabel, drawn: AnyLabel, size: tuple[int, int]) -> float:

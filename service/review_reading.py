@@ -49,7 +49,8 @@ class ReviewSummary:
     Attributes:
         video: the entry of the video.
         people: by name, how many labels that stand they drew, corrected and accepted, and how many changes they made.
-        models: by version, its entry and how many labels of it stand and how many there ever were.
+        models: by version, its entry; how many labels of it stand, ever were, are accepted and were corrected; and the
+            sum of the overlaps of corrected ones with what was drawn.
         states: labels by what they are now: human, predicted, deleted.
         changes: by kind.
         comments: as they are.
@@ -157,11 +158,16 @@ class _Reader:
             if "micro_model" in version:
                 found.models[version["micro_model"]].setdefault("ever", 0)
                 found.models[version["micro_model"]]["ever"] += 1
+            if "replaced" in version:
+                model = found.models[version["replaced"]["micro_model"]]
+                model["corrected"] = model.get("corrected", 0) + 1
+                model["overlaps"] = model.get("overlaps", 0.0) + float(version["replaced"]["overlap"])
         if entry["history"] and entry["history"][-1]["label"] != now:
             self._wrong(f"{where}: its last version is not what stands there")
         if entry["state"] == "predicted":
             model = found.models[row.get("predicted_by", "")]
             model["standing"] = model.get("standing", 0) + 1
+            model["accepted"] = model.get("accepted", 0) + (entry["review"] == "accepted")
         found.states[entry["state"]] += 1
         self._accepted += entry["review"] == "accepted"
         self._corrected += bool(entry["corrected_by"])

@@ -76,6 +76,10 @@ class Diagnostics(_message.Message):
     CORRECTIONS_FIELD_NUMBER: _builtins.int
     ISSUES_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    CORRECTION_COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_FRAME_WORK_SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/videos/{video}`."""
     label_revision: _builtins.int
@@ -108,6 +112,12 @@ class Diagnostics(_message.Message):
     """Mean over all predictions that stand of 1 - confidence: the share that is expected to be wrong. Unset without any."""
     picture: _builtins.bytes
     """PNG; empty unless asked for."""
+    correction_count: _builtins.int
+    """Corrections that stand. The list of them above is cut."""
+    mean_frame_work_seconds: _builtins.float
+    """Seconds that people worked on the labels, for every frame, as far as their acts tell: between two acts of one person
+    at most two minutes are counted, before the first one nothing.
+    """
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupDiagnostics]:
         """By object class and frame class."""
@@ -132,6 +142,16 @@ class Diagnostics(_message.Message):
     def issues(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsistencyIssue]:
         """What cannot be, or hardly, the worst first; empty unless asked for."""
 
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictPoint]:
+        """How verdicts on all labels developed, oldest first: a point for every act with which somebody judged predictions, by
+        the version that had made them; the newest 200. Classes and tracks have such points of their own.
+        """
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionDiagnostics]:
+        """What every micro-model version expected of itself, and what people then found; oldest first."""
+
     def __init__(
         self,
         *,
@@ -154,10 +174,14 @@ class Diagnostics(_message.Message):
         corrections: _abc.Iterable[Global___CorrectionEffect] | None = ...,
         issues: _abc.Iterable[Global___ConsistencyIssue] | None = ...,
         picture: _builtins.bytes = ...,
+        verdicts: _abc.Iterable[Global___VerdictPoint] | None = ...,
+        versions: _abc.Iterable[Global___VersionDiagnostics] | None = ...,
+        correction_count: _builtins.int = ...,
+        mean_frame_work_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_expected_wrong_share", b"_expected_wrong_share", "_observed_quality", b"_observed_quality", "_speed_up", b"_speed_up", "estimated_quality", b"estimated_quality", "expected_wrong_share", b"expected_wrong_share", "observed_quality", b"observed_quality", "speed_up", b"speed_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_expected_wrong_share", b"_expected_wrong_share", "_observed_quality", b"_observed_quality", "_speed_up", b"_speed_up", "classes", b"classes", "confusions", b"confusions", "corrections", b"corrections", "estimated_quality", b"estimated_quality", "expected_wrong_share", b"expected_wrong_share", "frame_count", b"frame_count", "hardest_frames", b"hardest_frames", "issues", b"issues", "label_count", b"label_count", "label_revision", b"label_revision", "manual_frame_count", b"manual_frame_count", "manual_label_count", b"manual_label_count", "manual_share", b"manual_share", "mean_frame_seconds", b"mean_frame_seconds", "name", b"name", "observed_quality", b"observed_quality", "picture", b"picture", "speed_up", b"speed_up", "tracks", b"tracks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_expected_wrong_share", b"_expected_wrong_share", "_observed_quality", b"_observed_quality", "_speed_up", b"_speed_up", "classes", b"classes", "confusions", b"confusions", "correction_count", b"correction_count", "corrections", b"corrections", "estimated_quality", b"estimated_quality", "expected_wrong_share", b"expected_wrong_share", "frame_count", b"frame_count", "hardest_frames", b"hardest_frames", "issues", b"issues", "label_count", b"label_count", "label_revision", b"label_revision", "manual_frame_count", b"manual_frame_count", "manual_label_count", b"manual_label_count", "manual_share", b"manual_share", "mean_frame_seconds", b"mean_frame_seconds", "mean_frame_work_seconds", b"mean_frame_work_seconds", "name", b"name", "observed_quality", b"observed_quality", "picture", b"picture", "speed_up", b"speed_up", "tracks", b"tracks", "verdicts", b"verdicts", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_quality: _TypeAlias = _typing.Literal["estimated_quality"]  # noqa: Y015
     _WhichOneofArgType__estimated_quality: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality"]  # noqa: Y015
@@ -192,6 +216,7 @@ class GroupDiagnostics(_message.Message):
     CORRECTED_SHARE_FIELD_NUMBER: _builtins.int
     CORRECTED_MEAN_IOU_FIELD_NUMBER: _builtins.int
     MEAN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The class, or the track."""
     label_count: _builtins.int
@@ -208,6 +233,10 @@ class GroupDiagnostics(_message.Message):
     """Mean overlap of corrected predictions with what people drew instead; unset without corrections."""
     mean_confidence: _builtins.float
     """Mean confidence of the predictions that stand; unset without any."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictPoint]:
+        """How verdicts on them developed, oldest first; the newest 200."""
+
     def __init__(
         self,
         *,
@@ -219,10 +248,11 @@ class GroupDiagnostics(_message.Message):
         corrected_share: _builtins.float | None = ...,
         corrected_mean_iou: _builtins.float | None = ...,
         mean_confidence: _builtins.float | None = ...,
+        verdicts: _abc.Iterable[Global___VerdictPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_corrected_mean_iou", b"_corrected_mean_iou", "_corrected_share", b"_corrected_share", "_mean_confidence", b"_mean_confidence", "corrected_mean_iou", b"corrected_mean_iou", "corrected_share", b"corrected_share", "mean_confidence", b"mean_confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrected_mean_iou", b"_corrected_mean_iou", "_corrected_share", b"_corrected_share", "_mean_confidence", b"_mean_confidence", "accepted_count", b"accepted_count", "corrected_count", b"corrected_count", "corrected_mean_iou", b"corrected_mean_iou", "corrected_share", b"corrected_share", "label_count", b"label_count", "manual_label_count", b"manual_label_count", "mean_confidence", b"mean_confidence", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrected_mean_iou", b"_corrected_mean_iou", "_corrected_share", b"_corrected_share", "_mean_confidence", b"_mean_confidence", "accepted_count", b"accepted_count", "corrected_count", b"corrected_count", "corrected_mean_iou", b"corrected_mean_iou", "corrected_share", b"corrected_share", "label_count", b"label_count", "manual_label_count", b"manual_label_count", "mean_confidence", b"mean_confidence", "name", b"name", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__corrected_mean_iou: _TypeAlias = _typing.Literal["corrected_mean_iou"]  # noqa: Y015
     _WhichOneofArgType__corrected_mean_iou: _TypeAlias = _typing.Literal["_corrected_mean_iou", b"_corrected_mean_iou"]  # noqa: Y015
@@ -238,6 +268,113 @@ class GroupDiagnostics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_confidence) -> _WhichOneofReturnType__mean_confidence | None: ...
 
 Global___GroupDiagnostics: _TypeAlias = GroupDiagnostics  # noqa: Y015
+
+@_typing.final
+class VerdictPoint(_message.Message):
+    """What one act of a person said of predictions by one micro-model version. Acts that were taken back are left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    JUDGE_TIME_FIELD_NUMBER: _builtins.int
+    MICRO_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    LEARNED_COUNT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_COUNT_FIELD_NUMBER: _builtins.int
+    CORRECTED_COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_OVERLAP_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision of the act."""
+    author: _builtins.str
+    """Who judged."""
+    micro_model_version: _builtins.str
+    """`projects/{project}/microModels/{micro_model}/versions/{version}`, or what another tool calls it: what predicted."""
+    learned_count: _builtins.int
+    """How many corrections that version had learned from before the act."""
+    accepted_count: _builtins.int
+    """Predictions that the act accepted, and that still are."""
+    corrected_count: _builtins.int
+    """Predictions that it replaced."""
+    mean_overlap: _builtins.float
+    """Mean overlap of prediction and hand label over both, 1 for an accepted one."""
+    @_builtins.property
+    def judge_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        author: _builtins.str = ...,
+        judge_time: _timestamp_pb2.Timestamp | None = ...,
+        micro_model_version: _builtins.str = ...,
+        learned_count: _builtins.int = ...,
+        accepted_count: _builtins.int = ...,
+        corrected_count: _builtins.int = ...,
+        mean_overlap: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["judge_time", b"judge_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_count", b"accepted_count", "author", b"author", "corrected_count", b"corrected_count", "judge_time", b"judge_time", "learned_count", b"learned_count", "mean_overlap", b"mean_overlap", "micro_model_version", b"micro_model_version", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerdictPoint: _TypeAlias = VerdictPoint  # noqa: Y015
+
+@_typing.final
+class VersionDiagnostics(_message.Message):
+    """What a micro-model version expected of itself, and what people found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MICRO_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ESTIMATED_QUALITY_FIELD_NUMBER: _builtins.int
+    LABEL_COUNT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_COUNT_FIELD_NUMBER: _builtins.int
+    CORRECTED_COUNT_FIELD_NUMBER: _builtins.int
+    OBSERVED_QUALITY_FIELD_NUMBER: _builtins.int
+    micro_model_version: _builtins.str
+    """`projects/{project}/microModels/{micro_model}/versions/{version}`, or what another tool calls it."""
+    estimated_quality: _builtins.float
+    """Its leave-one-seed-out score, 0 to 1; unset where it had one seed only."""
+    label_count: _builtins.int
+    """Labels of it that stand."""
+    accepted_count: _builtins.int
+    """Those that people accepted."""
+    corrected_count: _builtins.int
+    """Predictions of it that people replaced."""
+    observed_quality: _builtins.float
+    """Mean overlap over both, 1 for an accepted one; unset without verdicts."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was trained; unset for one that is not kept, or of another tool."""
+
+    def __init__(
+        self,
+        *,
+        micro_model_version: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        estimated_quality: _builtins.float | None = ...,
+        label_count: _builtins.int = ...,
+        accepted_count: _builtins.int = ...,
+        corrected_count: _builtins.int = ...,
+        observed_quality: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_observed_quality", b"_observed_quality", "create_time", b"create_time", "estimated_quality", b"estimated_quality", "observed_quality", b"observed_quality"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality", "_observed_quality", b"_observed_quality", "accepted_count", b"accepted_count", "corrected_count", b"corrected_count", "create_time", b"create_time", "estimated_quality", b"estimated_quality", "label_count", b"label_count", "micro_model_version", b"micro_model_version", "observed_quality", b"observed_quality"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimated_quality: _TypeAlias = _typing.Literal["estimated_quality"]  # noqa: Y015
+    _WhichOneofArgType__estimated_quality: _TypeAlias = _typing.Literal["_estimated_quality", b"_estimated_quality"]  # noqa: Y015
+    _WhichOneofReturnType__observed_quality: _TypeAlias = _typing.Literal["observed_quality"]  # noqa: Y015
+    _WhichOneofArgType__observed_quality: _TypeAlias = _typing.Literal["_observed_quality", b"_observed_quality"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_quality) -> _WhichOneofReturnType__estimated_quality | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__observed_quality) -> _WhichOneofReturnType__observed_quality | None: ...
+
+Global___VersionDiagnostics: _TypeAlias = VersionDiagnostics  # noqa: Y015
 
 @_typing.final
 class Confusion(_message.Message):
@@ -315,6 +452,14 @@ class CorrectionEffect(_message.Message):
     LABEL_COUNT_FIELD_NUMBER: _builtins.int
     CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    MICRO_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    LEARNED_COUNT_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_BEFORE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_AFTER_FIELD_NUMBER: _builtins.int
+    CHECKED_COUNT_FIELD_NUMBER: _builtins.int
+    AGREEMENT_BEFORE_FIELD_NUMBER: _builtins.int
+    AGREEMENT_AFTER_FIELD_NUMBER: _builtins.int
+    TAKEN_BACK_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Its revision."""
     author: _builtins.str
@@ -325,6 +470,24 @@ class CorrectionEffect(_message.Message):
     """Other labels that changed because of it."""
     duration_seconds: _builtins.float
     """Seconds until the last of them was stored."""
+    micro_model_version: _builtins.str
+    """The version that mended them."""
+    learned_count: _builtins.int
+    """How many corrections that version had learned from then, this one among them; 0 where it learned nothing."""
+    confidence_before: _builtins.float
+    """Mean confidence of the labels that changed before the correction, and after it; unset where none had one before and
+    after.
+    """
+    confidence_after: _builtins.float
+    """See confidence_before."""
+    checked_count: _builtins.int
+    """How many of the labels that changed somebody drew by hand later: what they say of the gain is no model's opinion."""
+    agreement_before: _builtins.float
+    """Mean overlap of these, as they were before the correction, with what was drawn later; unset without any."""
+    agreement_after: _builtins.float
+    """The same as they were after the correction."""
+    taken_back: _builtins.bool
+    """Whether the correction was taken back."""
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -338,12 +501,35 @@ class CorrectionEffect(_message.Message):
         label_count: _builtins.int = ...,
         changed_count: _builtins.int = ...,
         duration_seconds: _builtins.float = ...,
+        micro_model_version: _builtins.str = ...,
+        learned_count: _builtins.int = ...,
+        confidence_before: _builtins.float | None = ...,
+        confidence_after: _builtins.float | None = ...,
+        checked_count: _builtins.int = ...,
+        agreement_before: _builtins.float | None = ...,
+        agreement_after: _builtins.float | None = ...,
+        taken_back: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agreement_after", b"_agreement_after", "_agreement_before", b"_agreement_before", "_confidence_after", b"_confidence_after", "_confidence_before", b"_confidence_before", "agreement_after", b"agreement_after", "agreement_before", b"agreement_before", "change_time", b"change_time", "confidence_after", b"confidence_after", "confidence_before", b"confidence_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "change_time", b"change_time", "changed_count", b"changed_count", "duration_seconds", b"duration_seconds", "label_count", b"label_count", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agreement_after", b"_agreement_after", "_agreement_before", b"_agreement_before", "_confidence_after", b"_confidence_after", "_confidence_before", b"_confidence_before", "agreement_after", b"agreement_after", "agreement_before", b"agreement_before", "author", b"author", "change_time", b"change_time", "changed_count", b"changed_count", "checked_count", b"checked_count", "confidence_after", b"confidence_after", "confidence_before", b"confidence_before", "duration_seconds", b"duration_seconds", "label_count", b"label_count", "learned_count", b"learned_count", "micro_model_version", b"micro_model_version", "revision", b"revision", "taken_back", b"taken_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__agreement_after: _TypeAlias = _typing.Literal["agreement_after"]  # noqa: Y015
+    _WhichOneofArgType__agreement_after: _TypeAlias = _typing.Literal["_agreement_after", b"_agreement_after"]  # noqa: Y015
+    _WhichOneofReturnType__agreement_before: _TypeAlias = _typing.Literal["agreement_before"]  # noqa: Y015
+    _WhichOneofArgType__agreement_before: _TypeAlias = _typing.Literal["_agreement_before", b"_agreement_before"]  # noqa: Y015
+    _WhichOneofReturnType__confidence_after: _TypeAlias = _typing.Literal["confidence_after"]  # noqa: Y015
+    _WhichOneofArgType__confidence_after: _TypeAlias = _typing.Literal["_confidence_after", b"_confidence_after"]  # noqa: Y015
+    _WhichOneofReturnType__confidence_before: _TypeAlias = _typing.Literal["confidence_before"]  # noqa: Y015
+    _WhichOneofArgType__confidence_before: _TypeAlias = _typing.Literal["_confidence_before", b"_confidence_before"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement_after) -> _WhichOneofReturnType__agreement_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement_before) -> _WhichOneofReturnType__agreement_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_after) -> _WhichOneofReturnType__confidence_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_before) -> _WhichOneofReturnType__confidence_before | None: ...
 
 Global___CorrectionEffect: _TypeAlias = CorrectionEffect  # noqa: Y015
 

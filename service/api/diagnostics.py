@@ -11,13 +11,16 @@ from micromodels.v1 import diagnostics_pb2_grpc
 from service.api import names
 from service.api.convert import timestamp
 from service.api.threads import Backend, Context
-from service.diagnostics import Group, VideoDiagnostics, diagnose, draw
+from service.diagnostics import Acts, Group, VideoDiagnostics, diagnose, draw
+from service.errors import NotFound
+from service.history import ChangeKind
 from service.jobs.sessions import Question, Sessions
 from service.store import ModelVersion, VideoState
 
 __all__ = ["DiagnosticsServicer"]
 
 _SCORE = "leave_one_seed_out"
+_NEWEST_POINTS = 200
 
 
 class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
@@ -71,14 +74,48 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
             speed_up=total.labels / total.manual if total.manual else None,
             mean_frame_seconds=self._seconds(*ids) / video.frame_count,
             estimated_quality=_estimate(model),
-            observed_quality=found.observed_quality,
+            observed_quality=total.quality,
             expected_wrong_share=_mean([1.0 - value for value in total.confidences]),
-            classes=[_group(name, group) for name, group in sorted(found.classes.items())],
-            tracks=[_group(name, group) for name, group in sorted(found.tracks.items())],
+            classes=[_group(ids[0], name, group, found.acts) for name, group in sorted(found.classes.items())],
+            tracks=[_group(ids[0], name, group, found.acts) for name, group in sorted(found.tracks.items())],
+            verdicts=_points(ids[0], total, found.acts),
+            versions=self._versions(ids[0], found),
+            mean_frame_work_seconds=found.acts.work_seconds() / video.frame_count,
             picture=draw(found.strips, video.frame_count) if picture else b"",
         )
         _add_details(message, found)
+        _add_effects(message, ids[0], found)
         return message
+
+    def _versions(self, project_id: str, found: VideoDiagnostics) -> list[pb.VersionDiagnostics]:
+        """Of those that made labels which stand or were judged."""
+        messages = []
+        for name, group in found.versions.items():
+            message = pb.VersionDiagnostics(
+                micro_model_version=names.provenance_to_wire(project_id, name),
+                label_count=group.labels,
+                accepted_count=group.accepted,
+                corrected_count=len(group.overlaps),
+                observed_quality=group.quality,
+            )
+            model = self._model(project_id, name)
+            if model is not None:
+                message.create_time.CopyFrom(timestamp(model.created_at))
+                score = _estimate(model)
+                if score is not None:
+                    message.estimated_quality = score
+            messages.append(message)
+        return sorted(messages, key=lambda one: (one.create_time.ToNanoseconds(), one.micro_model_version))
+
+    def _model(self, project_id: str, name: str) -> ModelVersion | None:
+        """A version as labels name it; None where it is not kept, or of another tool."""
+        model_id, _, number = name.partition("@")
+        if not number.isdecimal():
+            return None
+        try:
+            return self._store.models.get(project_id, model_id, int(number))
+        except NotFound:
+            return None
 
     def _seconds(self, project_id: str, video_id: str) -> float:
         """How long operations on the video have worked."""
@@ -99,18 +136,53 @@ def _add_details(message: pb.Diagnostics, found: VideoDiagnostics) -> None:
     for frame, overlaps in found.hardest():
         mean_iou = sum(overlaps) / len(overlaps)
         message.hardest_frames.add(frame_index=frame, corrected_count=len(overlaps), mean_iou=mean_iou)
-    for change, changed in found.corrections:
+
+
+def _add_effects(message: pb.Diagnostics, project_id: str, found: VideoDiagnostics) -> None:
+    for effect in found.effects.values():
+        change = effect.change
         message.corrections.add(
             revision=change.revision,
             author=change.author,
             change_time=timestamp(change.written_at),
             label_count=change.label_count,
-            changed_count=changed,
+            changed_count=effect.changed,
             duration_seconds=change.seconds,
+            micro_model_version=names.provenance_to_wire(project_id, change.model_version),
+            learned_count=change.learned,
+            confidence_before=_mean([before for before, _ in effect.confidences]),
+            confidence_after=_mean([after for _, after in effect.confidences]),
+            checked_count=len(effect.agreements),
+            agreement_before=_mean([before for before, _ in effect.agreements]),
+            agreement_after=_mean([after for _, after in effect.agreements]),
+            taken_back=change.undone_by > 0,
         )
+    standing = [act for act in found.acts.all if act.kind is ChangeKind.CORRECT and not act.undone_by]
+    message.correction_count = len(standing)
 
 
-def _group(name: str, group: Group) -> pb.GroupDiagnostics:
+def _points(project_id: str, group: Group, acts: Acts) -> list[pb.VerdictPoint]:
+    """Verdicts in order of the acts."""
+    points = []
+    for (revision, model_version), said in sorted(group.said.items())[-_NEWEST_POINTS:]:
+        act = acts.of(revision)
+        count = said.accepted + len(said.overlaps)
+        points.append(
+            pb.VerdictPoint(
+                revision=revision,
+                author=act.author if act else "",
+                judge_time=timestamp(act.written_at) if act else None,
+                micro_model_version=names.provenance_to_wire(project_id, model_version),
+                learned_count=acts.learned_before(model_version, revision),
+                accepted_count=said.accepted,
+                corrected_count=len(said.overlaps),
+                mean_overlap=(sum(said.overlaps) + said.accepted) / count,
+            )
+        )
+    return points
+
+
+def _group(project_id: str, name: str, group: Group, acts: Acts) -> pb.GroupDiagnostics:
     verdicts = len(group.overlaps) + group.accepted
     return pb.GroupDiagnostics(
         name=name,
@@ -121,6 +193,7 @@ def _group(name: str, group: Group) -> pb.GroupDiagnostics:
         corrected_share=len(group.overlaps) / verdicts if verdicts else None,
         corrected_mean_iou=_mean(group.overlaps),
         mean_confidence=_mean(group.confidences),
+        verdicts=_points(project_id, group, acts),
     )
 
 

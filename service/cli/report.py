@@ -65,6 +65,19 @@ def _show(console: Console, found: ReviewSummary) -> None:
         labels = (str(entry.get("standing", 0)), str(entry.get("ever", 0)))
         models.add_row(escape(name), *labels, entry.get("recipe", "not kept"), entry.get("trained", ""), seen)
     console.print(models)
+    _show_verdicts(console, found)
+
+
+def _show_verdicts(console: Console, found: ReviewSummary) -> None:
+    """What people said of each version's predictions; what they took back is not counted."""
+    verdicts = Table("micro-model version", "accepted", "corrected", "overlap of corrected", "overlap of all judged")
+    for name, entry in sorted(found.models.items()):
+        accepted, corrected = entry.get("accepted", 0), entry.get("corrected", 0)
+        overlaps = entry.get("overlaps", 0.0)
+        of_corrected = f"{overlaps / corrected:.3f}" if corrected else ""
+        of_all = f"{(accepted + overlaps) / (accepted + corrected):.3f}" if accepted + corrected else ""
+        verdicts.add_row(escape(name), str(accepted), str(corrected), of_corrected, of_all)
+    console.print(verdicts)
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from micromodels.label_files import label_to_dict
+from service.diagnostics import Acts, verdicts_on
 from service.errors import NotFound
 from service.history import Change, LabelVersion
 
@@ -63,18 +64,20 @@ def _entries(
             "label_revision": video.label_revision,
         },
     )
-    for change in _changes(store, project_id, video_id):
+    acts = Acts(_changes(store, project_id, video_id))
+    size = (video.height_px, video.width_px)
+    for change in acts.all:
         yield "change", _change(change)
     for start in range(0, video.frame_count, _FRAMES_AT_ONCE):
         frames = range(start, min(start + _FRAMES_AT_ONCE, video.frame_count))
         versions: list[LabelVersion] = []
         for version in store.history.of_frames(project_id, video_id, frames):
             if versions and versions[-1].record.key != version.record.key:
-                yield "label", _label(versions, counts, models)
+                yield "label", _label(versions, counts, models, _replaced(versions, acts, size))
                 versions = []
             versions.append(version)
         if versions:
-            yield "label", _label(versions, counts, models)
+            yield "label", _label(versions, counts, models, _replaced(versions, acts, size))
     for name in sorted(models):
         yield "micro_model", _model(store, project_id, name)
     after = ""
@@ -96,7 +99,7 @@ def _changes(store: Store, project_id: str, video_id: str) -> list[Change]:
         page = store.history.changes(project_id, video_id, before=before, limit=1000)
         found += page.items
         if not page.next_after:
-            return found[::-1]
+            return found
         before = int(page.next_after)
 
 
@@ -116,11 +119,28 @@ def _change(change: Change) -> dict[str, Any]:
     return entry | {name: value for name, value in rest.items() if value}
 
 
-def _label(versions: list[LabelVersion], counts: Counter[str], models: set[str]) -> dict[str, Any]:
+def _replaced(versions: list[LabelVersion], acts: Acts, size: tuple[int, int]) -> dict[int, dict[str, Any]]:
+    """By revision of a hand label which micro-model version it replaced, and the overlap with what that predicted."""
+    return {
+        verdict.revision: {
+            "micro_model": verdict.predicted.provenance.version,
+            "overlap": round(verdict.overlap, 4),
+        }
+        for verdict in verdicts_on(versions, acts, size)
+        if verdict.drawn is not None
+    }
+
+
+def _label(
+    versions: list[LabelVersion], counts: Counter[str], models: set[str], replaced_by: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
     """One key with its history; what it is now stands first."""
     newest = versions[-1].record
     key = {"frame": newest.key.frame, ("frame_class" if newest.key.is_frame_class else "track"): newest.key.name}
     history = [_version(version, models) for version in versions]
+    for version in history:
+        if version["revision"] in replaced_by:
+            version["replaced"] = replaced_by[version["revision"]]
     drawn = [version for version in versions if version.record.label is not None and version.record.label.is_anchor]
     replaced = [
         new.record.author

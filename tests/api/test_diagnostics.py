@@ -56,3 +56,53 @@ def test_consistency_checks_and_estimates(running: Running) -> None:
     found = running.client.review.get_diagnostics(video, consistency_checks=True)
     assert found.estimated_quality == 0.5
     assert [(i.kind, i.frame_index, i.explanation) for i in found.issues] == [("gap", 6, "gone for one frame")]
+
+
+def test_how_verdicts_develop(running: Running) -> None:
+    """A point for every act with verdicts, of all labels, a class and a track; corrections taken back do not count."""
+    client = running.client
+    video = running.video().name
+    list(client.auto_label(video, [box(0)]).labels())
+    list(client.review.correct_labels(video, [box(12, x1=32)]))  # overlap with what was predicted: 1/3
+    list(client.review.correct_labels(video, [box(20, x1=40)]))  # with the mended: 24/40
+    client.review.review_labels(video, "accept", keys=[label_key(frame, track="1") for frame in (3, 4)])
+    first, *_ = client.review.correct_labels(video, [box(8, x1=90)])
+    client.review.undo_change(video, first.acknowledged.label_revision)
+    found = client.review.get_diagnostics(video)
+    (version,) = client.list_micro_model_versions(video.split("/videos")[0] + "/microModels/-")
+    points = [(p.accepted_count, p.corrected_count, p.learned_count) for p in found.verdicts]
+    assert points == [(0, 1, 0), (0, 1, 1), (2, 0, 2)]
+    assert [point.mean_overlap for point in found.verdicts] == pytest.approx([1 / 3, 24 / 40, 1])
+    assert {(point.author, point.micro_model_version) for point in found.verdicts} == {("local", version.name)}
+    assert [point.revision for point in found.verdicts] == sorted(point.revision for point in found.verdicts)
+    assert all(point.judge_time.seconds for point in found.verdicts)
+    (track,), (group,) = found.tracks, found.classes
+    assert list(track.verdicts) == list(group.verdicts) == list(found.verdicts)
+    (of_version,) = found.versions
+    assert (of_version.micro_model_version, of_version.estimated_quality) == (version.name, 0.5)
+    assert of_version.create_time == version.create_time
+    assert (of_version.label_count, of_version.accepted_count, of_version.corrected_count) == (21, 2, 2)
+    assert of_version.observed_quality == found.observed_quality == pytest.approx((1 / 3 + 24 / 40 + 2) / 4)
+    assert found.correction_count == 2
+    assert found.mean_frame_work_seconds > 0
+
+
+def test_what_each_correction_gained(running: Running) -> None:
+    """Labels changed, confidence before and after, and what people drew later says whether it was for the better."""
+    client = running.client
+    video = running.video().name
+    list(client.auto_label(video, [box(0)]).labels())
+    list(client.review.correct_labels(video, [box(12, x1=32)]))
+    first, *_ = client.review.correct_labels(video, [box(20, x1=40)])
+    client.review.undo_change(video, first.acknowledged.label_revision)
+    list(client.review.correct_labels(video, [box(16, x1=32)]))
+    gained, undone, last = client.review.get_diagnostics(video).corrections
+    assert (gained.changed_count, gained.learned_count, gained.taken_back) == (22, 1, False)
+    assert gained.confidence_before == pytest.approx(0.9)
+    assert gained.confidence_after == pytest.approx(0.81)
+    assert gained.checked_count == 1  # frame 16; what was drawn on frame 20 was taken back
+    assert (gained.agreement_before, gained.agreement_after) == pytest.approx((1 / 3, 1))
+    assert undone.taken_back
+    assert (undone.checked_count, undone.agreement_before) == (1, 1)
+    assert (last.checked_count, last.HasField("agreement_before")) == (0, False)
+    assert last.micro_model_version.endswith("/versions/1")

@@ -401,6 +401,7 @@ def test_the_review_report(running: Running, video: str, eve: Client, tmp_path: 
     assert model["known"]
     assert second["author"] == "eve"
     assert second["time"] > first["time"]
+    assert second["replaced"] == {"micro_model": model["name"], "overlap": round(8 / 56, 4)}
     assert (by_frame[7]["review"], by_frame[7]["accepted_by"]) == ("accepted", ["eve"])
     assert [entry["kind"] for kind, entry in entries if kind == "change"] == ["write", "propagate", "write", "review"]
     assert [entry["text"] for kind, entry in entries if kind == "comment"] == ["blurred"]
@@ -418,6 +419,9 @@ def check_reading(path: Path, folder: Path, model: str) -> None:
     answer = CliRunner().invoke(app, ["report", str(path), "--table", str(folder / "labels.csv")])
     assert answer.exit_code == 0, answer.output
     assert "2 human, 22 predicted" in answer.output
+    said = answer.output.rpartition("overlap of")[2]
+    assert "0.143" in said, "overlap of the corrected one"
+    assert "0.571" in said, "mean with the accepted one"
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["frame"] for row in rows] == [str(frame) for frame in range(24)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from micromodels.v1 import video_pb2
 from tests.api.harness import box
@@ -23,6 +23,10 @@ def _open_review(visit: Visit, video: str) -> None:
     page.get_by_role("tab", name="Review").click()
     expect(page.locator(".suggestion").first).to_be_visible()
     visit.quiet()
+
+
+def _chart(dialog: Locator, heading: str) -> Locator:
+    return dialog.locator(".chart").filter(has_text=heading)
 
 
 def test_diagnostics_are_those_of_the_server(
@@ -47,9 +51,20 @@ def test_diagnostics_are_those_of_the_server(
             expect(dialog.locator(".bar-rows").first).to_contain_text("50 %")  # what the fake says of itself
             expect(dialog.locator("svg.columns")).to_have_attribute("role", "img")
             expect(dialog).to_contain_text("Hardest frames")
-            rows = served.rpc("micromodels.v1.DiagnosticsService/GetDiagnostics", {"name": video.name})["corrections"]
-            dialog.get_by_text(f"{len(rows)} row").last.click()
-            expect(dialog.locator("details[open] tbody tr")).to_have_count(len(rows))
+            found = served.rpc("micromodels.v1.DiagnosticsService/GetDiagnostics", {"name": video.name})
+            gained = dialog.locator(".chart").filter(
+                has=page.get_by_role("heading", name="What each correction gained")
+            )
+            gained.locator("summary").click()
+            expect(gained.locator("tbody tr")).to_have_count(len(found["corrections"]))
+            expect(gained.locator("tbody tr").last).to_contain_text("%")  # confidence before and after
+            over_time = _chart(dialog, "over time")
+            expect(over_time.locator(".trend-dot")).to_have_count(len(found["verdicts"]))
+            expect(dialog.locator(".bar-and-trend .trend")).to_have_count(2)  # the class, and the object
+            versions = dialog.locator(".chart").filter(
+                has=page.get_by_role("heading", name="Versions of the micro-model")
+            )
+            expect(versions.locator("tbody tr")).to_contain_text("version 1")
             expect(dialog.locator(".checks")).to_contain_text("gone for one frame")
             assert visit.serious_findings(axe) == []
             dialog.locator(".checks .suggestion").click()

@@ -262,6 +262,42 @@ export interface GroupFigures {
   correctedShare?: number;
   correctedMeanIou?: number;
   meanConfidence?: number;
+  verdicts?: VerdictPoint[];
+}
+export interface VerdictPoint {
+  revision?: Int64;
+  author?: string;
+  judgeTime?: string;
+  microModelVersion?: string;
+  learnedCount?: Int64;
+  acceptedCount?: Int64;
+  correctedCount?: Int64;
+  meanOverlap?: number;
+}
+export interface VersionFigures {
+  microModelVersion?: string;
+  createTime?: string;
+  estimatedQuality?: number;
+  labelCount?: Int64;
+  acceptedCount?: Int64;
+  correctedCount?: Int64;
+  observedQuality?: number;
+}
+export interface CorrectionEffect {
+  revision?: Int64;
+  author?: string;
+  changeTime?: string;
+  labelCount?: Int64;
+  changedCount?: Int64;
+  durationSeconds?: number;
+  microModelVersion?: string;
+  learnedCount?: Int64;
+  confidenceBefore?: number;
+  confidenceAfter?: number;
+  checkedCount?: Int64;
+  agreementBefore?: number;
+  agreementAfter?: number;
+  takenBack?: boolean;
 }
 export interface ConsistencyIssue {
   kind?: string;
@@ -286,13 +322,10 @@ export interface Figures {
   tracks?: GroupFigures[];
   confusions?: { property?: string; predicted?: string; corrected?: string; count?: Int64 }[];
   hardestFrames?: { frameIndex?: Int64; correctedCount?: Int64; meanIou?: number }[];
-  corrections?: {
-    revision?: Int64;
-    author?: string;
-    changeTime?: string;
-    labelCount?: Int64;
-    changedCount?: Int64;
-    durationSeconds?: number;
-  }[];
+  corrections?: CorrectionEffect[];
+  correctionCount?: Int64;
+  verdicts?: VerdictPoint[];
+  versions?: VersionFigures[];
+  meanFrameWorkSeconds?: number;
   issues?: ConsistencyIssue[];
 }

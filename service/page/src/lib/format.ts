@@ -42,3 +42,9 @@ export function when(time: string | undefined): string {
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
   return date.toLocaleDateString("en", { day: "numeric", month: "short", year: "numeric" });
 }
+
+/** A micro-model version as people call it. */
+export function versionName(version: string | undefined): string {
+  const match = /microModels\/([^/]+)\/versions\/(\d+)/.exec(version ?? "");
+  return match ? `version ${match[2]}` : version || "another tool";
+}

@@ -1,11 +1,11 @@
 import { useEffect, useState } from "preact/hooks";
 
-import type { Figures, GroupFigures } from "../api/messages";
+import type { CorrectionEffect, Figures, GroupFigures, VerdictPoint } from "../api/messages";
 import { call, inWords, isAbort, patiently } from "../api/rpc";
-import { count, duration, percent, when } from "../lib/format";
+import { count, duration, percent, versionName, when } from "../lib/format";
 import { rowKey } from "../model/labels";
 import type { Session } from "../model/session";
-import { Bars, Chart, Columns } from "./charts";
+import { Bars, Chart, Columns, type Point, recentMean, Trend } from "./charts";
 import { Checks } from "./Checks";
 import { Dialog } from "./parts";
 
@@ -42,6 +42,8 @@ export function Diagnostics({ session, onClose }: { session: Session; onClose: (
           <>
             <Summary figures={figures} />
             <Quality figures={figures} />
+            <Verdicts points={figures.verdicts ?? []} />
+            <Versions figures={figures} />
             <Groups title="By class" groups={figures.classes ?? []} />
             <Groups title="By object" groups={figures.tracks ?? []} />
             <Corrections figures={figures} />
@@ -66,6 +68,11 @@ function Summary({ figures }: { figures: Figures }) {
         value={figures.speedUp ? `${figures.speedUp.toFixed(1)} ×` : "–"}
         words={`${count(labels, "label")} from ${Number(figures.manualLabelCount ?? 0).toLocaleString("en")} by hand`}
       />
+      <Figure
+        value={frames ? ((Number(figures.correctionCount ?? 0) / frames) * 1000).toFixed(0) : "–"}
+        words={`corrections for 1,000 frames; ${count(Number(figures.correctionCount ?? 0), "correction")} so far`}
+      />
+      <Figure value={figures.meanFrameWorkSeconds ? `${figures.meanFrameWorkSeconds.toFixed(2)} s` : "–"} words="of people's work for each frame, pauses left out" />
       <Figure value={figures.meanFrameSeconds ? `${figures.meanFrameSeconds.toFixed(2)} s` : "–"} words="of computing for each frame" />
       <Figure value={figures.expectedWrongShare === undefined ? "–" : percent(figures.expectedWrongShare)} words="of the labels by the model expected to be wrong" />
     </dl>
@@ -106,6 +113,83 @@ function Quality({ figures }: { figures: Figures }) {
   );
 }
 
+/** Verdicts as points of a trend. */
+function points(verdicts: VerdictPoint[]): Point[] {
+  return verdicts.map((one) => ({
+    value: one.meanOverlap ?? 0,
+    weight: Number(one.acceptedCount ?? 0) + Number(one.correctedCount ?? 0),
+    series: one.microModelVersion ?? "",
+    words: `Revision ${one.revision} by ${one.author}, ${versionName(one.microModelVersion)}: ${number(one.acceptedCount)} accepted, ${number(one.correctedCount)} corrected, overlap ${percent(one.meanOverlap ?? 0)}`,
+  }));
+}
+
+function trendWords(some: Point[]): string {
+  if (some.length < 2) return some.length ? `found ${percent(some[0].value)} right` : "nobody looked yet";
+  return `found ${percent(some[0].value)} right at first, ${percent(recentMean(some, some.length - 1))} lately`;
+}
+
+/** How right predictions were found, act by act. */
+function Verdicts({ points: verdicts }: { points: VerdictPoint[] }) {
+  if (!verdicts.length) return null;
+  const some = points(verdicts);
+  return (
+    <Chart
+      title="What people found, over time"
+      note={`A dot for each time that somebody accepted or corrected, the overlap above; ${trendWords(some)}. Upright lines: a new version`}
+      head={["Act", "By", "When", "Judged", "Learned from", "Accepted", "Corrected", "Overlap"]}
+      rows={verdicts.toReversed().map((one) => [
+        `revision ${one.revision}`,
+        one.author,
+        when(one.judgeTime),
+        versionName(one.microModelVersion),
+        count(Number(one.learnedCount ?? 0), "correction"),
+        number(one.acceptedCount),
+        number(one.correctedCount),
+        share(one.meanOverlap ?? 0),
+      ])}
+    >
+      <div class="trend-wide">
+        <Trend points={some} label={`${count(some.length, "act")}: ${trendWords(some)}; the numbers are in the table below`} />
+      </div>
+    </Chart>
+  );
+}
+
+/** Each version of the micro-model: what it expected of itself, and what people found. */
+function Versions({ figures }: { figures: Figures }) {
+  const versions = figures.versions ?? [];
+  if (!versions.length) return null;
+  return (
+    <section class="chart">
+      <h3>Versions of the micro-model</h3>
+      <table class="plain-table wide-table">
+        <thead>
+          <tr>
+            {["Version", "Trained", "Expected", "Found", "Accepted", "Corrected", "Labels that stand"].map((one) => (
+              <th key={one} scope="col">
+                {one}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {versions.map((one) => (
+            <tr key={one.microModelVersion ?? ""}>
+              <th scope="row">{versionName(one.microModelVersion)}</th>
+              <td>{when(one.createTime) || "not kept"}</td>
+              <td>{share(one.estimatedQuality)}</td>
+              <td>{share(one.observedQuality)}</td>
+              <td>{number(one.acceptedCount)}</td>
+              <td>{number(one.correctedCount)}</td>
+              <td>{number(one.labelCount)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
 function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
   const some = groups.filter((one) => Number(one.labelCount ?? 0) > 0 || Number(one.correctedCount ?? 0) > 0);
   if (!some.length) return null;
@@ -126,21 +210,27 @@ function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
     >
       <ul class="bar-rows">
         {some.slice(0, SHOWN_GROUPS).map((one) => {
+          const some = points(one.verdicts ?? []);
           const [labels, hand, accepted] = [one.labelCount, one.manualLabelCount, one.acceptedCount].map((value) => Number(value ?? 0));
           return (
             <li key={one.name}>
               <span class="ellipsis">{one.name}</span>
-              <Bars
-                parts={[
-                  { kind: "hand", value: hand },
-                  { kind: "good", value: accepted },
-                  { kind: "rest", value: labels - hand - accepted },
-                ]}
-                whole={most}
-              />
+              <div class="bar-and-trend">
+                <Bars
+                  parts={[
+                    { kind: "hand", value: hand },
+                    { kind: "good", value: accepted },
+                    { kind: "rest", value: labels - hand - accepted },
+                  ]}
+                  whole={most}
+                />
+                {some.length > 0 && <Trend points={some} label={`${one.name}: ${trendWords(some)}`} />}
+              </div>
               <span class="small-text">
                 <i class="key hand" /> {hand.toLocaleString("en")} by hand <i class="key good" /> {accepted.toLocaleString("en")} accepted{" "}
                 <i class="key rest" /> {(labels - hand - accepted).toLocaleString("en")} more
+                <br />
+                {trendWords(some)}
               </span>
             </li>
           );
@@ -150,33 +240,49 @@ function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
   );
 }
 
-/** What each correction mended, in order of time. */
+/** What each correction gained, in order of time. */
 function Corrections({ figures }: { figures: Figures }) {
   const all = (figures.corrections ?? []).filter((one) => Number(one.changedCount ?? 0) > 0 || one.durationSeconds);
   if (!all.length) return null;
   const mended = all.reduce((sum, one) => sum + Number(one.changedCount ?? 0), 0);
   return (
     <Chart
-      title="Labels mended by each correction"
-      note={`${count(all.length, "correction")} mended ${count(mended, "label")}`}
-      head={["Correction", "By", "When", "Labels mended", "In"]}
+      title="What each correction gained"
+      note={`${count(all.length, "correction")} mended ${count(mended, "label")}${checkedWords(all)}`}
+      head={["Correction", "By", "When", "Labels mended", "In", "Confidence", "Agreement with later drawing"]}
       rows={all.map((one) => [
-        `revision ${one.revision}`,
+        `revision ${one.revision}${one.takenBack ? ", taken back" : ""}`,
         one.author,
         when(one.changeTime),
         number(one.changedCount),
         one.durationSeconds ? duration(one.durationSeconds) : "–",
+        fromTo(one.confidenceBefore, one.confidenceAfter),
+        one.checkedCount ? `${fromTo(one.agreementBefore, one.agreementAfter)} on ${count(Number(one.checkedCount), "label")}` : "nothing drawn later",
       ])}
     >
       <Columns
         label={`${all.length} corrections, ${mended} labels mended; the numbers are in the table below`}
         values={all.slice(-40).map((one) => ({
           value: Number(one.changedCount ?? 0),
-          words: `Revision ${one.revision} by ${one.author}: ${number(one.changedCount)} labels in ${(one.durationSeconds ?? 0).toFixed(1)} s`,
+          words: `Revision ${one.revision} by ${one.author}: ${number(one.changedCount)} labels in ${(one.durationSeconds ?? 0).toFixed(1)} s, confidence ${fromTo(one.confidenceBefore, one.confidenceAfter)}`,
         }))}
       />
     </Chart>
   );
+}
+
+/** Whether corrections were for the better: what people drew later on labels that they had mended. */
+function checkedWords(all: CorrectionEffect[]): string {
+  const checked = all.reduce((sum, one) => sum + Number(one.checkedCount ?? 0), 0);
+  if (!checked) return "";
+  const mean = (of: (one: CorrectionEffect) => number | undefined): number =>
+    all.reduce((sum, one) => sum + (of(one) ?? 0) * Number(one.checkedCount ?? 0), 0) / checked;
+  const gained = fromTo(mean((one) => one.agreementBefore), mean((one) => one.agreementAfter));
+  return `. Where people drew one of these later, the agreement with that went ${gained}`;
+}
+
+function fromTo(before: number | undefined, after: number | undefined): string {
+  return before === undefined || after === undefined ? "–" : `${percent(before)} → ${percent(after)}`;
 }
 
 function Hardest({ figures, onGo }: { figures: Figures; onGo: (frame: number) => void }) {

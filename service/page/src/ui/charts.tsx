@@ -63,6 +63,49 @@ export function Columns({ values, label }: { values: { value: number; words: str
   );
 }
 
+const RECENT = 5;
+
+export interface Point {
+  value: number;
+  weight: number;
+  /** Points of one series share it; where it changes a line is drawn. */
+  series: string;
+  words: string;
+}
+
+/** Shares over time: a dot for each point, and the mean of the newest few before it as a line. */
+export function Trend({ points, label }: { points: Point[]; label: string }) {
+  const [width, height] = [WIDTH, 44];
+  const x = (index: number): number => (points.length > 1 ? 5 + (index / (points.length - 1)) * (width - 10) : width / 2);
+  const y = (value: number): number => 5 + (1 - value) * (height - 10);
+  const line = points.map((_, index) => `${x(index).toFixed(1)},${y(recentMean(points, index)).toFixed(1)}`).join(" ");
+  return (
+    <svg class="trend" viewBox={`0 0 ${width} ${height}`} role="img" aria-label={label}>
+      {[0, 1].map((value) => (
+        <line key={value} class="trend-bound" x1="0" x2={width} y1={y(value)} y2={y(value)} />
+      ))}
+      {points.map((one, index) =>
+        index && one.series !== points[index - 1].series ? (
+          <line key={index} class="trend-cut" x1={(x(index) + x(index - 1)) / 2} x2={(x(index) + x(index - 1)) / 2} y1="0" y2={height} />
+        ) : null,
+      )}
+      {points.length > 1 && <polyline class="trend-line" points={line} />}
+      {points.map((one, index) => (
+        <circle key={index} class="trend-dot" cx={x(index)} cy={y(one.value)} r={one.weight > 1 ? 3.2 : 2.4}>
+          <title>{one.words}</title>
+        </circle>
+      ))}
+    </svg>
+  );
+}
+
+/** Mean of a point and the few before it, by their weights. */
+export function recentMean(points: Point[], index: number): number {
+  const some = points.slice(Math.max(0, index + 1 - RECENT), index + 1);
+  const weight = some.reduce((sum, one) => sum + one.weight, 0);
+  return weight ? some.reduce((sum, one) => sum + one.value * one.weight, 0) / weight : 0;
+}
+
 /** A chart with a heading, and its numbers as a table for whoever prefers them. */
 export function Chart(props: { title: string; note?: string; head: string[]; rows: ComponentChildren[][]; children: ComponentChildren }) {
   return (
