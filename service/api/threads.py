@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +26,16 @@ T = TypeVar("T")
 _THREADS = 16
 _BUSY = 2
 """Of them at once with work that keeps a processor busy: more would do no more, and hold up the event loop."""
+_TURN_SECONDS = 0.001
+"""How long a thread that computes keeps the interpreter when others want it. A write gives it up for every row that
+SQLite stores, and waits so long to have it back: with Python's own 5 ms writers had little of it beside readers."""
 _LOOK_AGAIN_SECONDS = 2.0  # another server may commit to the same database, of which no news comes
 _EVENTS_AT_ONCE = 100
 
 
 class Backend:
-    """The store as coroutines use it. Make it in the event loop's thread.
+    """The store as coroutines use it. Make it in the event loop's thread. From then on the threads of this process take
+    shorter turns.
 
     Args:
         store: open; its calls block.
@@ -44,6 +49,7 @@ class Backend:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="api")
         self._loop = asyncio.get_running_loop()
         self._busy = asyncio.Semaphore(_BUSY)
+        sys.setswitchinterval(_TURN_SECONDS)
         self._bells: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._draining = False
         self._stop_listening = store.jobs.listen(self._heard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -206,7 +207,7 @@ def test_health_answers_while_everything_blocks(
 
 
 async def test_busy_work_is_done_a_few_at_a_time(running: Running) -> None:
-    """However many read: the event loop has to wait for few threads only."""
+    """However many read: the event loop has to wait for few threads only, and each takes short turns."""
     backend, lock, now, most = Backend(running.store), threading.Lock(), 0, 0
 
     def work() -> None:
@@ -218,6 +219,7 @@ async def test_busy_work_is_done_a_few_at_a_time(running: Running) -> None:
         with lock:
             now -= 1
 
+    assert sys.getswitchinterval() == pytest.approx(0.001)
     try:
         await asyncio.gather(*(backend.run_busily(work) for _ in range(20)))
     finally:

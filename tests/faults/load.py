@@ -21,7 +21,7 @@ from pathlib import Path
 
 import grpc
 
-from micromodels.client import Client
+from micromodels.client import AutoLabelRun, Client
 from micromodels.client.messages import label_to_message
 from micromodels.types import Box, Label, State
 from micromodels.v1 import label_pb2, label_pb2_grpc, labeling_pb2, labeling_pb2_grpc, project_pb2, project_pb2_grpc
@@ -31,7 +31,7 @@ from service.store import Store
 from tests.conftest import tiny_frames
 from tests.faults.killing import REPOSITORY, Scene, prepare, start
 
-__all__ = ["Rate", "cpu_seconds", "fill", "memory_kib", "mixed", "rates", "running", "store_rates", "storm", "training"]
+__all__ = ["Followed", "Rate", "fill", "memory_kib", "mixed", "rates", "running", "store_rates", "storm", "training"]
 
 BATCH = range(50)
 """Frames of the labels that are written at once."""
@@ -116,8 +116,15 @@ class Rate:
     name: str
     labels: int = 0
     seconds: list[float] = field(default_factory=list)
+    elapsed: float = 0.0
+    """Seconds until the last call was answered; calls that have begun are not broken off."""
     cpu: float = 0.0
-    """Processor seconds of whoever answered."""
+    """Processor seconds of whoever answered, in all that time."""
+
+    @property
+    def per_second(self) -> float:
+        """Labels a second."""
+        return self.labels / self.elapsed if self.elapsed else 0.0
 
     def percentile(self, share: float) -> float:
         """Seconds within which this share of the calls was answered."""
@@ -146,7 +153,8 @@ with grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}") as channel:
     stub, found = health_pb2_grpc.HealthStub(channel), []
     stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
     print("ready", flush=True)
-    while not found or sum(found) + 0.02 * len(found) < float(sys.argv[2]):
+    until = time.monotonic() + float(sys.argv[2])
+    while not found or time.monotonic() < until:
         begun = time.monotonic()
         stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
         found.append(time.monotonic() - begun)
@@ -179,20 +187,21 @@ def rates(scene: Scene, pid: int, channel: grpc.Channel, seconds: float, readers
     )
     assert prober.stdout is not None
     prober.stdout.readline()
-    until, cpu = time.monotonic() + seconds, cpu_seconds(pid)
+    begun, cpu = time.monotonic(), cpu_seconds(pid)
     threads = [
-        threading.Thread(target=_repeat, args=(part, until, act)) for part, (_, act) in zip(parts, work, strict=True)
+        threading.Thread(target=_repeat, args=(part, begun + seconds, act))
+        for part, (_, act) in zip(parts, work, strict=True)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    cpu = cpu_seconds(pid) - cpu
+    elapsed, cpu = time.monotonic() - begun, cpu_seconds(pid) - cpu
     kinds[2].seconds = json.loads(prober.communicate()[0])
     for part, (rate, _) in zip(parts, work, strict=True):
         rate.labels += part.labels
         rate.seconds += part.seconds
-        rate.cpu = cpu
+        rate.elapsed, rate.cpu = elapsed, cpu
     return kinds
 
 
@@ -211,15 +220,60 @@ def store_rates(settings: Settings, seconds: float) -> list[Rate]:
             return store.labels.write(scene.project, scene.written, labels_of("w", next(numbers)), author="w").written
 
         for row, act in zip(rows, (read, write), strict=True):
-            cpu = time.process_time()
-            _repeat(row, time.monotonic() + seconds, act)
-            row.cpu = time.process_time() - cpu
+            begun, cpu = time.monotonic(), time.process_time()
+            _repeat(row, begun + seconds, act)
+            row.elapsed, row.cpu = time.monotonic() - begun, time.process_time() - cpu
     return rows
 
 
+class Followed(threading.Thread):
+    """A training as its watcher sees it.
+
+    Args:
+        run: what ``auto_label`` gave.
+    """
+
+    def __init__(self, run: AutoLabelRun) -> None:
+        super().__init__(daemon=True)
+        self._run = run
+        self._last: tuple[int, int] | None = None
+        self._done = 0
+        self.trains = threading.Event()
+        self.ended = threading.Event()
+        """Set when it does something else, or nothing any more."""
+
+    def run(self) -> None:
+        """Follow it to its end."""
+        with suppress(Exception):  # the end of the training, by cancelling it, is none
+            for progress in self._run:
+                if progress.HasField("propagation"):
+                    break
+                if progress.HasField("training"):
+                    self._count(progress.training.experiment, progress.training.step)
+                    self.trains.set()
+        self.ended.set()
+        self.trains.set()
+
+    def _count(self, experiment: int, step: int) -> None:
+        before = self._last[1] if self._last is not None and self._last[0] == experiment else 0
+        self._done += max(step - before, 0)
+        self._last = experiment, step
+
+    @property
+    def steps(self) -> int:
+        """How many it has done.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        if self.ended.is_set():
+            raise RuntimeError("the training has ended")
+        return self._done
+
+
 @contextmanager
-def training(scene: Scene) -> Iterator[Callable[[], bool]]:
-    """A real training on a clip that is uploaded for it, for the block; gives what tells whether it still runs.
+def training(scene: Scene) -> Iterator[Followed]:
+    """A real training on a clip that is uploaded for it, for the block.
 
     The server must have been started with the real library. The training is cancelled at the end.
     """
@@ -229,22 +283,14 @@ def training(scene: Scene) -> Iterator[Callable[[], bool]]:
         video = client.upload_video(f"projects/{scene.project}", clip, timeout_seconds=300)
         seeds = [Label(f, "1", "thing", State.VISIBLE, Box(16 + 2 * f, 32, 48 + 2 * f, 64)) for f in (0, 30, 59)]
         run = client.auto_label(video.name, seeds, effort=4.0)
-        trains = threading.Event()
-
-        def follow() -> None:
-            with suppress(Exception):  # the end of the training, by cancelling it, is none
-                for progress in run:
-                    if progress.HasField("training"):
-                        trains.set()
-
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
-        assert trains.wait(600), "the training did not begin"
+        followed = Followed(run)
+        followed.start()
+        assert followed.trains.wait(600), "the training did not begin"
         try:
-            yield follower.is_alive
+            yield followed
         finally:
             run.cancel()
-            follower.join(60)
+            followed.join(60)
 
 
 def mixed(scene: Scene, channel: grpc.Channel, seconds: float) -> int:
