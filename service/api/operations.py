@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
@@ -22,6 +24,23 @@ __all__ = ["OperationsServicer", "Results"]
 _PAGE = (50, 1000)
 _LONGEST_WAIT_SECONDS = 300.0
 _ANSWER_SECONDS = 1.0
+_FILTER = re.compile(r'metadata\.video\s*=\s*"([^"]*)"')
+_FILTERS = 'nothing, or `metadata.video = "projects/{project}/videos/{video}"` with a video of the project'
+
+
+def _filtered(project_id: str, text: str) -> str:
+    """The video whose operations a filter leaves; empty for all.
+
+    Raises:
+        InvalidInput: it is no filter that is understood.
+    """
+    if not text:
+        return ""
+    match = _FILTER.fullmatch(text.strip())
+    owner, video_id = names.video_ids(match[1], "filter") if match else ("", "")
+    if owner != project_id:
+        raise InvalidInput("filter", text, _FILTERS)
+    return video_id
 
 
 class Results:
@@ -145,15 +164,15 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: Context
     ) -> operations_pb2.ListOperationsResponse:
-        """The operations of the project that ``name`` names, oldest first."""
+        """The operations of the project that ``name`` names, or of a video of it, oldest first."""
         (project_id,) = names.PROJECT.parse(request.name)
-        if request.filter:
-            raise InvalidInput("filter", request.filter, "nothing: filters are not supported")
+        video_id = _filtered(project_id, request.filter)
         limit = page_size(request.page_size, _PAGE)
-        after = decode_token("page_token", request.page_token, request.name) or ""
-        page = await self._run(self._store.jobs.list, project_id, after=after, limit=limit)
+        asked = f"{request.name} {request.filter}"
+        after = decode_token("page_token", request.page_token, asked) or ""
+        page = await self._run(lambda: self._store.jobs.list(project_id, video_id=video_id, after=after, limit=limit))
         operations = await self._run(lambda: [self._results.of(job) for job in page.items])
-        token = encode_token(request.name, page.next_after) if page.next_after else ""
+        token = encode_token(asked, page.next_after) if page.next_after else ""
         return operations_pb2.ListOperationsResponse(operations=operations, next_page_token=token)
 
     async def WaitOperation(

@@ -142,9 +142,15 @@ class Jobs:
             return _job(project_id, _job_row(connection, project_id, job_id))
 
     def list(
-        self, project_id: str, *, states: Collection[JobState] = (), after: str = "", limit: int = 100
+        self,
+        project_id: str,
+        *,
+        video_id: str = "",
+        states: Collection[JobState] = (),
+        after: str = "",
+        limit: int = 100,
     ) -> Page[Job]:
-        """Jobs of a project, oldest first; ``states`` empty for all.
+        """Jobs of a project, oldest first; ``video_id`` and ``states`` empty for all.
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
@@ -153,6 +159,8 @@ class Jobs:
         with self._database.begin() as connection:
             project = project_row(connection, project_id)
             query = sa.select(_JOBS).where(_JOBS.c.project == project.key, _JOBS.c.key > page_start(after))
+            if video_id:
+                query = query.where(_JOBS.c.video_id == video_id)
             if states:
                 query = query.where(_JOBS.c.state.in_([state.value for state in states]))
             rows = connection.execute(query.order_by(_JOBS.c.key).limit(limit + 1)).all()

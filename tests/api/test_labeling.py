@@ -372,3 +372,27 @@ def test_waiting_gives_up_in_time(running: Running, video: video_pb2.Video) -> N
     operation.cancel()
     with refused("CANCELLED", "CANCELLED"):
         operation.result(120)
+
+
+def test_operations_of_a_video(running: Running) -> None:
+    """ListOperations leaves those of the video that the filter names, page by page; other filters are refused."""
+    project = running.project().name
+    videos = [running.video(project).name for _ in range(2)]
+    list(running.client.auto_label(videos[0], [box(0)]).labels())
+
+    def found(text: str, page_size: int = 50) -> list[str]:
+        request = operations_pb2.ListOperationsRequest(name=project, filter=text, page_size=page_size)
+        operations: list[str] = []
+        while True:
+            page = running.stubs.operations.ListOperations(request)
+            operations += [operation.name for operation in page.operations]
+            if not page.next_page_token:
+                return operations
+            request.page_token = page.next_page_token
+
+    first, second = (found(f'metadata.video = "{video}"', page_size=1) for video in videos)
+    assert (len(first), len(second)) == (2, 1)  # looked at; the first was labelled, too
+    assert sorted(first + second) == sorted(found(""))
+    for text in ("done", f'metadata.video = "{running.video().name}"', 'metadata.video = "x"'):
+        with refused("INVALID_ARGUMENT", "INVALID_INPUT", "filter"):
+            found(text)

@@ -135,6 +135,7 @@ export interface OperationMetadata {
   state?: string;
   video?: string;
   createTime?: string;
+  endTime?: string;
   training?: TrainingProgress;
   propagation?: PropagationProgress;
   experiments?: ExperimentResult[];
@@ -146,6 +147,13 @@ export interface Operation {
   done?: boolean;
   error?: Status;
   response?: Record<string, unknown>;
+}
+export interface RetrainResponse {
+  replaced?: boolean;
+  scoreBefore?: number;
+  scoreAfter?: number;
+  unseenFrames?: Int64[];
+  changedFrameCount?: Int64;
 }
 export interface FileMessage {
   name: string;

@@ -14,6 +14,7 @@ import { type Draft, Outbox } from "./outbox";
 import { Player } from "./player";
 import { Reviewing } from "./reviewing";
 import { say, spoken } from "./toasts";
+import { Background, listOperations } from "./background";
 import { Training } from "./training";
 import { type Change, Undo } from "./undo";
 
@@ -28,6 +29,7 @@ export class Session {
   readonly player: Player;
   readonly outbox: Outbox;
   readonly training = new Training();
+  readonly background: Background;
   readonly undo: Undo;
   readonly reviewing: Reviewing;
   readonly project = signal<Project>({ name: "" });
@@ -78,6 +80,7 @@ export class Session {
     this.project.value = project;
     this.activeClass.value = project.objectClasses?.[0]?.name ?? "";
     this.undo = new Undo(this);
+    this.background = new Background(video.name, () => void this.replaced());
     this.reviewing = new Reviewing(this);
     if (assignment) this.assigned = new Set((assignment.frameIndices ?? []).map(Number));
     this.listen();
@@ -104,6 +107,7 @@ export class Session {
       const seconds = (summary?.durationSeconds ?? 0).toFixed(1);
       if (changed) say(`${changed} ${changed === 1 ? "frame" : "frames"} mended in ${seconds} s`, "good");
       this.reviewing.changed(Boolean(summary?.microModelVersion));
+      if (summary?.microModelVersion) this.background.lookOut();
     };
     outbox.onRefused = (draft, error) => void this.refused(draft, error);
   }
@@ -148,6 +152,7 @@ export class Session {
     this.controller.abort();
     this.player.close();
     this.training.close();
+    this.background.close();
     this.outbox.close();
     this.reviewing.close();
   }
@@ -399,19 +404,10 @@ export class Session {
 
   /** Go on watching what an earlier visit, or somebody else, has started. */
   private async findTraining(signal: AbortSignal): Promise<void> {
-    const page = await patiently(
-      () =>
-        call<{ operations?: Operation[] }>(
-          "google.longrunning.Operations/ListOperations",
-          { name: this.project.value.name, pageSize: 1000 },
-          signal,
-        ),
-      signal,
-    );
-    const mine = (page.operations ?? []).filter(
-      ({ metadata }) =>
-        metadata?.video === this.video.name &&
-        ["OPERATION_KIND_AUTO_LABEL", "OPERATION_KIND_PROPAGATE", "OPERATION_KIND_TRAIN"].includes(metadata.kind ?? ""),
+    const operations = await listOperations(this.video.name, signal);
+    this.background.found(operations);
+    const mine = operations.filter(({ metadata }) =>
+      ["OPERATION_KIND_AUTO_LABEL", "OPERATION_KIND_PROPAGATE", "OPERATION_KIND_TRAIN"].includes(metadata?.kind ?? ""),
     );
     const last = mine.findLast((operation) => !operation.done) ?? mine.at(-1);
     if (last && !this.training.running) void this.training.watch(last.name, !last.done);
@@ -430,6 +426,12 @@ export class Session {
           this.fetching = false;
         });
     }, RELOAD_MS);
+  }
+
+  /** A micro-model trained anew has labelled the video. */
+  private async replaced(): Promise<void> {
+    await this.refresh().catch(() => undefined);
+    this.reviewing.changed(true);
   }
 
   private async trained(operation: Operation): Promise<void> {

@@ -44,14 +44,14 @@ export class Training {
   }
 
   /** Watch an operation until it ends, through lost connections; of one that has ended, show what it was like. */
-  async watch(name: string, live = true): Promise<void> {
+  async watch(name: string, live = true, flipBook = true): Promise<void> {
     this.reset(name);
     this.live = live;
     const controller = new AbortController();
     this.controller = controller;
     let resumeToken = "";
     const follow = async (): Promise<void> => {
-      const body = { name, resumeToken, flipBook: true };
+      const body = { name, resumeToken, flipBook };
       for await (const message of stream<{ progress?: Progress; resumeToken?: string }>(
         "LabelingService/WatchTraining",
         body,

@@ -84,8 +84,9 @@ function Saved({ session }: { session: Session }) {
 }
 
 function JobChip({ session, onClick }: { session: Session; onClick: () => void }) {
-  const { training } = session;
+  const training = session.training.running ? session.training : session.background.training;
   if (!training.running) return <span class="spacer" />;
+  const background = training !== session.training;
   const propagation = training.propagation.value;
   const labelling = training.state.value === "labelling" && propagation;
   const eta = labelling ? propagation.etaSeconds : training.steps.value?.etaSeconds;
@@ -93,9 +94,9 @@ function JobChip({ session, onClick }: { session: Session; onClick: () => void }
     ? `Labelling ${Number(propagation.framesDone ?? 0)} of ${Number(propagation.framesTotal ?? 0)}`
     : { waiting: "Waiting", training: "Training", stopping: "Stopping" }[training.state.value as "waiting"];
   return (
-    <button class="job-chip" onClick={onClick}>
+    <button class={background ? "job-chip background" : "job-chip"} onClick={onClick}>
       <span class="pulse" />
-      {words}
+      {background ? `In the background: ${words.toLowerCase()}` : words}
       {eta ? `, ${duration(eta)} left` : ""}
     </button>
   );

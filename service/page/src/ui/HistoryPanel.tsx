@@ -14,7 +14,6 @@ const KINDS: Record<string, string> = {
   CHANGE_KIND_CORRECT: "drawn",
   CHANGE_KIND_RECOMPUTE: "mended by the model",
   CHANGE_KIND_PROPAGATE: "by the model",
-  CHANGE_KIND_RETRAIN: "by the model, trained again",
   CHANGE_KIND_SWAP: "tracks swapped",
   CHANGE_KIND_SPLIT: "track split",
   CHANGE_KIND_MERGE: "tracks merged",
@@ -23,7 +22,7 @@ const KINDS: Record<string, string> = {
   CHANGE_KIND_ADJUDICATE: "adjudicated",
   CHANGE_KIND_UNDO: "taken back",
 };
-const BY_MODEL = new Set(["CHANGE_KIND_RECOMPUTE", "CHANGE_KIND_PROPAGATE", "CHANGE_KIND_RETRAIN"]);
+const BY_MODEL = new Set(["CHANGE_KIND_RECOMPUTE", "CHANGE_KIND_PROPAGATE"]);
 const SHOWN = 100;
 
 /** Who did what, newest first; and the past of the label that is selected. */

@@ -1,9 +1,9 @@
-import { CircleStop, Play, ThumbsUp } from "lucide";
+import { CircleStop, Play, RefreshCw, ThumbsUp } from "lucide";
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { count, duration, percent } from "../lib/format";
+import { count, duration, percent, when } from "../lib/format";
 import type { Session } from "../model/session";
-import type { Picture } from "../model/training";
+import type { Picture, Training } from "../model/training";
 import { Icon } from "./Icon";
 import { Bar, Needs } from "./parts";
 
@@ -58,7 +58,8 @@ export function TrainPanel({ session }: { session: Session }) {
           </Needs>
         </section>
       )}
-      {training.running && <Running session={session} />}
+      {training.running && <Running session={session} training={training} />}
+      <InBackground session={session} />
       {training.error.value && <p class="error-text">{training.error.value}</p>}
       <FlipBook session={session} />
       <Loss session={session} />
@@ -79,8 +80,35 @@ export function TrainPanel({ session }: { session: Session }) {
   );
 }
 
-function Running({ session }: { session: Session }) {
-  const { training } = session;
+/** Training anew: that it runs, and what came of it; nobody has to wait for it. */
+function InBackground({ session }: { session: Session }) {
+  const { background } = session;
+  const outcome = background.outcome.value;
+  if (background.running) return <Running session={session} training={background.training} background />;
+  if (!session.reviewing.hasModel.value || session.training.running) return null;
+  return (
+    <section class="in-background">
+      <h2>In the background</h2>
+      {outcome ? (
+        <p class={`outcome ${outcome.kind}`} role="note">
+          {outcome.words}.{outcome.endTime && <span class="muted small-text"> {when(outcome.endTime)}</span>}
+        </p>
+      ) : (
+        <p class="muted">
+          After enough corrections, when you pause, a new micro-model is trained and compared with this one on frames that neither has
+          seen. Labels are replaced only if it does better.
+        </p>
+      )}
+      <Needs to="work" project={session.project.value.name}>
+        <button title="You can go on meanwhile" onClick={() => void background.start()}>
+          <Icon of={RefreshCw} size={14} /> Train anew and compare
+        </button>
+      </Needs>
+    </section>
+  );
+}
+
+function Running({ session, training, background }: { session: Session; training: Training; background?: boolean }) {
   const state = training.state.value;
   const steps = training.steps.value;
   const propagation = training.propagation.value;
@@ -93,7 +121,9 @@ function Running({ session }: { session: Session }) {
   const eta = labelling ? propagation.etaSeconds : steps?.etaSeconds;
   const title = labelling
     ? "Labelling every frame"
-    : { waiting: "Looking at the frames", training: "Learning your labels", stopping: "Stopping" }[state as "waiting"];
+    : background && state !== "stopping"
+      ? "Training anew in the background"
+      : { waiting: "Looking at the frames", training: "Learning your labels", stopping: "Stopping" }[state as "waiting"];
   return (
     <section class="running" aria-live="off">
       <div class="section-head">
@@ -103,10 +133,12 @@ function Running({ session }: { session: Session }) {
       <Bar value={done} label={title} indeterminate={state === "waiting" || (state === "stopping" && !labelling)} />
       <p class="muted small-text">
         {labelling
-          ? `${Number(propagation.framesDone ?? 0).toLocaleString("en")} of ${count(Number(propagation.framesTotal ?? 0), "frame")}; finished ones can be looked at already`
+          ? `${Number(propagation.framesDone ?? 0).toLocaleString("en")} of ${count(Number(propagation.framesTotal ?? 0), "frame")}; ${background ? "labels are replaced at the end" : "finished ones can be looked at already"}`
           : steps
             ? `Step ${(steps.step ?? 0) + 1} of ${steps.stepCount}, loss ${(steps.loss ?? 0).toFixed(3)}`
-            : "Every frame is encoded once; later trainings skip this"}
+            : background
+              ? "You can go on correcting meanwhile"
+              : "Every frame is encoded once; later trainings skip this"}
       </p>
       <Needs to="work" project={session.project.value.name}>
       <div class="button-row">
@@ -120,7 +152,7 @@ function Running({ session }: { session: Session }) {
             <Icon of={ThumbsUp} size={14} /> {training.stoppedEarly.value ? "Ending" : "Good enough, stop now"}
           </button>
         )}
-        <button disabled={state === "stopping"} title="What is finished is kept" onClick={() => void training.cancel()}>
+        <button disabled={state === "stopping"} title={background ? "Everything stays as it is" : "What is finished is kept"} onClick={() => void training.cancel()}>
           <Icon of={CircleStop} size={14} /> Cancel
         </button>
       </div>
