@@ -46,6 +46,9 @@ _PICTURE_CODECS: tuple[tuple[bytes, str], ...] = (
 FOLDER_TIME_BASE = Fraction(1, 25)
 MAX_PICTURE_BYTES = 1 << 30
 _IO_BUFFER_BYTES = 256 << 10
+_LAST_ENTRIES = 16
+_HEAD_BYTES = 4096
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # how Matroska and WebM begin, and what holds all the rest
 
 # These decode damaged data without complaint, and on several threads not twice in the same way.
 _SERIAL_CODECS = frozenset({"vp8"})
@@ -160,7 +163,29 @@ class ContainerSource:
 
     def _describe_streams(self) -> list[str]:
         count = len([s for s in self._opened().streams.video if not s.disposition & Disposition.attached_pic])
-        return [f"the file has {count} video streams; the first one is used"] if count > 1 else []
+        warnings = [f"the file has {count} video streams; the first one is used"] if count > 1 else []
+        if self._is_cut_off():
+            warnings.append("the file is cut off: it is shorter than it says itself, and frames are missing at the end")
+        return warnings
+
+    def _is_cut_off(self) -> bool:
+        """Whether the end is missing. A file that ends between two frames reads well to its end."""
+        with self._path.open("rb") as file:
+            head, length = file.read(_HEAD_BYTES), file.seek(0, os.SEEK_END)
+            file.seek(max(length - _HEAD_BYTES, 0))
+            tail = file.read()
+        if head.startswith(b"RIFF"):  # AVI
+            return 8 + int.from_bytes(head[4:8], "little") > length
+        if head.startswith(b"GIF"):
+            return not tail.rstrip(b"\0").endswith(b";")
+        if head.startswith(_EBML) and (at := head.find(_SEGMENT) + len(_SEGMENT)) >= len(_SEGMENT):
+            width = 9 - head[at : at + 1].ljust(1, b"\0")[0].bit_length()
+            unknown = (1 << 7 * width) - 1
+            size = int.from_bytes(head[at : at + width], "big") & unknown
+            return size != unknown and at + width + size > length
+        index = self._stream.index_entries  # of MP4, in order of decoding
+        last = [index[number] for number in range(max(len(index) - _LAST_ENTRIES, 0), len(index))]
+        return any(entry.pos + entry.size > length for entry in last)
 
     def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
         """See ``FrameSource``."""

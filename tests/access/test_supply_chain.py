@@ -7,7 +7,6 @@ import pickle
 import re
 import shutil
 import struct
-import zipfile
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import distributions
@@ -18,6 +17,7 @@ import pytest
 
 from micromodels.errors import MicromodelsError, ModelError
 from micromodels.labeling import load_model
+from tests.video.files import zip_that_leads_out
 
 
 class Bomb:
@@ -146,8 +146,7 @@ def test_a_zip_is_not_a_video(tmp_path: Path) -> None:
 
     path = tmp_path / "in" / "video.mp4"
     path.parent.mkdir()
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("../../outside.txt", "out")
+    zip_that_leads_out(path)
     with pytest.raises(VideoError):
         open_video(path)
     assert [found.name for found in tmp_path.rglob("*")] == ["in", "video.mp4"]

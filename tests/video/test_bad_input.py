@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
-import struct
-import zlib
+import subprocess
+import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from micromodels.errors import InvalidInput, VideoError
 from micromodels.video import DecodeLimits, open_video
+from tests.video import files
 
 QUICK = DecodeLimits(frame_timeout_seconds=20)
 
@@ -73,27 +74,14 @@ def test_scripts_and_playlists_read_nothing_else(make_clip, tmp_path: Path, name
 
 def test_an_unlisted_codec_is_named(tmp_path: Path) -> None:
     """The container is fine, the codec is not on the list."""
-    path = tmp_path / "clip.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("wmv2", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
-        container.mux(stream.encode(None))
     with pytest.raises(VideoError, match="wmv2"):
-        open_video(path)
+        open_video(files.unlisted_codec(tmp_path / "clip.avi"))
 
 
 def test_a_file_without_video_stream(tmp_path: Path) -> None:
     """Sound only."""
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
     with pytest.raises(VideoError, match="no video stream"):
-        open_video(path)
+        open_video(files.sound_only(tmp_path / "sound.mp4"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"not a video\n" * 100], ids=["empty", "zeros", "text"])
@@ -105,30 +93,16 @@ def test_what_is_no_video_at_all(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("codec", "pix_fmt"), [("mjpeg", "yuvj420p"), ("huffyuv", "rgb24")])
-def test_a_small_file_with_huge_frames_is_refused(make_clip, codec: str, pix_fmt: str) -> None:
+def test_a_small_file_with_huge_frames_is_refused(tmp_path: Path, codec: str, pix_fmt: str) -> None:
     """An AVI whose header, and whose pictures, say 16000 x 16000."""
-    path = make_clip("huge.avi", codec, pix_fmt, 3)
-    sizes = struct.pack(">HH", 64, 96), struct.pack(">HH", 16000, 16000)
-    data = bytearray(path.read_bytes().replace(b"\xff\xc0\0\x11\x08" + sizes[0], b"\xff\xc0\0\x11\x08" + sizes[1]))
-    assert codec != "mjpeg" or data.count(sizes[1]) == 3
-    for marker, offset in ((b"avih", 40), (b"strf", 12)):
-        at = data.index(marker) + offset
-        assert struct.unpack_from("<II", data, at) == (96, 64)
-        struct.pack_into("<II", data, at, 16000, 16000)
-    path.write_bytes(data)
+    path = files.huge_frames(tmp_path / "huge.avi", codec, pix_fmt)
     with pytest.raises(VideoError, match=r"16000 x 16000|more than 36000000 pixels"):
         open_video(path)
 
 
 def test_a_huge_picture_is_refused(tmp_path: Path) -> None:
     """A PNG of 60000 x 60000 pixels in a few bytes."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    (tmp_path / "frame.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    files.huge_picture(tmp_path / "frame.png")
     with pytest.raises(VideoError, match=r"frame\.png"):
         open_video(tmp_path)
 
@@ -163,14 +137,7 @@ def test_a_truncated_mp4(make_clip, share: float, faststart: bool) -> None:
     """With the index at the end nothing decodes; with the index first, what is there does, with a warning."""
     path = make_clip("clip.mp4")
     if faststart:
-        whole = path.with_name("fast.mp4")
-        with av.open(str(path)) as source, av.open(str(whole), "w", options={"movflags": "faststart"}) as target:
-            stream = target.add_stream_from_template(source.streams.video[0])
-            for packet in source.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    target.mux(packet)
-        path = whole
+        path = files.with_index_first(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     try:
@@ -222,10 +189,62 @@ def test_a_size_that_changes_midway(tmp_path: Path, make_clip) -> None:
 
 
 @pytest.mark.parametrize("name", ["cine.dcm", "cine.mp4"])
-def test_f38_f39_f40_dicom_is_not_read(tmp_path: Path, name: str) -> None:
-    """A DICOM file that claims 4 TB of pixels, then ends: DICOM is refused whatever it is called, at once."""
-    claims = b"\x28\x00\x10\x00US\x02\x00\xff\xff\x28\x00\x11\x00US\x02\x00\xff\xff"
-    claims += b"\xe0\x7f\x10\x00OW\x00\x00\xff\xff\xff\xff"
-    (tmp_path / name).write_bytes(bytes(128) + b"DICM" + claims + bytes(1000))
+@pytest.mark.parametrize("make", [files.dicom_of_terabytes, files.dicom_bomb, files.dicom_cut])
+def test_f38_f39_f40_dicom_is_not_read(tmp_path: Path, name: str, make: Callable[[Path], Path]) -> None:
+    """One that claims terabytes, one that unfolds without end, one that is cut: refused whatever it is called."""
     with pytest.raises(VideoError, match="containers: mp4"):
-        open_video(tmp_path / name)
+        open_video(make(tmp_path / name))
+
+
+_EVERY_CUT = """
+import sys
+from pathlib import Path
+import av
+from micromodels.errors import VideoError
+from micromodels.video import DecodeLimits
+from micromodels.video.containers import open_source
+from micromodels.video.survey import survey
+
+av.logging.restore_default_callback()
+path, limits, step = Path(sys.argv[1]), DecodeLimits(), int(sys.argv[2])
+data = path.read_bytes()
+for length in range(len(data), -1, -step):
+    path.write_bytes(data[:length])
+    try:
+        table = survey(open_source(path, None, limits, lambda: None), limits, 1)
+    except VideoError:
+        print(length, 0, 1)
+    except Exception as error:  # the decoding process makes an error of ours of whatever the libraries raise
+        print(length, 0, 1, type(error).__name__)
+    else:
+        print(length, table.frame_count, len(table.warnings))
+"""
+
+
+CUTS = {  # every so many bytes, so that each takes a few seconds
+    "fast.mp4": ("libx264", "yuv420p", 1),
+    "clip.mp4": ("libx264", "yuv420p", 1),
+    "clip.mkv": ("libx264", "yuv420p", 1),
+    "clip.webm": ("libvpx", "yuv420p", 3),
+    "clip.avi": ("mjpeg", "yuvj420p", 31),
+    "clip.gif": ("gif", "rgb8", 7),
+    "clip.mpg": ("mpeg1video", "yuv420p", 5),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_f31_a_file_that_is_cut_anywhere(tmp_path: Path, name: str) -> None:
+    """In one process that a crash would end: refused, or what is there with a warning; an MP4 at every byte."""
+    codec, pix_fmt, step = CUTS[name]
+    path = files.encode(tmp_path / name, codec, pix_fmt, 4, size=(32, 32))
+    path = files.with_index_first(path) if name.startswith("fast") else path
+    length = path.stat().st_size
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-c", _EVERY_CUT, str(path), str(step)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=True)
+    rows = [[int(word) for word in line.split()[:3]] for line in done.stdout.splitlines()]
+    assert rows[0] == [length, 4, 0]
+    assert [row[0] for row in rows] == list(range(length, -1, -step))
+    assert rows[-1][1] == 0
+    assert [row for row in rows if row[1] < 4 and not row[2]] == []
+    assert any(0 < frames < 4 for _, frames, _ in rows) is (name != "clip.mp4"), "whose index is at the end"
