@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Locator, expect
 
 from micromodels.v1 import video_pb2
+from service.review_reading import read_report
 from tests.api.harness import box
 from tests.web.browsing import Visit, visiting
 from tests.web.harness import Served
@@ -70,6 +71,21 @@ def test_diagnostics_are_those_of_the_server(
             dialog.locator(".checks .suggestion").click()
             visit.at_frame(6)
             expect(dialog).to_be_hidden()
+
+
+def test_an_auditor_gets_a_report_from_the_page(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """Export writes it; it is whole, and says who drew what and what became of the micro-model's labels."""
+    _trained(served, video.name)
+    list(served.client.review.correct_labels(video.name, [box(9, x1=40)]))
+    page = visit.open_video(video.name)
+    page.get_by_role("button", name="Export").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Auditor's report").click()
+    found = read_report(download.value.path())
+    assert found.problems == []
+    assert found.people["local"]["drew"] == 3
+    (model,) = found.models.values()
+    assert model["corrected"] == 1
 
 
 def test_what_looks_wrong_is_a_click_away(served: Served, visit: Visit, video: video_pb2.Video) -> None:

@@ -43,8 +43,8 @@ export function when(time: string | undefined): string {
   return date.toLocaleDateString("en", { day: "numeric", month: "short", year: "numeric" });
 }
 
-/** A micro-model version as people call it. */
+/** A micro-model version, short: the beginning of the micro-model's id tells it from others, which begin with version 1 too. */
 export function versionName(version: string | undefined): string {
   const match = /microModels\/([^/]+)\/versions\/(\d+)/.exec(version ?? "");
-  return match ? `version ${match[2]}` : version || "another tool";
+  return match ? `${match[1].slice(0, 4)}, version ${match[2]}` : version || "another tool";
 }

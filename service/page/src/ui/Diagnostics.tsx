@@ -62,11 +62,11 @@ function Summary({ figures }: { figures: Figures }) {
   const drawn = Number(figures.manualFrameCount ?? 0);
   const labels = Number(figures.labelCount ?? 0);
   return (
-    <dl class="figures">
+    <dl class="figures six">
       <Figure value={frames ? percent(drawn / frames) : "–"} words={`${count(drawn, "frame")} of ${frames.toLocaleString("en")} drawn by hand`} />
       <Figure
         value={figures.speedUp ? `${figures.speedUp.toFixed(1)} ×` : "–"}
-        words={`${count(labels, "label")} from ${Number(figures.manualLabelCount ?? 0).toLocaleString("en")} by hand`}
+        words={`fewer labels to draw: ${Number(figures.manualLabelCount ?? 0).toLocaleString("en")} by hand of ${labels.toLocaleString("en")}`}
       />
       <Figure
         value={frames ? ((Number(figures.correctionCount ?? 0) / frames) * 1000).toFixed(0) : "–"}
@@ -135,7 +135,7 @@ function Verdicts({ points: verdicts }: { points: VerdictPoint[] }) {
   return (
     <Chart
       title="What people found, over time"
-      note={`A dot for each time that somebody accepted or corrected, the overlap above; ${trendWords(some)}. Upright lines: a new version`}
+      note={`A dot for each time that somebody accepted or corrected, higher where they overlapped more; ${trendWords(some)}. Upright lines: another version`}
       head={["Act", "By", "When", "Judged", "Learned from", "Accepted", "Corrected", "Overlap"]}
       rows={verdicts.toReversed().map((one) => [
         `revision ${one.revision}`,
@@ -149,6 +149,10 @@ function Verdicts({ points: verdicts }: { points: VerdictPoint[] }) {
       ])}
     >
       <div class="trend-wide">
+        <span class="trend-scale" aria-hidden="true">
+          <span>100 %</span>
+          <span>0 %</span>
+        </span>
         <Trend points={some} label={`${count(some.length, "act")}: ${trendWords(some)}; the numbers are in the table below`} />
       </div>
     </Chart>
@@ -165,7 +169,7 @@ function Versions({ figures }: { figures: Figures }) {
       <table class="plain-table wide-table">
         <thead>
           <tr>
-            {["Version", "Trained", "Expected", "Found", "Accepted", "Corrected", "Labels that stand"].map((one) => (
+            {["Micro-model", "Trained", "Expected", "Found", "Accepted", "Corrected", "Labels that stand"].map((one) => (
               <th key={one} scope="col">
                 {one}
               </th>

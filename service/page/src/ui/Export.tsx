@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import type { FileMessage, Operation } from "../api/messages";
 import { call, inWords, patiently } from "../api/rpc";
 import { bytes } from "../lib/format";
+import { may } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
 import { Bar, Dialog } from "./parts";
@@ -11,12 +12,15 @@ import { Bar, Dialog } from "./parts";
 const FORMATS = [
   { format: "EXPORT_FORMAT_JSONL", name: "JSON Lines", words: "Every label of every frame, with who made it" },
   { format: "EXPORT_FORMAT_COCO", name: "COCO", words: "Instances with masks and boxes, as COCO has them" },
+  { format: "EXPORT_FORMAT_REVIEW_REPORT", name: "Auditor's report", words: "Who drew, corrected and accepted each label, when, and with which micro-model" },
 ];
+const ARCHIVE = { format: "EXPORT_FORMAT_ARCHIVE", name: "Archive", words: "Everything that is kept about the video, its bytes too" };
 
 export function Export({ session, onClose }: { session: Session; onClose: () => void }) {
   const [busy, setBusy] = useState("");
   const [files, setFiles] = useState<FileMessage[]>([]);
   const [error, setError] = useState("");
+  const formats = may("manage", session.project.value.name) ? [...FORMATS, ARCHIVE] : FORMATS;
   const run = async (format: string): Promise<void> => {
     setBusy(format);
     setError("");
@@ -42,7 +46,7 @@ export function Export({ session, onClose }: { session: Session; onClose: () => 
   return (
     <Dialog title="Export" onClose={onClose}>
       <ul class="choices">
-        {FORMATS.map((one) => (
+        {formats.map((one) => (
           <li key={one.format}>
             <button class="choice" disabled={busy !== ""} onClick={() => void run(one.format)}>
               <Icon of={FileJson} size={20} />

@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 
 import type { Change, LabelVersion } from "../api/messages";
 import { call, isAbort } from "../api/rpc";
-import { count, when } from "../lib/format";
+import { count, versionName, when } from "../lib/format";
 import { keyMessage, STATE_WORDS } from "../model/labels";
 import { may } from "../model/caller";
 import type { Session } from "../model/session";
@@ -59,7 +59,7 @@ function ChangeRow({ session, change }: { session: Session; change: Change }) {
           {undone ? ", taken back" : ""}
         </span>
         <span class="muted small-text">
-          {byModel ? modelName(change.microModelVersion) : change.author} · {when(change.changeTime)} · revision {String(change.revision)}
+          {byModel ? `micro-model ${versionName(change.microModelVersion)}` : change.author} · {when(change.changeTime)} · revision {String(change.revision)}
           {change.comment ? ` · “${change.comment}”` : ""}
         </span>
       </span>
@@ -75,11 +75,6 @@ function ChangeRow({ session, change }: { session: Session; change: Change }) {
       )}
     </li>
   );
-}
-
-function modelName(version: string | undefined): string {
-  const match = /microModels\/([^/]+)\/versions\/(\d+)/.exec(version ?? "");
-  return match ? `micro-model, version ${match[2]}` : "micro-model";
 }
 
 function LabelPast({ session }: { session: Session }) {
@@ -114,7 +109,7 @@ function LabelPast({ session }: { session: Session }) {
             <span class="change-main">
               <span>{what(version)}</span>
               <span class="muted small-text">
-                {version.author} · {when(version.writeTime)} · revision {String(version.revision)}
+                {madeBy(version)} · {when(version.writeTime)} · revision {String(version.revision)}
                 {(version.reviews ?? []).map((review) => ` · ${(review.action ?? "").replace("REVIEW_ACTION_", "").toLowerCase()} by ${review.author}`)}
               </span>
             </span>
@@ -123,6 +118,12 @@ function LabelPast({ session }: { session: Session }) {
       </ol>
     </section>
   );
+}
+
+/** Who is behind a version: the micro-model where it predicted, and in whose name. */
+function madeBy({ label, author }: LabelVersion): string {
+  const byModel = label?.provenance?.kind === "PROVENANCE_KIND_MODEL";
+  return byModel ? `micro-model ${versionName(label.provenance?.version)}, for ${author}` : (author ?? "");
 }
 
 function what({ label, kind }: LabelVersion): string {
