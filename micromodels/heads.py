@@ -91,7 +91,6 @@ class DenseHead(nn.Module):
             self.register_buffer(f"deviation{index}", torch.ones(1, level.channels, 1, 1))
         self.strides = sorted({level.stride for level in settings.levels} - {1, 2}, reverse=True)
         self.mixes = nn.ModuleList(_convolution(width) for _ in self.strides)
-        self.last = _convolution(width)
         self.coarse_logits = nn.Conv2d(width, settings.tracks + 1, 1)
         self.to_fine = nn.Conv2d(width, fine, 1)
         self.fine = _convolution(fine)
@@ -114,7 +113,8 @@ class DenseHead(nn.Module):
         features = features[len(features) - len(self.settings.levels) :]
         by_stride: dict[int, torch.Tensor] = {}
         for index, (level, lateral, maps) in enumerate(zip(self.settings.levels, self.laterals, features, strict=True)):
-            normal = (maps - self.get_buffer(f"mean{index}")) / self.get_buffer(f"deviation{index}")
+            scale = self.get_buffer(f"deviation{index}").reciprocal()
+            normal = torch.addcmul(-self.get_buffer(f"mean{index}") * scale, maps, scale)
             stride = max(2, level.stride)
             projected = lateral(F.pixel_unshuffle(normal, 2) if level.stride == 1 else normal)
             held = by_stride.get(stride)
@@ -125,7 +125,7 @@ class DenseHead(nn.Module):
             x = F.relu(lateral_maps if x is None else lateral_maps + _resized(x, lateral_maps))
             x = mix(x)
         assert x is not None
-        x = F.relu(self.last(F.relu(x)))
+        x = F.relu(x)
         coarse = self.coarse_logits(x)
         if 2 in by_stride:
             fine = F.relu(by_stride[2] + _resized(self.to_fine(x), by_stride[2]))

@@ -18,7 +18,7 @@ from micromodels.types import ShapeKind
 
 __all__ = ["FORMAT", "MANIFEST_FILE", "Manifest", "seeds_digest", "weights_digest"]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 

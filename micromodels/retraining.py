@@ -19,11 +19,11 @@ from micromodels.errors import FailedPrecondition
 from micromodels.events import Run
 from micromodels.features import FrameSource
 from micromodels.labeling import TrainSettings, train
+from micromodels.pace import HELD_OUT_SHARE
 from micromodels.types import AnyLabel, Box, Label, Mask, Ontology, Polygon, Shape, shape_box
 
 __all__ = ["Retrained", "Snapshot", "overlap", "retrain"]
 
-HELD_OUT_SHARE = 0.25
 MARGIN = 0.005
 """How much better a new model must be."""
 AROUND_FRAMES = 120

@@ -179,7 +179,7 @@ class HeadTrainer:
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         rate = self._rate * rate_scale
-        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
         number, self._fits = self._fits, self._fits + 1
         first = self._resume(number, steps, optimizer, schedule, clock)

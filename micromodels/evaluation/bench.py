@@ -125,13 +125,13 @@ def main(
     raise typer.Exit(1 if bench.failed or complaints else 0)
 
 
-def _desk(address: str) -> Callable[[Clip], Desk] | None:
+def _desk(address: str) -> Callable[[Clip, int], Desk] | None:
     """A desk on a server for protocol F; None for sessions in this process."""
     if not address:
         return None
     from micromodels.evaluation.service_desk import ServiceDesk  # needs gRPC, which nothing else here does
 
-    return lambda clip: ServiceDesk(clip, address)
+    return lambda clip, retrain_corrections: ServiceDesk(clip, address, retrain_corrections)
 
 
 def _named(out: Path | None) -> Path:

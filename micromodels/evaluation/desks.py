@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from micromodels.changes import by_frame
 from micromodels.evaluation.datasets import Clip
 from micromodels.evaluation.peers import System, train_recipe
 from micromodels.events import Run
+from micromodels.pace import retraining_is_due
 from micromodels.types import FrameResult
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from micromodels.session import LabelSession
     from micromodels.video import Video
 
-__all__ = ["Desk", "FirstLabels", "RerunDesk", "SessionDesk", "Times"]
+T = TypeVar("T")
+
+__all__ = ["Desk", "FirstLabels", "Pace", "RerunDesk", "SessionDesk", "Times"]
 
 
 @dataclass
@@ -41,6 +44,28 @@ class Times:
     waits: list[float] = field(default_factory=list)
     first_changes: list[float] = field(default_factory=list)
     background: list[float] = field(default_factory=list)
+
+
+class Pace:
+    """When a desk trains anew: as a server does whose corrector pauses after every correction.
+
+    Args:
+        corrections: how many must have followed the last training; 0 for never.
+    """
+
+    def __init__(self, corrections: int) -> None:
+        self._corrections = corrections
+        self._drawn, self._seen, self._tried = 1, 1, 1
+
+    def is_due_after_correction(self) -> bool:
+        """Count one correction; whether it is time now."""
+        self._drawn += 1
+        return retraining_is_due(self._drawn, self._drawn - self._seen, self._drawn - self._tried, self._corrections)
+
+    def tried(self, took_over: bool) -> None:
+        """A training has ended."""
+        self._tried = self._drawn
+        self._seen = self._drawn if took_over else self._seen
 
 
 class Desk(Protocol):
@@ -150,12 +175,20 @@ class FirstLabels:
 
 
 class SessionDesk:
-    """Corrects one label session of the library."""
+    """Corrects one label session of the library, which is trained anew in the background as a server does it.
 
-    def __init__(self, clip: Clip, video: Video, first: _First, run: Run) -> None:
+    Args:
+        clip: the truth.
+        video: the clip's source, open.
+        first: what the micro-model of frame 0 made of it.
+        run: device, cache, events.
+        retrain_corrections: so many corrections after the last training, another one is begun; 0 for never.
+    """
+
+    def __init__(self, clip: Clip, video: Video, first: _First, run: Run, retrain_corrections: int) -> None:
         from micromodels.session import LabelSession
 
-        self._clip, self._first = clip, first
+        self._clip, self._first, self._pace = clip, first, Pace(retrain_corrections)
         labels = [label for result in first.results for label in result.all()]
         self._session: LabelSession = LabelSession(video, first.model, labels, run=run)
         self.times = Times()
@@ -175,14 +208,26 @@ class SessionDesk:
                 first = time.perf_counter() - started
         self.times.waits.append(time.perf_counter() - started)
         self.times.first_changes += [] if first is None else [first]
-        self._work_in_background(self._session.prepare)
+        touched |= set(self._work_in_background(self._trained_anew))
         labels = (label for label in self._session.labels.values() if label.frame in touched)
         return [FrameResult(index, tuple(objects), tuple(classes)) for index, objects, classes in by_frame(labels)]
 
-    def _work_in_background(self, work: Callable[[], object]) -> None:
+    def _trained_anew(self) -> list[int]:
+        """What a server does while its corrector draws the next frame; returns the frames whose labels changed."""
+        changed = []
+        if self._pace.is_due_after_correction():
+            retrained = self._session.retrain()
+            self._pace.tried(retrained.better)
+            if retrained.better:
+                changed = [change.frame for change in self._session.replace_model(retrained)]
+        self._session.prepare()
+        return changed
+
+    def _work_in_background(self, work: Callable[[], T]) -> T:
         started = time.perf_counter()
-        work()
+        done = work()
         self.times.background.append(time.perf_counter() - started)
+        return done
 
     def accept(self, frame: int) -> None:
         """See ``Desk``."""

@@ -41,6 +41,8 @@ LOOK_SECONDS = 1.0
 DRAW_SECONDS: Mapping[ClipKind, float] = {ClipKind.MASK: 80.0, ClipKind.BOX: 7.0}
 """Seconds to draw one frame by hand."""
 ENOUGH = 0.97
+RETRAIN_CORRECTIONS = 2
+"""As a server's setting MICROMODELS_RETRAIN_CORRECTIONS is where nobody sets it."""
 MOST_DRAWN = 0.5
 """The share of frames drawn at which the reviewer gives up."""
 
@@ -75,7 +77,7 @@ def run_economy(
     system: System,
     strategy: Strategy,
     first: FirstLabels,
-    service: Callable[[Clip], Desk] | None = None,
+    service: Callable[[Clip, int], Desk] | None = None,
 ) -> Outcome:
     """Plays the loop on one clip; the row's system is named ``SYSTEM+STRATEGY``.
 
@@ -94,9 +96,9 @@ def run_economy(
     run = Run(cache_dir=first.cache_dir(clip), on_event=watch.on_event)
     desk: Desk
     if service is not None and system.session_recipe:
-        desk = service(clip)
+        desk = service(clip, RETRAIN_CORRECTIONS)
     elif system.session_recipe:
-        desk = SessionDesk(clip, video, first.of(clip, video, system.session_recipe, run), run)
+        desk = SessionDesk(clip, video, first.of(clip, video, system.session_recipe, run), run, RETRAIN_CORRECTIONS)
     else:
         desk = RerunDesk(clip, video, system, run)
     opened: AbstractContextManager[Desk] = closing(desk)

@@ -333,7 +333,7 @@ def run_jobs(
     out: Path | None,
     pictures: Path | None,
     tell: Callable[[Row, int, float], None],
-    service: Callable[[Clip], Desk] | None = None,
+    service: Callable[[Clip, int], Desk] | None = None,
 ) -> None:
     """Makes the rows one after another; a system that raises gets a row that says so and the rest goes on.
 
@@ -393,7 +393,7 @@ def _run(
     models: SharedModels,
     pictures: Path | None,
     first: FirstLabels,
-    service: Callable[[Clip], Desk] | None,
+    service: Callable[[Clip, int], Desk] | None,
 ) -> Row:
     clip, system = job.clip, job.system
     cache = folder / (system.recipe or system.name)  # features that another system cached would make this one quicker

@@ -11,7 +11,7 @@ from micromodels.client import Client
 from micromodels.client.messages import label_from_message
 from micromodels.client.reviewing import label_key
 from micromodels.evaluation.datasets import Clip
-from micromodels.evaluation.desks import Times
+from micromodels.evaluation.desks import Pace, Times
 from micromodels.types import AnyLabel, FrameResult, ObjectClass, Ontology
 
 __all__ = ["ServiceDesk"]
@@ -20,15 +20,17 @@ __all__ = ["ServiceDesk"]
 class ServiceDesk:
     """Labels and corrects a clip on a server; see ``desks.Desk``. Its project is deleted in the end.
 
-    What the server does while nobody asks cannot be told apart from here: ``times.background`` stays empty.
+    A server trains anew when its corrector pauses. The simulated one does not: he asks for it instead, when it is time,
+    and what that takes is counted as background.
 
     Args:
         clip: the truth; the server must be allowed to read its source.
         address: of the server.
+        retrain_corrections: so many corrections after the last training, another one is begun; 0 for never.
     """
 
-    def __init__(self, clip: Clip, address: str) -> None:
-        self._clip = clip
+    def __init__(self, clip: Clip, address: str, retrain_corrections: int) -> None:
+        self._clip, self._pace = clip, Pace(retrain_corrections)
         self._client = Client(address)
         ontology = Ontology(tuple(ObjectClass(name) for name in dict.fromkeys(clip.tracks.values())))
         self._project = self._client.create_project(f"Protocol F {clip.name} {uuid.uuid4().hex[:8]}", ontology).name
@@ -41,6 +43,9 @@ class ServiceDesk:
         started = time.perf_counter()
         touched = self._label() if frame is None else self._correct(frame, started)
         self.times.waits.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        touched |= set() if frame is None else self._trained_anew()
+        self.times.background.append(time.perf_counter() - started)
         labels = (label for label in self._labels.values() if label.frame in touched)
         return [FrameResult(index, tuple(objects), tuple(classes)) for index, objects, classes in by_frame(labels)]
 
@@ -59,6 +64,13 @@ class ServiceDesk:
                     first = time.perf_counter() - started if first is None else first
         self.times.first_changes += [] if first is None else [first]
         return touched
+
+    def _trained_anew(self) -> set[int]:
+        if not self._pace.is_due_after_correction():
+            return set()
+        took_over = self._client.retrain(self._video).result().replaced
+        self._pace.tried(took_over)
+        return {self._put(label) for label in self._client.read_labels(self._video)} if took_over else set()
 
     def _put(self, label: AnyLabel) -> int:
         self._labels[label.frame, getattr(label, "track", "")] = label

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from micromodels.errors import FailedPrecondition, OutOfRange
+from micromodels.pace import retraining_is_due
 from service.jobs.specs import (
     AutoLabelSpec,
     ExportSpec,
@@ -34,8 +35,6 @@ __all__ = [
 ]
 
 _LEARNS = "head"
-_UNSEEN_SHARE = 4
-"""One in so many frames with hand labels must be newer than the micro-model, for a retrained one to be compared on."""
 
 
 def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", request_id: str = "") -> Job:
@@ -118,7 +117,7 @@ def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frame
     trained = model.label_revisions[video_id]
     asked = max(trained, int(last.spec["revision"]) if last is not None else 0)
     drawn, unseen, fresh = (store.labels.anchor_frames(project_id, video_id, since) for since in (0, trained, asked))
-    if fresh < corrected_frames or unseen * _UNSEEN_SHARE < drawn:
+    if not retraining_is_due(drawn, unseen, fresh, corrected_frames):
         return None
     revision = store.labels.revision(project_id, video_id)
     spec = RetrainSpec(video_id, model_id=model.model_id, version=model.version, revision=revision, automatic=True)

@@ -37,7 +37,9 @@ def test_a_server_is_corrected_as_a_tool_would(running: Running, strategy: Strat
     before = {project.name for project in running.client.list_projects()}
     with open_video(clip.source) as video, FirstLabels() as first:
         system = PEERS["default"]
-        row = run_economy(clip, video, system, strategy, first, lambda clip: ServiceDesk(clip, running.address)).row
+        row = run_economy(
+            clip, video, system, strategy, first, lambda clip, often: ServiceDesk(clip, running.address, often)
+        ).row
     assert row.seed_frames[0] == 0
     assert 1 < len(row.seed_frames) <= COUNT / 2
     assert len(set(row.seed_frames)) == len(row.seed_frames)

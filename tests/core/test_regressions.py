@@ -212,7 +212,7 @@ def test_manifests_of_wrong_types_are_refused(
 def test_weights_of_another_type_are_refused(copy: Path, dtype: torch.dtype) -> None:
     """Tensors of the right shape that are no float32 are a model error."""
     tensors = safetensors.torch.load_file(copy / WEIGHTS)
-    name = "head.last.0.weight"
+    name = "head.mixes.0.0.weight"
     tensors[name] = tensors[name].to(dtype)
     safetensors.torch.save_file(tensors, copy / WEIGHTS)
     with pytest.raises(ModelError):

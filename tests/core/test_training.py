@@ -253,4 +253,4 @@ def test_statistics_stay_where_they_are_asked_to() -> None:
         after = head.state_dict()
         moved = any(not torch.equal(after[name], before[name]) for name in before if "running_" in name)
         assert moved is not fixed
-        assert not torch.equal(after["last.0.weight"], before["last.0.weight"])
+        assert not torch.equal(after["mixes.0.0.weight"], before["mixes.0.0.weight"])

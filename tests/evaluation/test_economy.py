@@ -9,7 +9,7 @@ import pytest
 
 from micromodels import dense, features, labeling
 from micromodels.evaluation.datasets import load_clips
-from micromodels.evaluation.desks import FirstLabels
+from micromodels.evaluation.desks import FirstLabels, Pace
 from micromodels.evaluation.economy import Strategy, run_economy
 from micromodels.evaluation.peers import PEERS
 from micromodels.session import LabelSession
@@ -51,3 +51,16 @@ def test_the_library_is_corrected_in_a_session(
     assert row.system == f"default+{strategy}"
     if corrected:
         assert row.scores["correction_seconds"] <= row.scores["slowest_correction_seconds"]
+
+
+def test_a_desk_trains_anew_as_often_as_a_server() -> None:
+    """After so many corrections, if a quarter of what was drawn is unseen; one that lost is tried again later."""
+    pace = Pace(2)
+    due = []
+    for drawn in range(2, 20):
+        if pace.is_due_after_correction():
+            due.append(drawn)
+            pace.tried(took_over=drawn != 5)
+    assert due == [3, 5, 7, 10, 14, 19]
+    never = Pace(0)
+    assert not any(never.is_due_after_correction() for _ in range(50))
