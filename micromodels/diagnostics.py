@@ -1,11 +1,11 @@
-"""What looks wrong in labels, without knowing the truth: jumps, gaps, overlaps, too many objects, swapped tracks."""
+"""What looks wrong in labels, without knowing the truth: jumps, gaps, overlaps, crowds, exclusions, swapped tracks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ class IssueKind(StrEnum):
     BLIP = "blip"
     OVERLAP = "overlap"
     TOO_MANY = "too_many"
+    EXCLUDED = "excluded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +79,23 @@ class SuspectedSwap:
     text: str
 
 
-def consistency_issues(series: Mapping[str, TrackSeries], ontology: Ontology | None = None) -> list[Issue]:
+def consistency_issues(
+    series: Mapping[str, TrackSeries],
+    ontology: Ontology | None = None,
+    frame_classes: Mapping[str, TrackSeries] | None = None,
+) -> list[Issue]:
     """All that looks wrong, the worst first.
 
     Args:
         series: tracks of one video.
-        ontology: for the number of instances allowed; None: not checked.
+        ontology: for the number of instances allowed, and for classes that exclude each other; None: not checked.
+        frame_classes: of the same video, by name; None for none.
     """
     found = [issue for one in series.values() for issue in (*_jumps(one), *_gaps(one))]
     found += _overlaps(series)
     if ontology is not None:
         found += _too_many(series, ontology)
+        found += _excluded(series, frame_classes or {}, ontology)
     return sorted(found, key=lambda issue: (-issue.score, issue.frame))
 
 
@@ -183,6 +190,37 @@ def _too_many(series: Mapping[str, TrackSeries], ontology: Ontology) -> list[Iss
             text = f"{len(tracks)} of {allowed.name} on frame {frame}; at most {allowed.max_instances}"
             out.append(Issue(IssueKind.TOO_MANY, frame, tracks, 1.0, text))
     return out
+
+
+def _excluded(
+    series: Mapping[str, TrackSeries], frame_classes: Mapping[str, TrackSeries], ontology: Ontology
+) -> list[Issue]:
+    """Objects where their class cannot be: one issue for each run of frames."""
+    out = []
+    for allowed in ontology.object_classes:
+        members = [one for one in series.values() if one.object_class == allowed.name]
+        for one, name in product(members, allowed.excludes):
+            if name in frame_classes:
+                for first, last in _runs(one.shown & frame_classes[name].shown):
+                    text = f"{one.track} is there on {_frames(first, last)}, where {name} holds"
+                    out.append(Issue(IssueKind.EXCLUDED, first, (one.track,), 1.0, text))
+            for other in series.values():
+                if other.object_class != name:
+                    continue
+                for first, last in _runs(np.nan_to_num(_box_iou(one.boxes, other.boxes)) > OVERLAP):
+                    text = f"{one.track} is where {other.track} is on {_frames(first, last)}"
+                    out.append(Issue(IssueKind.EXCLUDED, first, (one.track, other.track), 1.0, text))
+    return out
+
+
+def _runs(where: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last frame of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], where, [False]]).astype(np.int8)))
+    return [(first, stop - 1) for first, stop in edges.reshape(-1, 2).tolist()]
+
+
+def _frames(first: int, last: int) -> str:
+    return f"frame {first}" if first == last else f"frames {first} to {last}"
 
 
 def suspected_swaps(series: Mapping[str, TrackSeries]) -> list[SuspectedSwap]:

@@ -43,6 +43,11 @@ class Insight:
         return {name: series for (name, of_frame), series in self._series.items() if not of_frame}
 
     @property
+    def frame_classes(self) -> Mapping[str, TrackSeries]:
+        """Series of the frame classes by name; shown where they hold."""
+        return {name: series for (name, of_frame), series in self._series.items() if of_frame}
+
+    @property
     def cuts(self) -> frozenset[int]:
         """Frames behind a scene cut, as far as the video was looked at."""
         return frozenset(self._cuts)

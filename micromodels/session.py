@@ -471,8 +471,9 @@ class LabelSession:
         return suspected_swaps(self._insight.tracks)
 
     def issues(self) -> list[Issue]:
-        """What looks wrong without knowing the truth: jumps, gaps, overlaps, too many objects; the worst first."""
-        return consistency_issues(self._insight.tracks, self._ontology)
+        """What looks wrong without knowing the truth: jumps, gaps, overlaps, too many objects, classes that
+        exclude each other; the worst first."""
+        return consistency_issues(self._insight.tracks, self._ontology, self._insight.frame_classes)
 
     def scene_cuts(self) -> list[int]:
         """Frames behind a scene cut, as far as ``prepare`` and corrections have seen the video."""

@@ -330,13 +330,15 @@ AnyLabel = Label | FrameLabel
 
 @dataclass(frozen=True, slots=True)
 class ObjectClass:
-    """A kind of object. ``max_instances`` of 0 means no limit; ``flip`` says whether a mirrored object is still one."""
+    """A kind of object. ``max_instances`` of 0 means no limit; ``flip`` says whether a mirrored object is still one;
+    ``excludes`` names classes it cannot be with: frame classes on the same frame, object classes in the same place."""
 
     name: str
     color: str = ""
     shapes: frozenset[ShapeKind] = frozenset(ShapeKind)
     max_instances: int = 0
     flip: bool = True
+    excludes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name("object_class.name", self.name)
@@ -367,6 +369,11 @@ class Ontology:
         for name in names:
             if names.count(name) > 1:
                 raise InvalidInput("ontology", name, "every class name once")
+        for one in self.object_classes:
+            for name in one.excludes:
+                if name not in names or name == one.name:
+                    others = ", ".join(repr(other) for other in names if other != one.name) or "none: there is no other"
+                    raise InvalidInput(f"object_classes[{self.object_classes.index(one)}].excludes", name, others)
 
     @classmethod
     def from_labels(cls, labels: Iterable[AnyLabel]) -> Ontology:

@@ -88,6 +88,7 @@ def encode_ontology(ontology: Ontology) -> dict[str, Any]:
                 "shapes": sorted(kind.value for kind in c.shapes),
                 "max_instances": c.max_instances,
                 "flip": c.flip,
+                "excludes": list(c.excludes),
             }
             for c in ontology.object_classes
         ],
@@ -100,7 +101,12 @@ def decode_ontology(data: dict[str, Any]) -> Ontology:
     return Ontology(
         tuple(
             ObjectClass(
-                c["name"], c["color"], frozenset(ShapeKind(kind) for kind in c["shapes"]), c["max_instances"], c["flip"]
+                c["name"],
+                c["color"],
+                frozenset(ShapeKind(kind) for kind in c["shapes"]),
+                c["max_instances"],
+                c["flip"],
+                tuple(c.get("excludes", ())),  # projects of earlier versions have none
             )
             for c in data["object_classes"]
         ),

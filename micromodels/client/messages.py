@@ -179,6 +179,7 @@ def ontology_to_message(ontology: Ontology) -> project_pb2.Project:
                 shapes=[] if c.shapes == frozenset(ShapeKind) else [_SHAPE_KINDS[kind] for kind in sorted(c.shapes)],
                 max_instances=c.max_instances,
                 flip=c.flip,
+                excludes=c.excludes,
             )
             for c in ontology.object_classes
         ],
@@ -203,7 +204,7 @@ def ontology_from_message(
         flip = item.flip if item.HasField("flip") else True
         with _path(path, {"object_class.name": "name", "object_class.max_instances": "max_instances"}):
             allowed = frozenset(kinds) or frozenset(ShapeKind)
-            objects.append(ObjectClass(item.name, item.color, allowed, item.max_instances, flip))
+            objects.append(ObjectClass(item.name, item.color, allowed, item.max_instances, flip, tuple(item.excludes)))
     for index, entry in enumerate(frame_classes):
         path = f"{where}.frame_classes[{index}]"
         with _path(path, {"frame_class.name": "name"}):

@@ -545,7 +545,9 @@ class ConsistencyIssue(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """Which check: `area_jump`, `position_jump`, `gap`, `blip`, `overlap` or `too_many`."""
+    """Which check: `area_jump`, `position_jump`, `gap`, `blip`, `overlap`, `too_many` or
+    `excluded` (see ObjectClass).
+    """
     frame_index: _builtins.int
     """Where."""
     score: _builtins.float

@@ -120,6 +120,7 @@ class ObjectClass(_message.Message):
     SHAPES_FIELD_NUMBER: _builtins.int
     MAX_INSTANCES_FIELD_NUMBER: _builtins.int
     FLIP_FIELD_NUMBER: _builtins.int
+    EXCLUDES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, 1 to 200 characters; labels refer to it."""
     color: _builtins.str
@@ -137,6 +138,13 @@ class ObjectClass(_message.Message):
     def shapes(self) -> _containers.RepeatedScalarFieldContainer[Global___ShapeKind.ValueType]:
         """The shapes it may have; empty for all."""
 
+    @_builtins.property
+    def excludes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of other classes that it cannot be with: a frame class, where there is no object of this class on frames for
+        which that holds; or an object class, of which none covers the same place. Labels against it are not refused;
+        GetDiagnostics shows the frames (`excluded`).
+        """
+
     def __init__(
         self,
         *,
@@ -145,10 +153,11 @@ class ObjectClass(_message.Message):
         shapes: _abc.Iterable[Global___ShapeKind.ValueType] | None = ...,
         max_instances: _builtins.int = ...,
         flip: _builtins.bool | None = ...,
+        excludes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_flip", b"_flip", "flip", b"flip"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flip", b"_flip", "color", b"color", "flip", b"flip", "max_instances", b"max_instances", "name", b"name", "shapes", b"shapes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flip", b"_flip", "color", b"color", "excludes", b"excludes", "flip", b"flip", "max_instances", b"max_instances", "name", b"name", "shapes", b"shapes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__flip: _TypeAlias = _typing.Literal["flip"]  # noqa: Y015
     _WhichOneofArgType__flip: _TypeAlias = _typing.Literal["_flip", b"_flip"]  # noqa: Y015

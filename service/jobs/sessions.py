@@ -275,7 +275,7 @@ class _Session:
 
     def _ask(self, question: Question, asked: float) -> Any:
         process = self._process
-        if process is not None and (process.is_gone or process.model != question.model.provenance_version):
+        if process is not None and (process.is_gone or not process.suits(question.model)):
             self._close()
         if self._process is None:
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -320,6 +320,7 @@ class _Process:
         ending: threading.Event,
     ) -> None:
         self.model = question.model.provenance_version
+        self._ontology = store.projects.get(ids[0]).ontology
         self.has_ended = False
         self._store, self._settings, self._ids, self._scratch = store, settings, ids, scratch
         self._ending = ending
@@ -339,6 +340,11 @@ class _Process:
     def is_gone(self) -> bool:
         """Whether it has ended, by whatever hand."""
         return self.has_ended or has_exited(self._child)
+
+    def suits(self, model: ModelVersion) -> bool:
+        """Whether it has this micro-model, and knows the classes of the project as they are now."""
+        ontology = self._store.projects.get(self._ids[0]).ontology
+        return self.model == model.provenance_version and self._ontology == ontology
 
     def ask(self, question: Question) -> Any:
         """Have a question answered; stores changes as they come.
@@ -463,7 +469,7 @@ class _Process:
             device=self._settings.device,
             niceness=0,
             checkpoint={},
-            ontology=encode_ontology(store.projects.get(project_id).ontology),
+            ontology=encode_ontology(self._ontology),
             frame_table=str(table),
             labels=str(labels),
             model=str(scratch / "model"),

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from micromodels.client import label_key
-from micromodels.types import Box, Label, Provenance, ProvenanceKind, State
+from micromodels.types import (
+    Box,
+    FrameClass,
+    Label,
+    ObjectClass,
+    Ontology,
+    Provenance,
+    ProvenanceKind,
+    State,
+)
+from micromodels.v1 import project_pb2
 from tests.api.harness import Running, box, refused
 
 MODEL = Provenance(ProvenanceKind.MODEL, "other tool")
@@ -56,6 +66,19 @@ def test_consistency_checks_and_estimates(running: Running) -> None:
     found = running.client.review.get_diagnostics(video, consistency_checks=True)
     assert found.estimated_quality == 0.5
     assert [(i.kind, i.frame_index, i.explanation) for i in found.issues] == [("gap", 6, "gone for one frame")]
+
+
+def test_classes_that_exclude_each_other(running: Running) -> None:
+    """A project keeps which class cannot be with which; only other classes of it can be named."""
+    square = ObjectClass("square", excludes=("bright", "letter"))
+    ontology = Ontology((square, ObjectClass("letter")), (FrameClass("bright"),))
+    project = running.project(ontology)
+    assert list(running.client.get_project(project.name).object_classes[0].excludes) == ["bright", "letter"]
+    project.object_classes[0].excludes[:] = ["dark"]
+    request = project_pb2.UpdateProjectRequest(project=project)
+    request.update_mask.paths.append("object_classes")
+    with refused("INVALID_ARGUMENT", field="project.object_classes[0].excludes"):
+        running.stubs.projects.UpdateProject(request)
 
 
 def test_how_verdicts_develop(running: Running) -> None:

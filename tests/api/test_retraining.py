@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from micromodels.client import ApiError, Client, label_key
 from micromodels.types import Label, ObjectClass, Ontology
-from micromodels.v1 import correction_pb2, history_pb2, label_pb2, labeling_pb2
+from micromodels.v1 import correction_pb2, history_pb2, label_pb2, labeling_pb2, project_pb2
 from service.errors import NotFound
 from tests.api.harness import Running, box, refused
 
@@ -269,3 +270,17 @@ def test_retraining_that_nobody_asked_for_gives_way(eager: Running) -> None:
     eager.client.delete_video(video)
     with refused("NOT_FOUND"):
         eager.client.get_video(video)
+
+
+def test_a_session_notices_changed_classes(running: Running, video: str) -> None:
+    """Changed classes reach the next question: another process answers it, and goes on from what was learned."""
+    ids = tuple(video.split("/")[1::2])
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    project = running.client.get_project(f"projects/{ids[0]}")
+    project.object_classes[0].max_instances = 1
+    request = project_pb2.UpdateProjectRequest(project=project)
+    request.update_mask.paths.append("object_classes")
+    running.stubs.projects.UpdateProject(request)
+    assert correct(running.client, video, box(3, x1=5)).learned_count == 4
+    after = {child.pid for child in psutil.Process().children(recursive=True)}
+    assert after - before, "the process that had learned three times knew the old classes"

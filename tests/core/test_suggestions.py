@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from micromodels.diagnostics import IssueKind, consistency_issues, suspected_swaps
-from micromodels.series import TrackSeries, track_series
+from micromodels.errors import InvalidInput
+from micromodels.series import TrackSeries, empty_series, track_series
 from micromodels.suggestions import (
     FAR,
     ReasonKind,
@@ -21,6 +22,8 @@ from micromodels.suggestions import (
 )
 from micromodels.types import (
     Box,
+    FrameClass,
+    FrameLabel,
     Label,
     Mask,
     ObjectClass,
@@ -180,6 +183,27 @@ def test_checks_find_gaps_blips_jumps_overlaps_and_crowds() -> None:
     found = consistency_issues(twins, once)
     assert {issue.kind for issue in found} == {IssueKind.OVERLAP, IssueKind.TOO_MANY}
     assert len(found) == 2 * COUNT
+
+
+def test_a_class_is_found_where_it_cannot_be() -> None:
+    """On frames where an excluding frame class holds, and where an object of an excluded class is; one issue a run."""
+    car = ObjectClass("car", excludes=("night", "tree"))
+    ontology = Ontology((car, ObjectClass("tree")), (FrameClass("night"),))
+    tree = track_series([Label(f, "9", "tree", State.VISIBLE, straight(f)) for f in range(7, 9)], COUNT)["9"]
+    night = empty_series("night", "night", COUNT)
+    for frame in (3, 4, 20):
+        night.put(frame, FrameLabel(frame, "night", True), fixed=True)
+    series = {"1": made(), "9": tree}
+    found = [one for one in consistency_issues(series, ontology, {"night": night}) if one.kind is IssueKind.EXCLUDED]
+    assert [(one.frame, one.tracks) for one in found] == [(3, ("1",)), (7, ("1", "9")), (20, ("1",))]
+    assert [one.text for one in found] == [
+        "1 is there on frames 3 to 4, where night holds",
+        "1 is where 9 is on frames 7 to 8",
+        "1 is there on frame 20, where night holds",
+    ]
+    assert consistency_issues({"1": made()}, ontology, {"night": empty_series("night", "night", COUNT)}) == []
+    with pytest.raises(InvalidInput, match="excludes"):
+        Ontology((ObjectClass("car", excludes=("day",)),))
 
 
 def test_boxes_and_areas_of_all_shapes() -> None:

@@ -176,3 +176,25 @@ def test_tracks_are_swapped_merged_and_deleted_from_a_frame_on(
     page.keyboard.press("Delete")  # people drew both on frame 0: one of the two has to go first
     visit.saved()
     assert repair("Merge square 2 into it", "Square 2 merged into square 1") == {(0, "1", 16), (10, "1", 20)}
+
+
+def test_classes_that_cannot_be_together_are_said_once(served: Served, visit: Visit) -> None:
+    """Chosen in the dialog of classes; saved again without a change it stays, and a removed class goes from it."""
+    project = served.project().name
+    page = visit.open(project)
+    for chosen in (True, False):
+        page.get_by_role("button", name="Classes").click()
+        never = page.locator(".never").first
+        never.locator("summary").click()
+        if chosen:
+            never.get_by_role("button", name="bright").click()
+        expect(never.locator("summary")).to_have_text("never with bright")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        classes = served.rpc("micromodels.v1.ProjectService/GetProject", {"name": project})["objectClasses"]
+        assert [one.get("excludes", []) for one in classes] == [["bright"], []]
+    page.get_by_role("button", name="Classes").click()
+    page.get_by_role("button", name="Remove bright").click()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert "frameClasses" not in served.rpc("micromodels.v1.ProjectService/GetProject", {"name": project})

@@ -8,6 +8,7 @@ export interface ObjectClass {
   shapes?: ShapeKind[];
   maxInstances?: number;
   flip?: boolean;
+  excludes?: string[];
 }
 export type ShapeKind = "SHAPE_KIND_BOX" | "SHAPE_KIND_POLYGON" | "SHAPE_KIND_MASK";
 export interface FrameClass {

@@ -10,6 +10,7 @@ const KINDS: Record<string, string> = {
   blip: "There for a moment",
   overlap: "Overlap",
   too_many: "Too many",
+  excluded: "Cannot be",
 };
 const SHOWN = 12;
 

@@ -14,6 +14,7 @@ interface Draft {
   shapes: ShapeKind[];
   maxInstances: number;
   flip: boolean;
+  excludes: string[];
 }
 
 function drafts(project: Project): Draft[] {
@@ -26,6 +27,7 @@ function drafts(project: Project): Draft[] {
       shapes: one.shapes ?? [],
       maxInstances: one.maxInstances ?? 0,
       flip: one.flip ?? true,
+      excludes: one.excludes ?? [],
     })),
     ...(project.frameClasses ?? []).map((one, index): Draft => ({
       name: one.name,
@@ -34,6 +36,7 @@ function drafts(project: Project): Draft[] {
       shapes: [],
       maxInstances: 0,
       flip: true,
+      excludes: [],
     })),
   ];
 }
@@ -50,12 +53,13 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
   const save = async (event: Event): Promise<void> => {
     event.preventDefault();
     const named = classes.map((one) => ({ ...one, name: one.name.trim() })).filter((one) => one.name);
+    const names = named.map((one) => one.name);
     const project: Project = {
       name: props.project.name,
       etag: props.project.etag,
       objectClasses: named
         .filter((one) => one.kind === "object")
-        .map(({ name, color, shapes, maxInstances, flip }) => ({ name, color, shapes, maxInstances, flip })),
+        .map(({ kind, excludes, ...one }) => ({ ...one, excludes: excludes.filter((other) => other !== one.name && names.includes(other)) })),
       frameClasses: named.filter((one) => one.kind === "frame").map(({ name, color }) => ({ name, color })),
     };
     try {
@@ -122,6 +126,9 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
               >
                 <Icon of={Trash2} />
               </button>
+              {one.kind === "object" && (
+                <Never classes={classes} one={one} onChange={(excludes) => change(index, { excludes })} />
+              )}
             </div>
           ))}
         </div>
@@ -132,7 +139,7 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
         </div>
         <p class="hint">
           An object has a place and keeps its identity through the video; a class of the whole frame holds or does not.
-          Turn “mirrors” off for text, or left and right.
+          Turn “mirrors” off for text, or left and right. “Never with” is for what cannot be on the same frame, or in the same place.
         </p>
         {error && <p class="error-text">{error}</p>}
         <div class="actions">
@@ -145,6 +152,32 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
   );
 }
 
+/** Classes that it cannot be with; where it is all the same, the checks say so. */
+function Never(props: { classes: Draft[]; one: Draft; onChange: (excludes: string[]) => void }) {
+  const { one } = props;
+  const others = [...new Set(props.classes.map((other) => other.name.trim()))].filter((name) => name && name !== one.name.trim());
+  const chosen = one.excludes.filter((name) => others.includes(name));
+  if (!others.length) return null;
+  return (
+    <details class="never">
+      <summary>{chosen.length ? `never with ${chosen.join(", ")}` : "never with…"}</summary>
+      <div class="chips" role="group" aria-label={`${one.name || "The class"} is never with`}>
+        {others.map((name) => (
+          <button
+            key={name}
+            type="button"
+            class={`chip ${chosen.includes(name) ? "on" : ""}`}
+            aria-pressed={chosen.includes(name)}
+            onClick={() => props.onChange(chosen.includes(name) ? chosen.filter((other) => other !== name) : [...chosen, name])}
+          >
+            {name}
+          </button>
+        ))}
+      </div>
+    </details>
+  );
+}
+
 function blank(index: number): Draft {
-  return { name: "", color: classColor("", index), kind: "object", shapes: [], maxInstances: 0, flip: true };
+  return { name: "", color: classColor("", index), kind: "object", shapes: [], maxInstances: 0, flip: true, excludes: [] };
 }
