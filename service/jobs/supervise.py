@@ -118,10 +118,10 @@ class Supervisor:
                 _LOG.warning("job %s was given to another worker: %s", self._job.job_id, error)
             except (NotFound, FailedPrecondition, InvalidInput) as error:  # would be the same the next time
                 reason = JobError("FAILED_PRECONDITION", str(error), type(error).__name__)
-                self._store.jobs.commit(self._lease, Effects(state=JobState.FAILED, error=reason))
+                self._apply(Effects(state=JobState.FAILED, error=reason))
             except (Unavailable, ResourceExhausted) as error:  # not the job's fault, and so no try
                 _LOG.warning("job %s is given back: %s", self._job.job_id, error)
-                self._store.jobs.requeue(self._lease, None)
+                self._give_back(None)
             except MicromodelsError as error:
                 self._give_back(JobError("STORAGE_FAILURE", str(error), type(error).__name__))
             except Exception as error:
@@ -470,14 +470,14 @@ class Supervisor:
         if not self._frames:
             return
         self._commit()
-        for name, count in self._store.labels.crowded(self._job.project_id, self._job.video_id).items():
+        crowded = self._patiently(lambda: self._store.labels.crowded(self._job.project_id, self._job.video_id))
+        for name, count in crowded.items():
             message = f"{count} frames have more of {name!r} than max_instances allows; GetDiagnostics shows where"
             self._take_event({"kind": "warned", "payload": {"message": message}, "picture": ""})
 
     def _may_change(self, reason: str) -> bool:
         """Whether the next try may do what this one could not: leave a device only if none was asked for."""
-        spec = spec_from_dict(self._job.kind, self._job.spec)
-        return reason != "DEVICE_LOST" or self._device(spec) == "auto"
+        return reason != "DEVICE_LOST" or self._device(spec_from_dict(self._job.kind, self._job.spec)) == "auto"
 
     def _give_back(self, reason: JobError | None) -> None:
         if reason is not None and reason.reason in _SECOND_TRIES:

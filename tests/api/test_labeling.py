@@ -193,7 +193,12 @@ def test_seeds_are_checked_as_labels_are(
 
 
 def test_a_failed_operation_tells_its_error_everywhere(running: Running, video: video_pb2.Video) -> None:
-    """Fault 56: FAILED(DIVERGED) by AutoLabel, by GetOperation, by waiting; watching ends well."""
+    """Fault 56: FAILED(DIVERGED) by AutoLabel, by GetOperation, by waiting; watching ends well; the old model stays."""
+    old = running.client.auto_label(video.name, [box(0)])
+    assert len(list(old.labels())) == 24
+    assert old.result is not None
+    micro_model = old.result.micro_model_version.rsplit("/versions/", 1)[0]
+    running.client.delete_labels(video.name)
     run = running.client.auto_label(video.name, [box(0, "diverges")])
     with refused("ABORTED", "DIVERGED"):
         list(run)
@@ -203,6 +208,11 @@ def test_a_failed_operation_tells_its_error_everywhere(running: Running, video: 
     assert "NaN" in str(errors[0])
     states = [p.state for p in run.operation.watch() if p.HasField("state")]
     assert states[-1] == labeling_pb2.OPERATION_STATE_FAILED
+    with refused("ABORTED", "DIVERGED"):
+        running.client.train(video.name, micro_model=micro_model).result(120)
+    (version,) = running.client.list_micro_model_versions(f"{project_of(video.name)}/microModels/-")
+    assert version.name == old.result.micro_model_version
+    assert running.client.propagate(video.name, version.name).result(120).frame_count == 24
 
 
 def test_a_training_process_that_dies_leaves_the_server_well(running: Running, video: video_pb2.Video) -> None:

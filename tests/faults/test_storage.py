@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,11 +22,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from micromodels.client import ApiError, Client
 from micromodels.client.messages import label_to_message
 from micromodels.types import Box, Label, State
-from micromodels.v1 import label_pb2, label_pb2_grpc
-from service.errors import ResourceExhausted, Unavailable
+from micromodels.v1 import label_pb2, label_pb2_grpc, video_pb2, video_pb2_grpc
+from service.errors import ResourceExhausted
 from service.jobs import AutoLabelSpec, submit
 from service.settings import Settings
-from service.store import JobState, Store, VideoState
+from service.store import JobState, Store
+from tests.api.harness import Running, refused
 from tests.databases import BUCKET, Postgres, free_port, lacking, running_postgres
 from tests.faults.killing import Scene, prepare, start
 from tests.store.helpers import ONTOLOGY, box, ready_video, settings_in
@@ -110,6 +113,56 @@ def test_f57_the_disk_is_full(small_disk: Path) -> None:
         assert (settings.data_dir / "reserve").exists()
 
 
+def test_f57_the_disk_is_full_below_a_server(small_disk: Path) -> None:
+    """RESOURCE_EXHAUSTED with a time to try again; reading and deleting go on; a job waits and is not tried again."""
+    settings = Settings(data_dir=small_disk / "data", min_free_bytes=0, reserve_bytes=4 << 20)
+    scene = prepare(settings)
+    video = f"projects/{scene.project}/videos/{scene.written}"
+    with Store.open(settings) as store:
+        job = submit(store, scene.project, AutoLabelSpec(scene.worked))
+        doomed = ready_video(store, scene.project)
+    process = start(scene, MICROMODELS_RESERVE_BYTES=str(4 << 20))
+    try:
+        with Client(f"127.0.0.1:{scene.port}", timeout_seconds=120) as client:
+            client.write_labels(video, [thing(0)])
+            filler = small_disk / "filler"
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            with pytest.raises(ApiError) as caught:
+                client.write_labels(video, [thing(1)])
+            assert (caught.value.code, caught.value.retry_after_seconds) == ("RESOURCE_EXHAUSTED", 60.0)
+            assert list(client.read_labels(video)) == [thing(0)]
+            client.delete_video(f"projects/{scene.project}/videos/{doomed.video_id}")
+            assert doomed.video_id not in {
+                v.name.rsplit("/", 1)[1] for v in client.list_videos(f"projects/{scene.project}")
+            }
+            filler.unlink()
+            client.write_labels(video, [thing(2)])
+            assert list(client.read_labels(video)) == [thing(0), thing(2)]
+            done = client.operation(f"projects/{scene.project}/operations/{job.job_id}")
+            done.result(WAIT_SECONDS)
+            assert done.metadata().tries == 1
+    finally:
+        assert ended(process) == 0
+
+
+def test_f24_a_project_has_no_more_room_over_the_api(tmp_path: Path, tiny_clip: Path) -> None:
+    """RESOURCE_EXHAUSTED, in this project alone."""
+    clip = tiny_clip / "video.mp4"
+    server = Running(tmp_path, clip, project_bytes=clip.stat().st_size)
+    try:
+        full, other = server.project().name, server.project().name
+        server.client.upload_video(full, clip, timeout_seconds=240)
+        request = video_pb2.StartUploadRequest(parent=full, file_name="more.mp4", size_bytes=1)
+        with refused("RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"):
+            server.stubs.videos.StartUpload(request)
+        request.parent = other
+        assert server.stubs.videos.StartUpload(request).name
+    finally:
+        server.stop()
+
+
 def test_f24_a_project_has_so_much_room(tmp_path: Path) -> None:
     """What is uploaded and what is on its way count; another project is not affected; giving up makes room."""
     with Store.open(settings_in(tmp_path, project_bytes=10)) as store:
@@ -161,7 +214,10 @@ def test_f58_fsync_fails(tmp_path: Path) -> None:
 
 
 def test_f60_the_clock_jumps_by_ten_years(tmp_path: Path) -> None:
-    """Forward and back while a job runs: its lease holds, it is tried once, and labels and uploads stay."""
+    """Forward and back while a job runs: its lease holds, it is tried once, and labels and uploads stay.
+
+    A token that is good stays so, and one that has expired is not let in again.
+    """
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         lacking("libfaketime (Debian: faketime)")
@@ -172,8 +228,11 @@ def test_f60_the_clock_jumps_by_ten_years(tmp_path: Path) -> None:
         job = submit(store, scene.project, AutoLabelSpec(scene.worked))
         upload = store.uploads.begin(scene.project, "half", 10)
         store.uploads.append(scene.project, upload.upload_id, 0, b"12345")
+        good = str(store.access.issue("ann", is_admin=True, days=1)[1])
+        expired = str(store.access.issue("bob", is_admin=True, days=1 / 86400)[1])
     process = start(
         scene,
+        MICROMODELS_AUTH="required",
         LD_PRELOAD=str(libraries[0]),
         FAKETIME_TIMESTAMP_FILE=str(offset),
         FAKETIME_NO_CACHE="1",
@@ -188,7 +247,9 @@ def test_f60_the_clock_jumps_by_ten_years(tmp_path: Path) -> None:
             until(lambda: frames() > 0)
             for jump in ("+10y", "-10y", "+0"):
                 offset.write_text(jump)
-                time.sleep(0.3)  # the job goes on meanwhile
+                time.sleep(1.1)  # the job goes on meanwhile, and who may call is looked up anew
+                assert _let_in(scene, good)
+                assert not _let_in(scene, expired)
             until(lambda: store.jobs.get(scene.project, job.job_id).state.is_final)
             done = store.jobs.get(scene.project, job.job_id)
             assert (done.state, done.tries, done.error) == (JobState.SUCCEEDED, 1, None)
@@ -197,6 +258,17 @@ def test_f60_the_clock_jumps_by_ten_years(tmp_path: Path) -> None:
             assert years, "labels were written"
     finally:
         assert ended(process) == 0
+
+
+def _let_in(scene: Scene, token: str) -> bool:
+    """Whether a caller with this token is answered."""
+    with Client(f"127.0.0.1:{scene.port}", token=token, timeout_seconds=120) as client:
+        try:
+            return [project.name for project in client.list_projects()] == [f"projects/{scene.project}"]
+        except ApiError as error:
+            if error.code != "UNAUTHENTICATED":
+                raise
+            return False
 
 
 def test_f63_postgresql_restarts(tmp_path: Path) -> None:
@@ -307,19 +379,30 @@ def relayed(address: str) -> Iterator[Relay]:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_f63_the_object_store_is_away_for_a_while(tmp_path: Path, s3: str) -> None:
+def test_f63_the_object_store_is_away_for_a_while(tmp_path: Path, s3: str, tiny_clip: Path) -> None:
     """Finishing an upload is UNAVAILABLE meanwhile, and goes through afterwards; nothing is half there."""
+    clip = tiny_clip / "video.mp4"
+    data = clip.read_bytes()
     with relayed(s3) as relay:
-        settings = settings_in(tmp_path, object_store_url=f"s3://{BUCKET}/{tmp_path.name}")
-        with Store.open(settings) as store:
-            project = store.projects.create("p", ONTOLOGY).project_id
-            upload = store.uploads.begin(project, "v", 4)
-            store.uploads.append(project, upload.upload_id, 0, b"data")
+        server = Running(tmp_path, clip, object_store_url=f"s3://{BUCKET}/{tmp_path.name}", min_free_bytes=0)
+        try:
+            project = server.project().name
+            videos = server.stubs.videos
+            upload = videos.StartUpload(
+                video_pb2.StartUploadRequest(parent=project, file_name="v.mp4", size_bytes=len(data))
+            )
+            chunk = video_pb2.UploadChunkRequest(name=upload.name, data=data, crc32=zlib.crc32(data))
+            videos.UploadChunk(chunk)
             relay.cut()
-            with pytest.raises(Unavailable):
-                store.uploads.finish(project, upload.upload_id)
-            assert store.videos.list(project).items == ()
+            finish = video_pb2.FinishUploadRequest(name=upload.name)
+            with (
+                grpc.insecure_channel(server.address, [("grpc.enable_retries", 0)]) as channel,
+                refused("UNAVAILABLE", "UNAVAILABLE"),
+            ):
+                video_pb2_grpc.VideoServiceStub(channel).FinishUpload(finish, timeout=240)
+            assert list(server.client.list_videos(project)) == []
             relay.join()
-            video = store.uploads.finish(project, upload.upload_id)
-            assert video.state is VideoState.PROBING
-            assert store.videos.path(project, video.video_id).read_bytes() == b"data"
+            video = server.client.operation(videos.FinishUpload(finish, timeout=240).name).result(240)
+            assert video.frame_table.content_sha256 == hashlib.sha256(data).hexdigest()
+        finally:
+            server.stop()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from PIL import Image
 
 from micromodels.errors import FailedPrecondition, OutOfRange
 from micromodels.types import Box, Label, ObjectClass, Ontology, ProvenanceKind, State
-from service.errors import NotFound
+from service.errors import NotFound, Unavailable
 from service.jobs import AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec, submit
 from service.jobs.runner import JobRunner, prune_cache
 from service.store import Job, JobState, LabelKey, Store, VideoState
+from service.store.labels import Labels
 from tests.jobs.bench import Bench, short, until
 
 
@@ -452,6 +454,24 @@ def test_listeners_hear_of_news(bench: Bench) -> None:
     heard.clear()
     bench.store.jobs.cancel(bench.project_id, video.probe_job_id)
     assert not heard.is_set()
+
+
+def test_a_database_that_is_away_at_the_very_end_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a job asks last: it waits, and neither fails nor is tried again."""
+    video = bench.ready(frames=3)
+    asked: list[str] = []
+    crowded = Labels.crowded
+
+    def away(self: Labels, project_id: str, video_id: str) -> Mapping[str, int]:
+        asked.append(video_id)
+        if len(asked) == 1:
+            raise Unavailable("the database is away", retry_after_seconds=0.01)
+        return crowded(self, project_id, video_id)
+
+    monkeypatch.setattr(Labels, "crowded", away)
+    bench.start()
+    job = bench.end(submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id)
+    assert (job.state, job.tries, asked) == (JobState.SUCCEEDED, 1, [video.video_id] * 2)
 
 
 def test_a_runner_that_never_started_can_be_stopped(bench: Bench) -> None:
