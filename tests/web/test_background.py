@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from micromodels.v1 import video_pb2
 from tests.api.harness import box
-from tests.web.browsing import Visit, labels_of, visiting
+from tests.web.browsing import TIMEOUT_MS, Visit, labels_of, visiting
 from tests.web.harness import Served
 
 
@@ -45,7 +45,9 @@ def test_a_retraining_that_the_server_starts_is_told(eager: Served, browser: Bro
             page.keyboard.press("1")
             page.keyboard.press("Control+Shift+ArrowDown")
             visit.told("mended in")
-        visit.told("Trained anew, labels on")
+        visit.told(
+            "Trained anew, labels on", timeout=4 * TIMEOUT_MS
+        )  # a pause, a child process, a look every now and then
         outcome = page.locator(".outcome.replaced")
         expect(outcome).to_contain_text("75 %")
         expect(outcome).to_contain_text("that neither had seen, the old one 50 %")
@@ -64,7 +66,7 @@ def test_one_goes_on_while_it_trains(served: Served, visit: Visit, video: video_
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("button", name="Train anew and compare").click()
     chip = page.locator(".job-chip")
-    expect(chip).to_contain_text("In the background: training")
+    expect(chip).to_contain_text("In the background: training", timeout=4 * TIMEOUT_MS)  # a child process begins it
     running = page.locator(".running")
     expect(running).to_contain_text("Training anew in the background")
     expect(running).to_contain_text("Step")
@@ -72,7 +74,7 @@ def test_one_goes_on_while_it_trains(served: Served, visit: Visit, video: video_
     visit.go(5)
     page.keyboard.press("Escape")
     running.get_by_role("button", name="Good enough, stop now").click()
-    visit.told("kept the old micro-model: the new one reached 25 %")
+    visit.told("kept the old micro-model: the new one reached 25 %", timeout=4 * TIMEOUT_MS)
     expect(page.locator(".outcome.kept")).to_contain_text("No label changed")
     expect(chip).to_have_count(0)
     assert labels_of(served, video.name) == before
