@@ -60,7 +60,8 @@ def _bad(subject: str, text: str, advice: str) -> Finding:
 
 
 def examine(settings: Settings, host: str, port: int) -> Iterator[Finding]:
-    """Everything there is to say; changes nothing but for an empty file in the data folder, which it removes.
+    """Everything there is to say; changes nothing but for an empty file in the data folder, which it removes, and the
+    mark by which an object store tells its time.
 
     Args:
         settings: the server's.
@@ -159,17 +160,33 @@ def _database(settings: Settings, host: str, port: int) -> Iterator[Finding]:
         yield _good("database", f"{state.kind}, tables of version {state.revision}")
 
 
+def _object_store(settings: Settings, host: str, port: int) -> Iterator[Finding]:
+    from service.store.objects import ObjectStore
+
+    if settings.object_store_url and not settings.object_store_url.startswith("file:"):
+        ObjectStore(settings.object_store_url)
+        yield _good("object store", "answers, and can be written to")
+
+
 def _ports(settings: Settings, host: str, port: int) -> Iterator[Finding]:
+    from service.server import DEFAULT_PAGE_PORT
+
+    yield _port(host, port, "--port")
+    yield _port(host, DEFAULT_PAGE_PORT, "--page-port")
+    if settings.metrics_port:
+        yield _port("127.0.0.1", settings.metrics_port, "MICROMODELS_METRICS_PORT")
+
+
+def _port(host: str, port: int, setting: str) -> Finding:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            advice = "a server may be running already; else choose another with --port"
-            yield _note("port", f"{host} port {port}: {error.strerror}", advice)
-            return
-    yield _good("port", f"{host} port {port} is free")
+            advice = f"a server may be running already; else choose another with {setting}"
+            return _note("port", f"{host} port {port}: {error.strerror}", advice)
+    return _good("port", f"{host} port {port} is free")
 
 
 def _access(settings: Settings, host: str, port: int) -> Iterator[Finding]:
@@ -225,6 +242,7 @@ CHECKS: tuple[Callable[[Settings, str, int], Iterator[Finding]], ...] = (
     _weights,
     _disk,
     _database,
+    _object_store,
     _ports,
     _access,
     _children,

@@ -160,6 +160,8 @@ def test_the_doctor_finds_a_healthy_server(tmp_path: Path) -> None:
     assert all(finding["advice"] for finding in findings if finding["level"] != "good")
     (database,) = [finding for finding in findings if finding["subject"] == "database"]
     assert database["level"] == "good"
+    ports = [finding["text"] for finding in findings if finding["subject"] == "port"]
+    assert [any(f" port {number}" in text for text in ports) for number in (1, 8080)] == [True, True]
     after = sorted(path.name for path in tmp_path.rglob("*") if not path.name.startswith("database.sqlite-"))
     assert before == after
 
@@ -182,6 +184,19 @@ def test_the_doctor_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
     result = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path)])
     assert result.exit_code == 5
     assert "chmod 600" in result.output
+
+
+@pytest.mark.parametrize(("url", "level"), [("memory://bucket", Level.GOOD), ("nowhere://x", Level.BAD)])
+def test_the_doctor_asks_the_object_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, level: Level
+) -> None:
+    """Whether it answers, and takes what is written."""
+    from service import doctor
+
+    monkeypatch.setattr(doctor, "CHECKS", (doctor._object_store,))
+    settings = Settings(data_dir=tmp_path, object_store_url=url)
+    (finding,) = examine(settings, "127.0.0.1", 1)
+    assert (finding.subject.replace("_", " "), finding.level) == ("object store", level)
 
 
 def _quick_checks() -> object:
