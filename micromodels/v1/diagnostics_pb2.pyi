@@ -113,7 +113,7 @@ class Diagnostics(_message.Message):
     picture: _builtins.bytes
     """PNG; empty unless asked for."""
     correction_count: _builtins.int
-    """Corrections that stand. The list of them above is cut."""
+    """Corrections that stand, but for those from before there was a micro-model. The list of them above is cut."""
     mean_frame_work_seconds: _builtins.float
     """Seconds that people worked on the labels, for every frame, as far as their acts tell: between two acts of one person
     at most two minutes are counted, before the first one nothing.

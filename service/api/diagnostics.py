@@ -157,7 +157,9 @@ def _add_effects(message: pb.Diagnostics, project_id: str, found: VideoDiagnosti
             agreement_after=_mean([after for _, after in effect.agreements]),
             taken_back=change.undone_by > 0,
         )
-    standing = [act for act in found.acts.all if act.kind is ChangeKind.CORRECT and not act.undone_by]
+    # What was drawn before there was a micro-model corrected nothing.
+    corrected = (act for act in found.acts.all if act.kind is ChangeKind.CORRECT and act.model_version)
+    standing = [act for act in corrected if not act.undone_by]
     message.correction_count = len(standing)
 
 

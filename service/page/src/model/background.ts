@@ -15,6 +15,9 @@ export interface Outcome {
 }
 
 const LOOK_MS = 5000;
+/** After some time without a correction it looks less often. */
+const LOOKS = 24;
+const LATER_MS = 30_000;
 const RETRAIN = "OPERATION_KIND_RETRAIN";
 
 export class Background {
@@ -24,6 +27,7 @@ export class Background {
   private readonly controller = new AbortController();
   private timer = 0;
   private known = "";
+  private looks = 0;
 
   constructor(
     private readonly video: string,
@@ -54,8 +58,13 @@ export class Background {
 
   /** Somebody corrected something: the server may train anew when he pauses, so look every now and then. */
   lookOut(): void {
+    this.looks = 0;
+    this.wait();
+  }
+
+  private wait(): void {
     clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => void this.look(), LOOK_MS);
+    this.timer = window.setTimeout(() => void this.look(), this.looks++ < LOOKS ? LOOK_MS : LATER_MS);
   }
 
   private async look(): Promise<void> {
@@ -66,7 +75,7 @@ export class Background {
     } catch (error) {
       if (isAbort(error)) return; // else it is asked for again
     }
-    if (this.known === known) this.lookOut();
+    if (this.known === known) this.wait();
   }
 
   /** Train anew now, and compare. */

@@ -91,8 +91,8 @@ function Figure({ value, words }: { value: string; words: string }) {
 /** What the model expected of itself before anybody looked, and what people then found. */
 function Quality({ figures }: { figures: Figures }) {
   const rows = [
-    { words: "Expected", note: "each drawn frame scored by a model that did not see it", value: figures.estimatedQuality },
-    { words: "Found", note: "overlap with what people drew instead; 1 where they accepted", value: figures.observedQuality },
+    { words: "Expected", note: "each drawn frame scored by a model that did not see it", value: figures.estimatedQuality, none: "not measured" },
+    { words: "Found", note: "overlap with what people drew instead; 1 where they accepted", value: figures.observedQuality, none: "nobody looked yet" },
   ];
   if (rows.every((one) => one.value === undefined)) return null;
   return (
@@ -105,7 +105,7 @@ function Quality({ figures }: { figures: Figures }) {
               {one.words} <span class="muted small-text">{one.note}</span>
             </span>
             <Bars parts={[{ kind: "good", value: one.value ?? 0 }]} whole={1} />
-            <strong>{one.value === undefined ? "nobody looked yet" : percent(one.value)}</strong>
+            <strong>{one.value === undefined ? one.none : percent(one.value)}</strong>
           </li>
         ))}
       </ul>
