@@ -133,9 +133,11 @@ class DenseHead(nn.Module):
             size = (x.shape[-2] * self.strides[-1] // 2, x.shape[-1] * self.strides[-1] // 2)
             fine = F.relu(F.interpolate(self.to_fine(x), size=size, mode="bilinear", align_corners=False))
         fine = F.relu(self.fine(fine))
-        logits = self.fine_logits(fine)
-        logits = F.pixel_shuffle(logits, 2) if self.settings.stride == 1 else logits
-        logits = _resized(coarse, logits) + logits
+        logits, coarse = self.fine_logits(fine), _resized(coarse, fine)
+        if self.settings.stride == 1:
+            logits = F.pixel_shuffle(logits + coarse.repeat_interleave(4, dim=1), 2)
+        else:
+            logits = logits + coarse
         sides = None
         if self.box_sides is not None:
             # exp keeps distances positive; the clamp keeps a wild early step finite.
