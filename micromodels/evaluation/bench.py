@@ -20,7 +20,7 @@ from micromodels.errors import InvalidInput, MicromodelsError
 from micromodels.evaluation import quick as quick_mode
 from micromodels.evaluation.datasets import Clip, data_root, load_clips
 from micromodels.evaluation.desks import Desk
-from micromodels.evaluation.economy import Strategy
+from micromodels.evaluation.economy import DRAW_SECONDS, Strategy
 from micromodels.evaluation.growth import LENGTHS, OBJECTS, measure_growth
 from micromodels.evaluation.peers import PEERS, find_system
 from micromodels.evaluation.pictures import draw_plots
@@ -30,6 +30,8 @@ from micromodels.evaluation.tables import as_markdown, describe_row, print_table
 
 __all__ = ["main"]
 
+LONGEST_DRAWING_SECONDS = 15.0
+"""A server is given so much of the time that drawing a frame takes, lest the benchmark take days."""
 EVERY_PEER = "all"
 _NOT_IN_ALL = "head"
 """The same as the default today."""
@@ -131,7 +133,11 @@ def _desk(address: str) -> Callable[[Clip, int], Desk] | None:
         return None
     from micromodels.evaluation.service_desk import ServiceDesk  # needs gRPC, which nothing else here does
 
-    return lambda clip, retrain_corrections: ServiceDesk(clip, address, retrain_corrections)
+    def open_desk(clip: Clip, retrain_corrections: int) -> Desk:
+        drawing_seconds = min(DRAW_SECONDS[clip.kind], LONGEST_DRAWING_SECONDS)
+        return ServiceDesk(clip, address, retrain_corrections, drawing_seconds)
+
+    return open_desk
 
 
 def _named(out: Path | None) -> Path:

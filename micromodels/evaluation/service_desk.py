@@ -21,16 +21,17 @@ class ServiceDesk:
     """Labels and corrects a clip on a server; see ``desks.Desk``. Its project is deleted in the end.
 
     A server trains anew when its corrector pauses. The simulated one does not: he asks for it instead, when it is time,
-    and what that takes is counted as background.
+    and what that takes is counted as background. He does take some time to draw, in which a server gets ready.
 
     Args:
         clip: the truth; the server must be allowed to read its source.
         address: of the server.
         retrain_corrections: so many corrections after the last training, another one is begun; 0 for never.
+        drawing_seconds: how long a correction is drawn before it is sent; not counted.
     """
 
-    def __init__(self, clip: Clip, address: str, retrain_corrections: int) -> None:
-        self._clip, self._pace = clip, Pace(retrain_corrections)
+    def __init__(self, clip: Clip, address: str, retrain_corrections: int, drawing_seconds: float) -> None:
+        self._clip, self._pace, self._drawing_seconds = clip, Pace(retrain_corrections), drawing_seconds
         self._client = Client(address)
         ontology = Ontology(tuple(ObjectClass(name) for name in dict.fromkeys(clip.tracks.values())))
         self._project = self._client.create_project(f"Protocol F {clip.name} {uuid.uuid4().hex[:8]}", ontology).name
@@ -40,6 +41,7 @@ class ServiceDesk:
 
     def update(self, frame: int | None) -> list[FrameResult]:
         """See ``Desk``."""
+        time.sleep(0.0 if frame is None else self._drawing_seconds)
         started = time.perf_counter()
         touched = self._label() if frame is None else self._correct(frame, started)
         self.times.waits.append(time.perf_counter() - started)

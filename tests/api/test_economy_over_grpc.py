@@ -38,7 +38,7 @@ def test_a_server_is_corrected_as_a_tool_would(running: Running, strategy: Strat
     with open_video(clip.source) as video, FirstLabels() as first:
         system = PEERS["default"]
         row = run_economy(
-            clip, video, system, strategy, first, lambda clip, often: ServiceDesk(clip, running.address, often)
+            clip, video, system, strategy, first, lambda clip, often: ServiceDesk(clip, running.address, often, 0.1)
         ).row
     assert row.seed_frames[0] == 0
     assert 1 < len(row.seed_frames) <= COUNT / 2
