@@ -43,7 +43,7 @@ SELF_TRAINING_STRIDE = 2
 SELF_TRAINING_CERTAINTY = 0.85
 USUAL_FRAMES, SPARE_EFFORT = 80, 0.4
 """A video of a few frames only gets 1.4 times the views and steps: encoding the others would have taken as long."""
-EARLY_VIEWS = 0.5
+EARLY_VIEWS = 0.25
 """Training begins when this share of the views is there; the others come in over as large a share of its steps."""
 
 
@@ -60,9 +60,9 @@ class DenseSettings:
         thin: whether the head speaks of every pixel, not of every second one; follows from the seeds.
     """
 
-    views: int = 54
-    steps: int = 460
-    self_steps: int = 140
+    views: int = 48
+    steps: int = 440
+    self_steps: int = 130
     learning_rate: float = 8e-3
     width: int = 48
     thin: bool = False
@@ -77,7 +77,7 @@ class DenseSettings:
         )
 
 
-THIN: Mapping[str, Any] = {"thin": True, "views": 36, "steps": 560, "self_steps": 160}
+THIN: Mapping[str, Any] = {"thin": True, "views": 36, "steps": 500, "self_steps": 140}
 """Thin objects are a matter of pixels: they gain more by steps than by other surroundings."""
 VARIANTS: tuple[Mapping[str, Any], ...] = (
     {},
