@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["HELD_OUT_SHARE", "retraining_is_due"]
+__all__ = ["HELD_OUT_SHARE", "RETRAIN_CORRECTIONS", "retraining_is_due"]
 
 HELD_OUT_SHARE = 0.25
 """The newest share of human labels, on which a new micro-model is compared with the old one."""
+
+RETRAIN_CORRECTIONS = 2
+"""How many frames must be drawn after a training before another one, where nobody says otherwise."""
 
 
 def retraining_is_due(drawn: int, unseen: int, fresh: int, corrections: int) -> bool:

@@ -18,7 +18,18 @@ from service.records import ReviewState
 if TYPE_CHECKING:
     from service.store import Store
 
-__all__ = ["Acts", "Effect", "Group", "Said", "Verdict", "VideoDiagnostics", "diagnose", "draw", "verdicts_on"]
+__all__ = [
+    "Acts",
+    "Effect",
+    "Group",
+    "Said",
+    "Verdict",
+    "VideoDiagnostics",
+    "all_changes",
+    "diagnose",
+    "draw",
+    "verdicts_on",
+]
 
 _FRAMES_AT_ONCE = 200
 _HARDEST = 20
@@ -162,7 +173,7 @@ def diagnose(store: Store, project_id: str, video_id: str) -> VideoDiagnostics:
         NotFound: there is no such video.
     """
     video = store.videos.get(project_id, video_id)
-    found = VideoDiagnostics(video.frame_count, Acts(_changes(store, project_id, video_id)))
+    found = VideoDiagnostics(video.frame_count, Acts(all_changes(store, project_id, video_id)))
     corrections = [change for change in found.acts.all if change.kind is ChangeKind.CORRECT]
     found.effects = {change.revision: Effect(change) for change in corrections[-_NEWEST_CORRECTIONS:]}
     size = (video.height_px, video.width_px)
@@ -174,7 +185,12 @@ def diagnose(store: Store, project_id: str, video_id: str) -> VideoDiagnostics:
     return found
 
 
-def _changes(store: Store, project_id: str, video_id: str) -> list[Change]:
+def all_changes(store: Store, project_id: str, video_id: str) -> list[Change]:
+    """Every change of a video's labels, newest first, read page by page.
+
+    Raises:
+        NotFound: there is no such video.
+    """
     found: list[Change] = []
     before = 0
     while True:

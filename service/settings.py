@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from micromodels.errors import InvalidInput
+from micromodels.pace import RETRAIN_CORRECTIONS
 
 __all__ = ["Settings"]
 
@@ -104,7 +105,7 @@ class Settings:
     interactive_idle_seconds: float = 600.0
     """A session that nobody asked anything for this long ends."""
 
-    retrain_corrections: int = 2
+    retrain_corrections: int = RETRAIN_CORRECTIONS
     """So many frames with new hand labels after the last training, a video's micro-model is trained anew when its
     corrector pauses; the new one takes over if it does better on labels that neither has seen. 0 for never."""
 

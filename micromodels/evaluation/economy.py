@@ -30,6 +30,7 @@ from micromodels.evaluation.peers import System
 from micromodels.evaluation.protocols import Outcome, Protocol, Row, Watch, peak_memory_mib
 from micromodels.evaluation.verdicts import judge_frame, mean
 from micromodels.events import Run
+from micromodels.pace import RETRAIN_CORRECTIONS
 from micromodels.types import FrameResult
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ LOOK_SECONDS = 1.0
 DRAW_SECONDS: Mapping[ClipKind, float] = {ClipKind.MASK: 80.0, ClipKind.BOX: 7.0}
 """Seconds to draw one frame by hand."""
 ENOUGH = 0.97
-RETRAIN_CORRECTIONS = 2
-"""As a server's setting MICROMODELS_RETRAIN_CORRECTIONS is where nobody sets it."""
 MOST_DRAWN = 0.5
 """The share of frames drawn at which the reviewer gives up."""
 

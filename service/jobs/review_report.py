@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from micromodels.label_files import label_to_dict
-from service.diagnostics import Acts, verdicts_on
+from service.diagnostics import Acts, all_changes, verdicts_on
 from service.errors import NotFound
 from service.history import Change, LabelVersion
 
@@ -64,7 +64,7 @@ def _entries(
             "label_revision": video.label_revision,
         },
     )
-    acts = Acts(_changes(store, project_id, video_id))
+    acts = Acts(all_changes(store, project_id, video_id))
     size = (video.height_px, video.width_px)
     for change in acts.all:
         yield "change", _change(change)
@@ -90,17 +90,6 @@ def _entries(
         if not after:
             break
     yield "summary", dict(counts)
-
-
-def _changes(store: Store, project_id: str, video_id: str) -> list[Change]:
-    found: list[Change] = []
-    before = 0
-    while True:
-        page = store.history.changes(project_id, video_id, before=before, limit=1000)
-        found += page.items
-        if not page.next_after:
-            return found
-        before = int(page.next_after)
 
 
 def _change(change: Change) -> dict[str, Any]:
