@@ -225,7 +225,8 @@ class _Session:
                 while True:
                     _, future, _ = self._questions.get_nowait()
                     self._count(-1)
-                    future.set_exception(Unavailable("the session has ended; ask again"))
+                    if future.set_running_or_notify_cancel():  # else who asked has gone
+                        future.set_exception(Unavailable("the session has ended; ask again"))
 
     def _retrain(self) -> None:
         """Have the micro-model trained anew, once after each correction that nothing followed for a while."""
@@ -240,6 +241,8 @@ class _Session:
                 retrain_if_due(self._store, project_id, video_id, wanted, author=author)
         except MicromodelsError as error:  # the next correction is followed by another try
             _LOG.warning("no retraining of video %s was begun: %s", video_id, error)
+        except Exception:
+            _LOG.exception("no retraining of video %s was begun", video_id)
 
     def _count(self, more: int) -> None:
         with self._counting:

@@ -342,6 +342,24 @@ def test_sessions_are_bounded_and_end(small: Running) -> None:
     assert list(small.client.review.correct_labels(one, [box(10, x1=60)]))[-1].HasField("summary")
 
 
+def test_a_session_ends_while_somebody_has_stopped_waiting(running: Running) -> None:
+    """A question that was taken back while another is computed: the session ends all the same."""
+    video, before = labelled(running, box(0)), children(running)
+    running.client.review.suggest_frames(video)
+    (process,) = children(running) - before
+    os.kill(process, signal.SIGSTOP)  # what is asked now waits
+    request = pb.ListSceneCutsRequest(parent=video)
+    first, second, third = (running.stubs.corrections.ListSceneCuts.future(request) for _ in range(3))
+    threading.Event().wait(1.0)  # all three have come to the server
+    second.cancel()
+    third.cancel()
+    threading.Event().wait(1.0)
+    running.client.delete_video(video)
+    with refused("NOT_FOUND"):
+        first.result(60)
+    assert eventually_gone(running, {process})
+
+
 def test_too_many_at_work(small: Running) -> None:
     """Where every session is busy, a further one is refused for now; its labels are stored all the same."""
     slow, other = labelled(small, box(0)), labelled(small, box(0))

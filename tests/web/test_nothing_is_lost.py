@@ -43,11 +43,16 @@ def test_edits_without_a_connection_are_sent_later(served: Served, visit: Visit,
 
 def test_edits_survive_a_reload_before_they_are_sent(served: Served, visit: Visit, video: video_pb2.Video) -> None:
     """They lie on this machine's disk; the page comes back on the frame where it was."""
+    refusing: list[bool] = []
+    visit.page.route(
+        "**/api/micromodels.v1.CorrectionService/CorrectLabels",
+        lambda route: route.abort() if refusing else route.continue_(),
+    )
     page = visit.open_video(video.name)
     _draw_box(visit, 4, 20)
     visit.saved()
     visit.expected = ("net::ERR", "fetch", "Failed")
-    page.route("**/api/micromodels.v1.CorrectionService/CorrectLabels", lambda route: route.abort())
+    refusing.append(True)
     page.keyboard.press("Control+Shift+ArrowRight")
     expect(page.locator(".saved")).to_have_attribute("data-kept", "1")
     page.reload()

@@ -25,27 +25,36 @@ def victim(tmp_path: Path) -> Iterator[Victim]:
 
 class _Trap:
     """Kills the server at a call of the page: before the server has it, or when it has answered and the page has not
-    heard. Springs once; the page waits without a connection until ``again``."""
+    heard. Springs once each time it is set; the page waits without a connection until ``again``.
 
-    def __init__(self, page: Page, victim: Victim, call: str, *, answered: bool, at: int = 1) -> None:
-        self._page, self._victim, self._answered, self._left = page, victim, answered, at
-        self._pattern = f"**/micromodels.v1.{call}"
-        page.route(self._pattern, self._spring)
+    It lies in the page's way from the beginning: a browser may send what follows the very next moment past a trap that
+    was only just laid.
+    """
 
-    def _spring(self, route: Route) -> None:
+    def __init__(self, page: Page, victim: Victim) -> None:
+        self._page, self._victim = page, victim
+        self._call, self._answered, self._left = "", False, 0
+        page.route("**/micromodels.v1.*/*", self._pass)
+
+    def set(self, call: str, *, answered: bool, at: int = 1) -> None:
+        """Spring at the ``at``-th such call from now on."""
+        self._call, self._answered, self._left = call, answered, at
+
+    def _pass(self, route: Route) -> None:
+        if not self._left or not route.request.url.endswith(f"/micromodels.v1.{self._call}"):
+            return route.continue_()
         self._left -= 1
         if self._left:
-            route.continue_()
-            return
+            return route.continue_()
         if self._answered:
             route.fetch()
         self._victim.kill()
-        route.abort()
+        return route.abort()
 
     def again(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until the page has noticed, do something without a connection, and start the server again."""
         expect(self._page.locator(".banner")).to_be_visible()
-        self._page.unroute(self._pattern)
+        assert not self._left, f"the page made no call {self._call}"
         meanwhile()
         self._victim.start()
         expect(self._page.locator(".banner")).to_be_hidden()
@@ -60,19 +69,19 @@ def _make_project(page: Page) -> None:
     page.wait_for_selector(".drop")
 
 
-def _upload(page: Page, victim: Victim, clip: Path) -> None:
-    trap = _Trap(page, victim, "VideoService/UploadChunk", answered=True, at=2)
+def _upload(page: Page, trap: _Trap, clip: Path) -> None:
+    trap.set("VideoService/UploadChunk", answered=True, at=2)
     page.set_input_files("input[type=file]", clip)
     trap.again()
     expect(page.locator("a.card-main.video")).to_contain_text("24 frames")
     page.locator("a.card-main.video").click()
 
 
-def _draw(visit: Visit, victim: Victim) -> None:
+def _draw(visit: Visit, trap: _Trap) -> None:
     page = visit.page
     visit.at_frame(0)
     expect(page.locator(".timeline-strips .overlay")).to_have_attribute("data-ahead", "24")
-    trap = _Trap(page, victim, "CorrectionService/CorrectLabels", answered=True)
+    trap.set("CorrectionService/CorrectLabels", answered=True)
     page.keyboard.press("b")
     visit.drag((20, 30), (60, 70))
 
@@ -99,7 +108,7 @@ def _train(page: Page, victim: Victim) -> None:
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_visible()
 
 
-def _review(visit: Visit, victim: Victim) -> int:
+def _review(visit: Visit, victim: Victim, trap: _Trap) -> int:
     page = visit.page
     page.get_by_role("tab", name="Review").click()
     expect(page.locator(".suggestion").first).to_be_visible()
@@ -116,7 +125,7 @@ def _review(visit: Visit, victim: Victim) -> int:
     victim.start()
     expect(page.locator(".banner")).to_be_hidden()
     visit.quiet()
-    trap = _Trap(page, victim, "ReviewService/ReviewLabels", answered=True)
+    trap.set("ReviewService/ReviewLabels", answered=True)
     page.keyboard.press("a")
     trap.again()
     visit.told(f"Frame {frame} accepted")
@@ -141,12 +150,13 @@ def test_the_server_may_die_anywhere(
     with visiting(victim, browser, accept_downloads=True) as visit:
         # A chunk whose answer was lost is sent again, and refused with the offset to go on from.
         visit.expected = ("net::ERR", "fetch", "Failed", "503:", "VideoService/UploadChunk")
+        trap = _Trap(visit.page, victim)
         page = visit.open()
         _make_project(page)
-        _upload(page, victim, clip)
-        _draw(visit, victim)
+        _upload(page, trap, clip)
+        _draw(visit, trap)
         _train(page, victim)
-        corrected = _review(visit, victim)
+        corrected = _review(visit, victim, trap)
         visit.quiet()
         lines = _export(page)
     assert {line["frame"] for line in lines} == set(range(24))
