@@ -453,6 +453,13 @@ class StoredFlows(MutableMapping[tuple[int, int], npt.NDArray[np.float16]]):
             with self._lock:
                 self._known[key] = None
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._known
+
+    def has_room(self, count: int, size: tuple[int, int]) -> bool:
+        """Whether so many flows of work images of this height and width are kept at once."""
+        return count * (size[0] // 4) * (size[1] // 4) * 4 <= self._max_bytes
+
     def __delitem__(self, key: tuple[int, int]) -> None:
         del self._known[key]
         self._path(key).unlink(missing_ok=True)

@@ -38,20 +38,20 @@ class SessionSettings:
     Attributes:
         steps: training steps after a correction.
         rate_scale: their learning rate, as a share of that of a first training.
-        fresh_views: views of a corrected frame, itself among them.
         replay_views: views of all anchors that a session starts with.
         held_frames: frames that are learned as they are labelled, lest a correction make others of them.
         horizon_frames: how far from a correction labels are computed anew where no anchor is nearer.
+        draft_frames: how far from it drafts go.
         new_track_steps: training steps after a correction that brings a new track.
         seed: of every random choice.
     """
 
     steps: int = 12
     rate_scale: float = 0.25
-    fresh_views: int = 3
     replay_views: int = 12
     held_frames: int = 6
     horizon_frames: int = 240
+    draft_frames: int = 24
     new_track_steps: int = 60
     seed: int = 0
 
@@ -197,7 +197,8 @@ class Learner:
         self._add_views(older, self.seed_set(older, lesson.tracks), run)
         for frame in lesson.frames:
             check_stop(run)
-            self._replay.add(seeds.seed_frame(frame, size), self._settings.fresh_views, self._flip)
+            # As it is: distorted views of it take as long as all steps, and nothing was gained by them.
+            self._replay.add(seeds.seed_frame(frame, size), 1, self._flip)
         drawn = self._replay.samples(frame for frame in self._replay.frames if frame not in lesson.frames)
         plain = [self._replay.samples([frame])[0] for frame in self._replay.frames if frame not in lesson.frames]
         own = self.seed_set([replace(label, provenance=HUMAN) for label in lesson.kept], lesson.tracks)

@@ -70,18 +70,27 @@ def prefetched(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
 def mapped(work: Callable[[S], T], items: Iterator[S]) -> Generator[T, None, None]:
     """``map`` with ``worker_count()`` calls at once; results in the order of ``items``, which are read in this thread.
 
-    No more than twice as many items as there are workers are read ahead. Errors come out where their result would have.
+    No more than twice as many items as there are workers are read ahead. Errors, of ``work`` and of ``items``, come out
+    where their result would have.
     """
     workers = worker_count()
     with ThreadPoolExecutor(workers, thread_name_prefix="mapped") as pool:
         ahead: deque[Future[T]] = deque()
+        failure: Exception | None = None
         try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
+            while failure is None:
+                try:
+                    ahead.append(pool.submit(work, next(items)))
+                except StopIteration:
+                    break
+                except Exception as error:
+                    failure = error
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+            if failure is not None:
+                raise failure
         finally:
             for future in ahead:
                 future.cancel()

@@ -33,7 +33,15 @@ from micromodels.parallel import mapped, narrow_operations
 from micromodels.paths import FramePlaces, PathSettings, PathSweep, Sizes, best_places, no_places, place_scores
 from micromodels.seeds import IGNORE, SeedFrame
 
-__all__ = ["Flows", "FramePosterior", "PropagationSettings", "posteriors", "propagate_windows", "reach_frames"]
+__all__ = [
+    "Flows",
+    "FramePosterior",
+    "PropagationSettings",
+    "measure_flows",
+    "posteriors",
+    "propagate_windows",
+    "reach_frames",
+]
 
 WINDOW_BYTES = 384 << 20
 MAX_REACH_FRAMES = 192
@@ -123,20 +131,9 @@ class Motion:
         if key not in self._grids:
             flow = self._flows.get(key)
             if flow is None:
-                flow = self._flows[key] = self._measure(self._frames[to].grey, self._frames[origin].grey)
+                flow = self._flows[key] = _flow(self._frames[to].grey, self._frames[origin].grey)
             self._grids[key] = self._as_grid(flow) if flow.size else None
         return self._grids[key]
-
-    def _measure(self, here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
-        """Flow in cells of stride 4; of size 0 across a cut. Half floats: stored flow and new flow are the same."""
-        if is_scene_cut(here, there):
-            return np.zeros((0, 0, 2), np.float16)
-        # One for each call: sweeps run in several threads, and the object keeps buffers.
-        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        flow = dis.calc(here, there, np.zeros((*here.shape, 2), np.float32))
-        scale = np.array([self._width / flow.shape[1], self._height / flow.shape[0]], np.float32)
-        small = cv2.resize(flow, (self._width, self._height), interpolation=cv2.INTER_AREA) * scale
-        return np.asarray(small, np.float16)
 
     def _as_grid(self, flow: npt.NDArray[np.float16]) -> torch.Tensor:
         columns, rows = np.meshgrid(np.arange(self._width), np.arange(self._height))
@@ -159,6 +156,41 @@ class Motion:
         if grid is None:
             return None
         return F.grid_sample(probability[None], grid, align_corners=False, padding_mode="zeros")[0]
+
+
+def _flow(here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
+    """Flow in cells of stride 4; of size 0 across a cut. Half floats: stored flow and new flow are the same."""
+    if is_scene_cut(here, there):
+        return np.zeros((0, 0, 2), np.float16)
+    # One for each call: sweeps run in several threads, and the object keeps buffers.
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = dis.calc(here, there, np.zeros((*here.shape, 2), np.float32))
+    height, width = flow.shape[0] // 2, flow.shape[1] // 2
+    return np.asarray(cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * 0.5, np.float16)
+
+
+def measure_flows(source: EvidenceSource, frames: range, run: Run, flows: Flows) -> None:
+    """Add to ``flows`` what is missing between neighbouring frames, both ways: sweeps to come will ask for it.
+
+    Raises:
+        Cancelled: the user cancelled; what was found stays.
+    """
+
+    def missing() -> Iterator[tuple[tuple[int, int], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+        before: tuple[int, npt.NDArray[np.uint8]] | None = None
+        for index, evidence in source.stream(frames):
+            if run.should_stop() is StopRequest.CANCEL:
+                raise Cancelled("measuring motion was cancelled")
+            if before is not None:
+                last, grey = before
+                if (last, index) not in flows:
+                    yield (last, index), grey, evidence.grey
+                if (index, last) not in flows:
+                    yield (index, last), evidence.grey, grey
+            before = index, evidence.grey
+
+    for key, flow in mapped(lambda item: (item[0], _flow(item[1], item[2])), missing()):
+        flows[key] = flow
 
 
 def is_scene_cut(here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> bool:

@@ -30,7 +30,7 @@ from micromodels.features import EncodedVideo, FrameSource
 from micromodels.insight import Insight
 from micromodels.labeling import MicroModel, TrainSettings
 from micromodels.learning import Learner, SessionSettings, Studying, that_learns
-from micromodels.propagation import PropagationSettings, posteriors
+from micromodels.propagation import PropagationSettings, measure_flows, posteriors
 from micromodels.retraining import Retrained, Snapshot, retrain
 from micromodels.seeds import MAX_TRACKS, SeedSet, boxed
 from micromodels.series import no_boxes, visible_boxes
@@ -187,6 +187,8 @@ class LabelSession:
         found = posteriors(source, targets, frames, self._run, settings, self._flows, boxes)
         for _ in self._insight.watch(tracks, found):
             pass
+        if self._flows.has_room(2 * len(frames), self._encoded.size):
+            measure_flows(self._evidence, frames, self._run, self._flows)
         self._prepared = True
 
     # Corrections
@@ -231,12 +233,14 @@ class LabelSession:
         with Studying(self._learner, lesson, self._run) as study:
             for span in spans:
                 if span.track in known:
-                    yield from self._sweep(span, draft=lesson is not None)
+                    yield from self._sweep(span if lesson is None else self._near(span), draft=lesson is not None)
             learned = study.finish()
         if learned:
             self._use_head(self._around)
-            for span in spans:
-                yield from self._sweep(span, fresh=True)
+        known = {spec.track for spec in self._learner.tracks}
+        for span in spans if lesson is not None else ():
+            if span.track in known and (learned or self._near(span) != span):
+                yield from self._sweep(span, fresh=learned)
         yield from self._frame_classes([key for key in touched if key.frame_class])
 
     def adopt(self, changes: Iterable[LabelChange]) -> None:
@@ -350,6 +354,11 @@ class LabelSession:
                     if last > start:
                         spans.setdefault((track, start, last), _Span(track, start, last + 1, frame))
         return sorted(spans.values(), key=lambda span: span.stop - span.start)
+
+    def _near(self, span: _Span) -> _Span:
+        """The part of a span that drafts are made of: what lies farther is soon computed from what was learned."""
+        most = self._settings.draft_frames
+        return replace(span, start=max(span.start, span.focus - most), stop=min(span.stop, span.focus + most + 1))
 
     def _fixed_frames(self, track: str) -> list[int]:
         """Frames on which a track's label is fixed and says where the object is, ascending."""

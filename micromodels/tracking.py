@@ -15,6 +15,7 @@ import torch
 
 from micromodels.confidence import BoxSigns, MaskSigns, absence, acceptance, mask_signs
 from micromodels.heads import FrameClassifier
+from micromodels.parallel import mapped
 from micromodels.propagation import FramePosterior
 from micromodels.seeds import SeedFrame, SeedSet, TrackSpec
 from micromodels.shapes import box_from_sides, clean_mask, resized_masks, to_shape
@@ -117,10 +118,10 @@ class Tracker:
         sights = {i: _Sight() for i, spec in enumerate(self._tracks) if spec.shape is ShapeKind.BOX}
         margin = len(CLASS_KERNEL) // 2 if self._classifier is not None else 0
         given: int | None = None
-        for posterior in posteriors:
-            frame = posterior.frame
+        for row in mapped(self._measure, iter(posteriors)):
+            frame = row.posterior.frame
             given = frame - 1 if given is None else given
-            rows[frame] = self._measure(posterior)
+            rows[frame] = row
             for index, sight in sights.items():
                 self._follow(index, sight, rows, frame)
             upto = min([frame - margin, *(s.gap - 1 for s in sights.values() if s.gap is not None)])

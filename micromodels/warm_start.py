@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -218,9 +219,11 @@ def warm_start(
     trainer = HeadTrainer(copied, seed)
     judges = [sample for samples in lesson.judges for sample in _spread(samples)]
     with narrow_operations():  # other threads sweep meanwhile
-        trainer.fit(lesson.new, steps, Clock(0, 1, steps), run, lesson.old, rate_scale, fixed_statistics=True)
+        with ThreadPoolExecutor(1, thread_name_prefix="judge") as other:
+            promised = other.submit(_overlap, head, judges)
+            trainer.fit(lesson.new, steps, Clock(0, 1, steps), run, lesson.old, rate_scale, fixed_statistics=True)
+            least = promised.result() - MOST_LOST
         copied.eval()
-        least = _overlap(head, judges) - MOST_LOST
         if _overlap(copied, judges) >= least:
             return copied
         _go_back_half(copied, head)

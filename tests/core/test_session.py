@@ -24,7 +24,7 @@ from micromodels.types import AnyLabel, FrameLabel, Label, Mask, ShapeKind, Stat
 from tests.core.doubles import BLUE, MemoryVideo, box_mask, iou, scene, seed, square
 
 COUNT = 24
-QUICK = SessionSettings(steps=2, fresh_views=2, replay_views=2, new_track_steps=30)
+QUICK = SessionSettings(steps=2, replay_views=2, new_track_steps=30)
 
 
 @pytest.fixture(autouse=True)
