@@ -77,7 +77,7 @@ class DenseSettings:
         )
 
 
-THIN: Mapping[str, Any] = {"thin": True, "views": 20, "steps": 650, "self_steps": 150}
+THIN: Mapping[str, Any] = {"thin": True, "views": 20, "steps": 540, "self_steps": 130}
 """Thin objects are a matter of pixels: they gain more by steps than by other surroundings."""
 VARIANTS: tuple[Mapping[str, Any], ...] = (
     {},
