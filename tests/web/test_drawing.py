@@ -93,6 +93,35 @@ def test_a_mask_is_painted_and_erased(served: Served, visit: Visit, video: video
     assert (_pixels(labels_of(served, video.name)[0, "square 1"]) == pixels).all()
 
 
+def test_masks_and_polygons_with_keys_alone(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """The pen starts in the middle. A stroke to the right; a part of it erased; a polygon of four vertices."""
+    page = visit.open_video(video.name)
+
+    def pen(*keys: str) -> None:
+        for key in keys:
+            page.keyboard.press(key)
+
+    pen("m", *["["] * 6, "Enter", "Enter", *["Control+Shift+ArrowRight"] * 3, "Enter")
+    visit.saved()
+    painted = _pixels(labels_of(served, video.name)[0, "square 1"])
+    radius = int(painted[:, 64].sum()) / 2
+    rows, columns = np.flatnonzero(painted.any(axis=1)), np.flatnonzero(painted.any(axis=0))
+    assert [rows[0], rows[-1] + 1] == pytest.approx([48 - radius, 48 + radius], abs=1)
+    assert [columns[0], columns[-1] + 1] == pytest.approx([64 - radius, 94 + radius], abs=1)
+    pen("e", "Enter", "Enter", "Control+ArrowRight", "Enter")
+    visit.saved()
+    erased = _pixels(labels_of(served, video.name)[0, "square 1"])
+    assert not erased[48, 64:66].any()
+    assert erased[48, 80:94].all(), "what the eraser did not come to stays"
+
+    visit.go(5)
+    pen("o", "p", "Enter", "Enter", "Control+Shift+ArrowRight", "Enter", "Control+Shift+ArrowDown", "Enter")
+    pen("Control+Shift+ArrowLeft", "Enter", "Enter")
+    visit.saved()
+    points = labels_of(served, video.name)[5, "square 2"]["object"]["polygon"]["coordinates"]
+    assert points == [64, 48, 74, 48, 74, 58, 64, 58]
+
+
 def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
     """From the empty project to labels of every kind, copied, moved, undone and accepted, with keys alone."""
     project = served.project(Ontology((ObjectClass("square"),), (FrameClass("bright"),)))

@@ -447,6 +447,12 @@ export class Board {
     }
   }
 
+  /** Whether the pen has left the last vertex of a polygon: it is for another one then. */
+  get hasMovedOn(): boolean {
+    const [x, y] = this.points.slice(-2);
+    return this.pen !== null && this.points.length > 0 && Math.hypot(this.pen.x - x, this.pen.y - y) > 0.5;
+  }
+
   grow(by: number): void {
     this.change((shape) => grown(shape, by, this.session.size), by > 0 ? "grow" : "shrink");
   }

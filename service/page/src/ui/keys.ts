@@ -136,7 +136,7 @@ function lock(on: Keyed): void {
 
 function enter(on: Keyed): void {
   const board = on.board();
-  if (!board || board.finish()) return;
+  if (!board || (!board.hasMovedOn && board.finish())) return;
   if (on.session.tool.value !== "select") board.press();
   else review("accept", "frame")(on);
 }
@@ -174,7 +174,7 @@ export const BINDINGS: Binding[] = [
   { keys: ["Ctrl+Shift+ArrowRight", "Alt+Shift+ArrowRight"], shown: "", words: "", group: "Draw", act: nudge(10, 0) },
   { keys: ["Ctrl+Shift+ArrowUp", "Alt+Shift+ArrowUp"], shown: "", words: "", group: "Draw", act: nudge(0, -10) },
   { keys: ["Ctrl+Shift+ArrowDown", "Alt+Shift+ArrowDown"], shown: "", words: "", group: "Draw", act: nudge(0, 10) },
-  { keys: ["Enter"], shown: "Enter", words: "Pen down, pen up; close the polygon; otherwise accept the frame", group: "Draw", act: enter },
+  { keys: ["Enter"], shown: "Enter", words: "Pen down, pen up; twice in one place: close the polygon; otherwise accept the frame", group: "Draw", act: enter },
   { keys: ["+", "Shift++", "="], shown: "+", words: "Grow the shape", group: "Draw", act: ({ board }) => board()?.grow(1) },
   { keys: ["-"], shown: "−", words: "Shrink the shape", group: "Draw", act: ({ board }) => board()?.grow(-1) },
   { keys: ["s"], shown: "S", words: "Smooth the shape", group: "Draw", act: ({ board }) => board()?.smooth() },
