@@ -7,7 +7,7 @@ import time
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,14 +32,12 @@ __all__ = [
     "FrameEvidence",
     "HeadEvidence",
     "StoredEvidence",
-    "StoredFlows",
     "TrackSelection",
     "one_against_rest",
     "with_details",
 ]
 
 DEFAULT_EVIDENCE_BYTES = 2 << 30
-DEFAULT_FLOW_BYTES = 1 << 30
 LOOK_SIZE = 64
 SEEN_WEIGHT = 0.05
 """In cells of the deepest features: below it the head sees no object."""
@@ -419,53 +417,3 @@ class TrackSelection:
             part = replace(evidence, log_odds=evidence.log_odds[chosen], looks=evidence.looks[chosen], details=details)
             self._watch(index, part)
             yield index, part
-
-
-class StoredFlows(MutableMapping[tuple[int, int], npt.NDArray[np.float16]]):
-    """Optical flow between neighbouring frames by (to, origin), kept in files of at most ``max_bytes``."""
-
-    def __init__(self, folder: Path, max_bytes: int = DEFAULT_FLOW_BYTES) -> None:
-        self._folder, self._max_bytes = folder, max_bytes
-        folder.mkdir(parents=True, exist_ok=True)
-        self._known: OrderedDict[tuple[int, int], None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def _path(self, key: tuple[int, int]) -> Path:
-        return self._folder / f"{key[0]}_{key[1]}.npy"
-
-    def __getitem__(self, key: tuple[int, int]) -> npt.NDArray[np.float16]:
-        if key not in self._known:
-            raise KeyError(key)
-        try:
-            with ARRAY_READING:
-                flow: npt.NDArray[np.float16] = np.load(self._path(key), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            self._known.pop(key, None)
-            raise KeyError(key) from error
-        return flow
-
-    def __setitem__(self, key: tuple[int, int], flow: npt.NDArray[np.float16]) -> None:
-        with self._lock:  # the two sweeps run side by side
-            while self._known and (len(self._known) + 1) * flow.nbytes > self._max_bytes:
-                del self[next(iter(self._known))]
-        with suppress(OSError):
-            np.save(self._path(key), flow, allow_pickle=False)
-            with self._lock:
-                self._known[key] = None
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._known
-
-    def has_room(self, count: int, size: tuple[int, int]) -> bool:
-        """Whether so many flows of work images of this height and width are kept at once."""
-        return count * (size[0] // 4) * (size[1] // 4) * 4 <= self._max_bytes
-
-    def __delitem__(self, key: tuple[int, int]) -> None:
-        del self._known[key]
-        self._path(key).unlink(missing_ok=True)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)

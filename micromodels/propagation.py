@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,15 +29,14 @@ from micromodels.events import Run, Stage, StageFinished, StopRequest
 from micromodels.evidence import Detail, EvidenceSource, FrameEvidence, HeadEvidence, with_details
 from micromodels.features import EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead
+from micromodels.motion import Flows, Motion
 from micromodels.parallel import mapped, narrow_operations
 from micromodels.paths import FramePlaces, PathSettings, PathSweep, Sizes, best_places, no_places, place_scores
 from micromodels.seeds import IGNORE, SeedFrame
 
 __all__ = [
-    "Flows",
     "FramePosterior",
     "PropagationSettings",
-    "measure_flows",
     "posteriors",
     "propagate_windows",
     "reach_frames",
@@ -50,11 +49,8 @@ WINDOW_FRAMES = 96
 MIN_WINDOW_FRAMES = 16
 """Shorter windows, ended at an anchor, are not worth their look-ahead."""
 OUTSIDE_LOG_ODDS = -6.0
-CUT_CORRELATION = 0.25
-"""Neighbouring frames whose grey thumbnails correlate less are a scene cut."""
 
 Floats = npt.NDArray[np.float32]
-Flows = MutableMapping[tuple[int, int], npt.NDArray[np.float16]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,100 +101,6 @@ class FramePosterior:
     def fine_log_odds(self) -> Floats:
         """``log_odds``, or ``(tracks, height, width)`` where the head speaks of every pixel."""
         return with_details(self.log_odds, self.details) if self.details else self.log_odds
-
-
-class Motion:
-    """Sampling grids between neighbouring frames at stride 4; None across a scene cut.
-
-    Args:
-        frames: evidence by frame; its grey images are looked at.
-        size: of the work image (height, width).
-        device: where grids go.
-        flows: flow fields that are known, by (to, origin), float16 ``(height / 4, width / 4, 2)``; new ones are added.
-    """
-
-    def __init__(
-        self, frames: Mapping[int, FrameEvidence], size: tuple[int, int], device: torch.device, flows: Flows
-    ) -> None:
-        self._frames, self._device, self._flows = frames, device, flows
-        self._height, self._width = size[0] // 4, size[1] // 4
-        self._grids: dict[tuple[int, int], torch.Tensor | None] = {}
-        self._coarse: dict[tuple[int, int], torch.Tensor | None] = {}
-
-    def grid(self, to: int, origin: int) -> torch.Tensor | None:
-        """Where each pixel of frame ``to`` lies on frame ``origin``, for ``grid_sample``."""
-        key = (to, origin)
-        if key not in self._grids:
-            flow = self._flows.get(key)
-            if flow is None:
-                flow = self._flows[key] = _flow(self._frames[to].grey, self._frames[origin].grey)
-            self._grids[key] = self._as_grid(flow) if flow.size else None
-        return self._grids[key]
-
-    def _as_grid(self, flow: npt.NDArray[np.float16]) -> torch.Tensor:
-        columns, rows = np.meshgrid(np.arange(self._width), np.arange(self._height))
-        x = (columns + flow[..., 0].astype(np.float32) + 0.5) * 2 / self._width - 1
-        y = (rows + flow[..., 1].astype(np.float32) + 0.5) * 2 / self._height - 1
-        return torch.from_numpy(np.stack([x, y], axis=-1).astype(np.float32))[None].to(self._device)
-
-    def coarse_grid(self, to: int, origin: int) -> torch.Tensor | None:
-        """The same at stride 8."""
-        key = (to, origin)
-        if key not in self._coarse:
-            grid = self.grid(to, origin)
-            mean = F.avg_pool2d(grid.movedim(-1, 1), 2).movedim(1, -1) if grid is not None else None
-            self._coarse[key] = mean
-        return self._coarse[key]
-
-    def carry(self, probability: torch.Tensor, to: int, origin: int) -> torch.Tensor | None:
-        """Carry ``(tracks, h4, w4)`` from frame ``origin`` to its neighbour ``to``; None across a cut."""
-        grid = self.grid(to, origin)
-        if grid is None:
-            return None
-        return F.grid_sample(probability[None], grid, align_corners=False, padding_mode="zeros")[0]
-
-
-def _flow(here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
-    """Flow in cells of stride 4; of size 0 across a cut. Half floats: stored flow and new flow are the same."""
-    if is_scene_cut(here, there):
-        return np.zeros((0, 0, 2), np.float16)
-    # One for each call: sweeps run in several threads, and the object keeps buffers.
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    flow = dis.calc(here, there, np.zeros((*here.shape, 2), np.float32))
-    height, width = flow.shape[0] // 2, flow.shape[1] // 2
-    return np.asarray(cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * 0.5, np.float16)
-
-
-def measure_flows(source: EvidenceSource, frames: range, run: Run, flows: Flows) -> None:
-    """Add to ``flows`` what is missing between neighbouring frames, both ways: sweeps to come will ask for it.
-
-    Raises:
-        Cancelled: the user cancelled; what was found stays.
-    """
-
-    def missing() -> Iterator[tuple[tuple[int, int], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
-        before: tuple[int, npt.NDArray[np.uint8]] | None = None
-        for index, evidence in source.stream(frames):
-            if run.should_stop() is StopRequest.CANCEL:
-                raise Cancelled("measuring motion was cancelled")
-            if before is not None:
-                last, grey = before
-                if (last, index) not in flows:
-                    yield (last, index), grey, evidence.grey
-                if (index, last) not in flows:
-                    yield (index, last), evidence.grey, grey
-            before = index, evidence.grey
-
-    for key, flow in mapped(lambda item: (item[0], _flow(item[1], item[2])), missing()):
-        flows[key] = flow
-
-
-def is_scene_cut(here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]) -> bool:
-    """Whether two neighbouring frames show different scenes: their 32 x 18 thumbnails hardly correlate."""
-    small = [cv2.resize(grey, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32) for grey in (here, there)]
-    a, b = (values - values.mean() for values in small)
-    spread = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return spread > 1e-3 and float((a * b).sum()) / spread < CUT_CORRELATION
 
 
 def propagate_windows(

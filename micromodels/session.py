@@ -25,12 +25,13 @@ from micromodels.diagnostics import Issue, SuspectedSwap, consistency_issues, su
 from micromodels.encoder import select_device
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.events import Run
-from micromodels.evidence import Boxes, StoredEvidence, StoredFlows, TrackSelection
+from micromodels.evidence import Boxes, StoredEvidence, TrackSelection
 from micromodels.features import EncodedVideo, FrameSource
 from micromodels.insight import Insight
 from micromodels.labeling import MicroModel, TrainSettings
 from micromodels.learning import Learner, SessionSettings, Studying, that_learns
-from micromodels.propagation import PropagationSettings, measure_flows, posteriors
+from micromodels.motion import StoredFlows, measure_flows
+from micromodels.propagation import PropagationSettings, posteriors
 from micromodels.retraining import Retrained, Snapshot, retrain
 from micromodels.seeds import MAX_TRACKS, SeedSet, boxed
 from micromodels.series import no_boxes, visible_boxes

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from micromodels.events import Run
-from micromodels.evidence import StoredEvidence, StoredFlows
+from micromodels.evidence import StoredEvidence
 from micromodels.features import ARRAY_READING, EncodedVideo
 from micromodels.heads import DenseHead, HeadSettings
+from micromodels.motion import StoredFlows
 from tests.core.doubles import ColourEncoder, MemoryVideo, scene
 
 

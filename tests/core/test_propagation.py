@@ -19,11 +19,11 @@ from micromodels.events import Run, StopRequest
 from micromodels.evidence import one_against_rest
 from micromodels.features import EncodedFrame
 from micromodels.heads import HeadOutput, HeadSettings
+from micromodels.motion import is_scene_cut
 from micromodels.propagation import (
     FramePosterior,
     PropagationSettings,
     combine,
-    is_scene_cut,
     propagate_windows,
 )
 from micromodels.seeds import IGNORE, SeedFrame
