@@ -93,6 +93,19 @@ def test_an_error_of_one_thread_comes_out_where_its_result_would_have() -> None:
         next(results)
 
 
+def test_an_error_of_the_items_comes_out_behind_what_was_read() -> None:
+    """Also where that is still being worked on."""
+
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise KeyError("the fourth")
+
+    results = mapped(lambda number: number, items())
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError):
+        next(results)
+
+
 @pytest.mark.parametrize("helpers", [0, 1, 3])
 def test_whoever_requires_tasks_gets_them_done(helpers: int) -> None:
     """The first tasks are done on return, each once, with or without threads in the background."""

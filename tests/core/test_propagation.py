@@ -16,14 +16,15 @@ from torch import nn
 from micromodels import propagation
 from micromodels.errors import Cancelled
 from micromodels.events import Run, StopRequest
-from micromodels.evidence import one_against_rest
+from micromodels.evidence import HeadEvidence, one_against_rest
 from micromodels.features import EncodedFrame
 from micromodels.heads import HeadOutput, HeadSettings
-from micromodels.motion import is_scene_cut
+from micromodels.motion import is_scene_cut, measure_flows
 from micromodels.propagation import (
     FramePosterior,
     PropagationSettings,
     combine,
+    posteriors,
     propagate_windows,
 )
 from micromodels.seeds import IGNORE, SeedFrame
@@ -165,6 +166,27 @@ def test_what_is_a_scene_cut() -> None:
     assert not is_scene_cut(one, (one * 0.4).astype(np.uint8))
     assert not is_scene_cut(one, np.roll(one, 2, axis=1))
     assert not is_scene_cut(flat, flat)
+
+
+def test_motion_is_measured_ahead_as_sweeps_measure_it() -> None:
+    """Both ways between all neighbours, only what is missing, and the same to the bit."""
+    pictures = scene(6)
+    wanted = {(to, origin) for to in range(6) for origin in (to - 1, to + 1) if 0 <= origin < 6}
+    source = HeadEvidence(Frames(pictures), ColourHead(), 1.0, Run())  # type: ignore[arg-type]
+    ahead: dict[tuple[int, int], np.ndarray] = {}
+    measure_flows(source, range(6), Run(), ahead)
+    assert set(ahead) == wanted
+    swept: dict[tuple[int, int], np.ndarray] = {}
+    anchors = {frame: anchor(frame, box_mask(square(frame))) for frame in (0, 5)}
+    list(posteriors(source, anchors, range(6), Run(), PropagationSettings(), swept))
+    assert swept
+    assert all(np.array_equal(flow, ahead[key]) for key, flow in swept.items())
+    marked = np.zeros((1, 1, 2), np.float16)
+    ahead[2, 3] = marked
+    measure_flows(source, range(6), Run(), ahead)
+    assert ahead[2, 3] is marked
+    with pytest.raises(Cancelled):
+        measure_flows(source, range(6), Run(should_stop=lambda: StopRequest.CANCEL), ahead)
 
 
 def test_the_posterior_of_an_anchor_is_what_was_drawn() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,25 @@ def test_only_the_spans_beside_a_correction_change(session: LabelSession) -> Non
     touched = {change.frame for change in session.correct([seed(12, kind)])}
     assert touched <= set(range(9, 16))
     assert all(session.labels[key] is label for key, label in before.items() if not 8 < key.frame < 16)
+
+
+@pytest.mark.parametrize("lost", [1.0, -1.0], ids=["learned", "refused"])
+def test_drafts_are_made_nearby_and_the_rest_follows(
+    model: DenseModel, video: MemoryVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: float
+) -> None:
+    """Whether the head is taken or not: drafts are near the correction, and the whole spans are computed at last."""
+    monkeypatch.setattr(warm_start, "MOST_LOST", lost)
+    run = Run(device="cpu", cache_dir=tmp_path)
+    human = seed(0, model.manifest.tracks[0].shape)
+    labels = [label for result in model.propagate(video, [human], run=run) for label in result.all()]
+    with LabelSession(video, model, labels, run=run, settings=replace(QUICK, draft_frames=3)) as session:
+        before = session.model
+        changes = list(session.correct([seed(12, kind_of(session))]))[1:]
+        assert (session.model is before) == (lost < 0)
+    drafts = {change.frame for change in changes if change.draft}
+    assert drafts
+    assert drafts <= set(range(9, 16))
+    assert {change.frame for change in changes if not change.draft} - set(range(9, 16)), "what lies farther"
 
 
 def test_settled_labels_stay_and_end_spans(session: LabelSession) -> None:
