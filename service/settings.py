@@ -129,8 +129,8 @@ class Settings:
     """A job's process that takes more memory than this is ended, and tries once more with half the work; 0 for nine
     tenths of the machine's, or the container's."""
 
-    job_niceness: int = 5
-    """Niceness of job children, 0 to 19: the server answers while they work."""
+    job_niceness: int = 10
+    """Niceness of job children, 0 to 19: the server answers, and corrections are computed, while they work."""
 
     cache_bytes: int = 20 << 30
     """Bound of the feature caches in the data folder; the longest unused go first."""

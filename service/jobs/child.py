@@ -102,6 +102,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business
     task = Task.from_line(sys.stdin.buffer.readline())
     os.nice(task.niceness)
+    with contextlib.suppress(OSError):  # Linux weighs sessions (setsid) by this, and processes only within one
+        Path("/proc/self/autogroup").write_text(str(task.niceness))
     with contextlib.suppress(OSError):  # where memory runs out, the system ends this process before the server
         Path("/proc/self/oom_score_adj").write_text("500")
     pipe = _Pipe(sys.stdin.buffer, messages)

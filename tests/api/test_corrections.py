@@ -257,11 +257,13 @@ def test_corrections_do_not_wait_for_training(running: Running) -> None:
     video = labelled(running, box(0))
     busy = running.video().name
     running.client.write_labels(busy, [box(0, "slow")])
+    before = children(running)
     training = running.client.train(busy)
     try:
         for progress in training.watch():
             if progress.HasField("training"):
                 break
+        assert {weight_of(pid) for pid in children(running) - before} == {running.settings.job_niceness}
         messages = list(running.client.review.correct_labels(video, [box(12, x1=60)]))
         assert messages[-1].summary.changed_count > 0
         assert not training.done()
@@ -313,6 +315,14 @@ def children(running: Running) -> set[int]:
             if int(status[1]) == os.getpid() and status[0] != "Z" and b"service.jobs.child" in command:
                 found.add(int(folder.name))
     return found
+
+
+def weight_of(pid: int) -> int:
+    """Niceness by which Linux weighs a process of a session of its own against those of others."""
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists():
+        return int(autogroup.read_text().rsplit("nice", 1)[1])
+    return os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def eventually_gone(running: Running, pids: set[int]) -> bool:
