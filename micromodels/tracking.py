@@ -25,7 +25,7 @@ __all__ = ["Tracker"]
 
 MAX_GAP_FRAMES = 128
 """A track that is out of sight for longer is not held to be behind something."""
-SHORT_GAP_FRAMES = 3
+SHORT_GAP_FRAMES = 4
 CLASS_KERNEL = (1, 2, 3, 2, 1)
 HIDING_COVER = 0.3
 PRESENT = 0.5
