@@ -12,7 +12,8 @@ from tests.api.harness import Running
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Iterator[Running]:
     """One server for all tests that do not stop it; each test makes its own project."""
-    made = Running(tmp_path_factory.mktemp("server"), tiny_clip / "video.mp4")
+    # Nothing is trained anew while a slow machine leaves a session idle: tests that want it say so.
+    made = Running(tmp_path_factory.mktemp("server"), tiny_clip / "video.mp4", retrain_idle_seconds=3600.0)
     try:
         yield made
     finally:

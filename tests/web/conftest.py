@@ -16,7 +16,8 @@ from tests.web.harness import Served
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Iterator[Served]:
     """One server with its page; job children use the fake library."""
-    made = Served(tmp_path_factory.mktemp("served"), tiny_clip / "video.mp4")
+    # Nothing is trained anew while a slow machine leaves a session idle: tests that want it say so.
+    made = Served(tmp_path_factory.mktemp("served"), tiny_clip / "video.mp4", retrain_idle_seconds=3600.0)
     try:
         yield made
     finally:
