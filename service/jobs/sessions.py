@@ -241,7 +241,7 @@ class _Session:
                 retrain_if_due(self._store, project_id, video_id, wanted, author=author)
         except MicromodelsError as error:  # the next correction is followed by another try
             _LOG.warning("no retraining of video %s was begun: %s", video_id, error)
-        except Exception:
+        except Exception:  # nobody waits for it, and this thread answers those who do wait
             _LOG.exception("no retraining of video %s was begun", video_id)
 
     def _count(self, more: int) -> None:
