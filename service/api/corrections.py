@@ -21,7 +21,8 @@ from service.api.micro_models import version_number
 from service.api.threads import Backend, Context
 from service.api.tokens import decode_token, encode_token, page_size
 from service.history import ChangeKind, LabelDifference
-from service.jobs.sessions import Question, Sessions
+from service.jobs.session_process import Question
+from service.jobs.sessions import Sessions
 from service.store import LabelKey, ModelVersion, VideoState, WriteResult
 
 __all__ = ["CorrectionServicer"]

@@ -14,7 +14,8 @@ from service.api.threads import Backend, Context
 from service.diagnostics import Acts, Group, VideoDiagnostics, diagnose, draw
 from service.errors import NotFound
 from service.history import ChangeKind
-from service.jobs.sessions import Question, Sessions
+from service.jobs.session_process import Question
+from service.jobs.sessions import Sessions
 from service.store import ModelVersion, VideoState
 
 __all__ = ["DiagnosticsServicer"]

@@ -8,69 +8,31 @@ dies loses nothing: the next question starts another process from what is stored
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from micromodels.errors import MicromodelsError
-from micromodels.types import AnyLabel, Provenance
 from service.access import Call, Caller, calling
-from service.codec import encode_label, encode_ontology
 from service.errors import ResourceExhausted, SessionFailed, Unavailable
-from service.history import Act, ChangeKind, LabelDifference
 from service.jobs import retrain_if_due
-from service.jobs.interactive import INTERACTIVE
-from service.jobs.learned import lay_out_learned
-from service.jobs.processes import Lines, end_process, has_exited, how_it_ended, start_child
-from service.jobs.protocol import (
-    Say,
-    Task,
-    key_to_json,
-    label_from_json,
-    label_to_json,
-    write_labels,
-    write_settled,
-)
-from service.records import JobError, LabelKey, ModelVersion
+from service.jobs.session_process import Question, SessionProcess
+from service.records import JobError, ModelVersion
 from service.settings import Settings
 from service.store import Store
-from service.store.erasure import cache_folder
 
-__all__ = ["Question", "Sessions"]
+__all__ = ["Sessions"]
 
 _LOG = logging.getLogger(__name__)
-_COMMIT_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
+"""Between two looks whether another micro-model is the video's newest."""
 _RETRY_SECONDS = 5.0
-
-
-def _quiet() -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a session is asked."""
-
-    ask: str
-    """``correct``, ``suggest``, ``swaps``, ``cuts`` or ``issues``."""
-    model: ModelVersion
-    """What computes; a session that has another one starts anew."""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    """What else the process needs to know, as JSON."""
-    revision: int = 0
-    """Of a correction: the revision of its labels."""
-    author: str = ""
-    """Of a correction: who made it."""
-    on_news: Callable[[], None] = _quiet
-    """Called in the session's thread when something has been stored."""
 
 
 class Sessions:
@@ -173,9 +135,12 @@ class _Session:
         self._counting = threading.Lock()
         self._running: dict[int, Future[Any]] = {}
         self._ending = threading.Event()
-        self._process: _Process | None = None
+        self._process: SessionProcess | None = None
         self._corrected_by: str | None = None
         """Who has corrected something since a retraining was last thought of; None for nobody."""
+        self._newest: ModelVersion | None = None
+        """The video's newest micro-model when last looked at."""
+        self._looked = 0.0
         self._thread = threading.Thread(target=self._run, name=f"session {ids[1]}", daemon=True)
         self._thread.start()
 
@@ -210,6 +175,7 @@ class _Session:
                 try:
                     question, future, asked = self._questions.get(timeout=0.1)
                 except queue.Empty:
+                    self._follow()
                     quiet_seconds = time.monotonic() - self.last_used
                     if quiet_seconds > self._settings.retrain_idle_seconds:
                         self._retrain()
@@ -243,6 +209,20 @@ class _Session:
             _LOG.warning("no retraining of video %s was begun: %s", video_id, error)
         except Exception:  # nobody waits for it, and this thread answers those who do wait
             _LOG.exception("no retraining of video %s was begun", video_id)
+
+    def _follow(self) -> None:
+        """Get ready with the video's newest micro-model as soon as it takes over, before anybody asks."""
+        if self._process is None or time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        try:
+            before, self._newest = self._newest, self._store.models.of_video(*self.ids)
+            if before is None or self._newest is None or self._newest == before or not self._process.suits(before):
+                return  # nothing new, or who asks wants another one
+            self._open_process(Question("suggest", self._newest))
+        except Exception:  # the next question opens it, and its asker is told
+            _LOG.exception("the session of video %s did not get ready", self.ids[1])
+            self._close()
 
     def _count(self, more: int) -> None:
         with self._counting:
@@ -278,219 +258,31 @@ class _Session:
 
     def _ask(self, question: Question, asked: float) -> Any:
         process = self._process
-        if process is not None and (process.is_gone or not process.suits(question.model)):
-            self._close()
-        if self._process is None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch.mkdir(parents=True)
-            self._process = _Process(
-                self._store, self._settings, self.ids, self._scratch, question, self._preload, self._ending
-            )
+        if process is None or process.is_gone or not process.suits(question.model):
+            process = self._open_process(question)
         try:
-            value = self._process.ask(question)
+            value = process.ask(question)
         finally:
-            if self._process.has_ended:
+            if process.has_ended:
                 self._close()
         if question.revision:
             seconds, version = time.monotonic() - asked, question.model.provenance_version
             settled = (*self.ids, question.revision)
-            learned = self._process.learned
+            learned = process.learned
             self._store.history.settle(*settled, seconds=seconds, model_version=version, learned=learned)
         return value
+
+    def _open_process(self, question: Question) -> SessionProcess:
+        """Start the process that a question needs, in place of the one there is."""
+        self._close()
+        self._scratch.mkdir(parents=True)
+        self._process = SessionProcess(
+            self._store, self._settings, self.ids, self._scratch, question, self._preload, self._ending
+        )
+        return self._process
 
     def _close(self) -> None:
         if self._process is not None:
             self._process.end()
             self._process = None
         shutil.rmtree(self._scratch, ignore_errors=True)
-
-
-_News = dict[LabelKey, tuple[AnyLabel | None, bool]]
-"""Labels by key, None for none, and whether people have settled them."""
-
-
-class _Process:
-    """One child process, what it knows, and what is stored of what it says."""
-
-    def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        ids: tuple[str, str],
-        scratch: Path,
-        question: Question,
-        preload: str,
-        ending: threading.Event,
-    ) -> None:
-        self.model = question.model.provenance_version
-        self._ontology = store.projects.get(ids[0]).ontology
-        self.has_ended = False
-        self._store, self._settings, self._ids, self._scratch = store, settings, ids, scratch
-        self._ending = ending
-        self._own: set[int] = set()
-        """Revisions that are this process' own work: it need not be told of them."""
-        self._differs: set[LabelKey] = set()
-        """Keys where it has something else than what is stored."""
-        self._known = 0
-        self.learned = 0
-        """Number of the state that the last question has led to; 0 if nothing was learned from it."""
-        news = self._news([] if not question.revision else self._differences(question))
-        self._child = start_child(self._task(news, question.model), scratch, preload, settings.trace_file)
-        assert self._child.stdout is not None
-        self._lines = Lines(self._child.stdout.fileno())
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it has ended, by whatever hand."""
-        return self.has_ended or has_exited(self._child)
-
-    def suits(self, model: ModelVersion) -> bool:
-        """Whether it has this micro-model, and knows the classes of the project as they are now."""
-        ontology = self._store.projects.get(self._ids[0]).ontology
-        return self.model == model.provenance_version and self._ontology == ontology
-
-    def ask(self, question: Question) -> Any:
-        """Have a question answered; stores changes as they come.
-
-        Raises:
-            SessionFailed: it refused, or died.
-            Unavailable: the server is stopping.
-        """
-        request: dict[str, Any] = {"ask": question.ask, **question.details}
-        self.learned = 0
-        differences: list[LabelDifference] = []
-        if question.revision:
-            differences = self._differences(question)
-            said = [item.after.label for item in differences if item.after is not None]
-            request["labels"] = [label_to_json(label) for label in said if label is not None]
-            request["removals"] = [key_to_json(item.key) for item in differences if _takes_anchor_back(item)]
-        news = self._news(differences)
-        request["news"] = [
-            [*key_to_json(key), None if label is None else encode_label(label), settled]
-            for key, (label, settled) in news.items()
-        ]
-        self._send(request)
-        changes: dict[LabelKey, AnyLabel | None] = {}
-        stored = heard = time.monotonic()
-        try:
-            for line in self._heard():
-                if line is None:
-                    if time.monotonic() - heard > self._settings.silence_seconds:
-                        self.end()
-                else:
-                    heard = time.monotonic()
-                    message = json.loads(line)
-                    say = Say(message["say"])
-                    if say is Say.ANSWER:
-                        return message["value"]
-                    if say in (Say.REFUSED, Say.ERROR):
-                        raise SessionFailed(JobError(message["reason"], message["message"], message["error_class"]))
-                    if say is Say.LEARNED:
-                        self._keep(Path(message["folder"]), question.revision)
-                    else:
-                        label = message["label"]
-                        changes[LabelKey(*message["key"])] = None if label is None else label_from_json(label)
-                if changes and time.monotonic() - stored > _COMMIT_SECONDS:
-                    self._store_changes(question, changes)
-                    changes, stored = {}, time.monotonic()
-        finally:
-            self._store_changes(question, changes)
-        raise SessionFailed(self._crash())
-
-    def end(self) -> None:
-        """Kill what is left of it."""
-        if not self.has_ended:
-            self.has_ended = True
-            end_process(self._child)
-
-    def _differences(self, question: Question) -> list[LabelDifference]:
-        return self._store.history.differences(*self._ids, question.revision)
-
-    def _news(self, differences: Sequence[LabelDifference]) -> _News:
-        """What the process does not know yet, but with the keys of a correction as they were before it."""
-        records, known = self._store.history.news(*self._ids, self._known, but=self._own, also=self._differs)
-        news: _News = {record.key: (record.label, record.is_settled) for record in records}
-        self._differs = {r.key for r in records if any(d.key == r.key and r.revision > d.revision for d in differences)}
-        for item in differences:
-            keeps = item.before is not None and (item.after is not None or _takes_anchor_back(item))
-            news[item.key] = (item.before.label if keeps and item.before is not None else None, False)
-        self._known, self._own = known, set()
-        return news
-
-    def _heard(self) -> Iterator[bytes | None]:
-        """Lines as they come, None where there was none for a while, until the process ends."""
-        while not self.has_ended and not self._lines.ended:
-            lines = list(self._lines.read(_COMMIT_SECONDS))
-            yield from lines
-            if not lines:
-                yield None
-            if self._ending.is_set():
-                raise Unavailable("the session was ended while it worked; what was stored stays")
-
-    def _send(self, request: Mapping[str, Any]) -> None:
-        assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the end of its messages tells that it has died
-            rest = memoryview(json.dumps(request).encode() + b"\n")
-            while rest:
-                rest = rest[self._child.stdin.write(rest) :]
-
-    def _store_changes(self, question: Question, changes: Mapping[LabelKey, AnyLabel | None]) -> None:
-        """Store predictions; the anchors among them are people's alone to write."""
-        labels = [x for x in changes.values() if x is not None and not x.is_anchor]
-        labels = [replace(x, provenance=Provenance(x.provenance.kind, self.model)) for x in labels]
-        gone = [key for key, label in changes.items() if label is None]
-        if not question.revision or not (labels or gone):
-            return
-        act = Act(question.author, ChangeKind.RECOMPUTE, parent=question.revision, model_version=self.model)
-        result = self._store.labels.recompute(*self._ids, labels, gone, act)
-        if result.written or result.deleted:
-            self._own.add(result.revision)
-        self._differs |= set(result.kept_anchors)
-        question.on_news()
-
-    def _keep(self, folder: Path, revision: int) -> None:
-        """Keep what the micro-model has learned: whatever becomes of the process, the next one goes on from there."""
-        files = [self._store.blobs.add_file(path) for path in sorted(folder.iterdir())]
-        self.learned = self._store.learned.add(*self._ids, self.model, files, revision=revision).number
-
-    def _task(self, news: _News, model: ModelVersion) -> Task:
-        store, scratch = self._store, self._scratch
-        project_id, video_id = self._ids
-        table, labels, settled = scratch / "frame_table.json", scratch / "labels.in", scratch / "settled.json"
-        table.write_text(json.dumps(store.videos.frame_table(project_id, video_id)))
-        write_labels(labels, (label for label, _ in news.values() if label is not None))
-        write_settled(settled, (key for key, (_, is_settled) in news.items() if is_settled))
-        store.models.materialise(model, scratch / "model")
-        cache = cache_folder(self._settings, store.videos.get(project_id, video_id).content_hash)
-        cache.mkdir(parents=True, exist_ok=True)
-        return Task(
-            kind=INTERACTIVE,
-            spec={},
-            video_path=str(store.videos.path(project_id, video_id)),
-            scratch=str(scratch),
-            cache=str(cache),
-            device=self._settings.device,
-            niceness=0,
-            checkpoint={},
-            ontology=encode_ontology(self._ontology),
-            frame_table=str(table),
-            labels=str(labels),
-            model=str(scratch / "model"),
-            learned=lay_out_learned(store, self._ids, self.model, scratch, 2),
-            settled=str(settled),
-        )
-
-    def _crash(self) -> JobError:
-        self.end()
-        tail = (self._scratch / "stderr").read_bytes()[-2000:].decode(errors="replace")
-        tail = tail.replace(str(self._store.videos.path(*self._ids)), "VIDEO")  # it may hold a name, which logs do not
-        how = how_it_ended(self._child.returncode)
-        _LOG.warning("the session of video %s died: %s; its last words:\n%s", self._ids[1], how, tail)
-        return JobError(
-            "WORKER_CRASHED", f"the session's process died: {how}; labels that were acknowledged are stored"
-        )
-
-
-def _takes_anchor_back(item: LabelDifference) -> bool:
-    label = item.before.label if item.before is not None else None
-    return item.after is None and label is not None and label.is_anchor

@@ -312,7 +312,9 @@ def children(running: Running) -> set[int]:
                 command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(status[1]) == os.getpid() and status[0] != "Z" and b"service.jobs.child" in command:
+            # One that is about to be a zombie has no command any more.
+            is_session = b"service.jobs.child" in command or not command
+            if int(status[1]) == os.getpid() and status[0] != "Z" and is_session:
                 found.add(int(folder.name))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -56,6 +57,15 @@ def eventually(condition: Callable[[], object]) -> bool:
     """Whether it comes true within a generous time."""
     pause = threading.Event()
     return any(condition() or pause.wait(0.05) for _ in range(2400))
+
+
+def sessions() -> set[int]:
+    """The processes of sessions: what they say of themselves lies in a folder that is named so."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            found |= {child.pid for file in child.open_files() if Path(file.path).parent.name.startswith("session-")}
+    return found
 
 
 # What is learned stays.
@@ -144,6 +154,20 @@ def test_a_better_model_takes_over(running: Running, video: str) -> None:
     assert {label.provenance.version for label in rest} == {second}
     summary = correct(running.client, video, box(3, x1=5))
     assert (summary.micro_model_version, summary.learned_count) == (second, 1)
+
+
+def test_a_session_gets_ready_for_the_model_that_took_over(running: Running) -> None:
+    """Nobody asks for anything: the session's process gives way to one with the new model, which answers next."""
+    others = sessions()
+    made = labelled(running.client, running.clip, box(0))
+    for frame in (6, 12, 18):
+        correct(running.client, made, box(frame, x1=frame))
+    (old,) = sessions() - others
+    assert running.client.retrain(made).result(60).replaced
+    assert eventually(lambda: sessions() - others - {old})
+    (ready,) = sessions() - others
+    assert correct(running.client, made, box(3, x1=5)).learned_count == 1
+    assert sessions() - others == {ready}
 
 
 def test_a_worse_model_changes_nothing(running: Running) -> None:
@@ -275,12 +299,11 @@ def test_retraining_that_nobody_asked_for_gives_way(eager: Running) -> None:
 def test_a_session_notices_changed_classes(running: Running, video: str) -> None:
     """Changed classes reach the next question: another process answers it, and goes on from what was learned."""
     ids = tuple(video.split("/")[1::2])
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    before = sessions()
     project = running.client.get_project(f"projects/{ids[0]}")
     project.object_classes[0].max_instances = 1
     request = project_pb2.UpdateProjectRequest(project=project)
     request.update_mask.paths.append("object_classes")
     running.stubs.projects.UpdateProject(request)
     assert correct(running.client, video, box(3, x1=5)).learned_count == 4
-    after = {child.pid for child in psutil.Process().children(recursive=True)}
-    assert after - before, "the process that had learned three times knew the old classes"
+    assert sessions() - before, "the process that had learned three times knew the old classes"
