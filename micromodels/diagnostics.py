@@ -48,7 +48,7 @@ class Issue:
     Attributes:
         kind: which check.
         frame: where.
-        tracks: which tracks.
+        tracks: which tracks; none where frame classes are concerned only.
         score: how much it is out of the usual, 0 to 1; checks of yes or no give 1.
         text: in words.
     """
@@ -195,7 +195,7 @@ def _too_many(series: Mapping[str, TrackSeries], ontology: Ontology) -> list[Iss
 def _excluded(
     series: Mapping[str, TrackSeries], frame_classes: Mapping[str, TrackSeries], ontology: Ontology
 ) -> list[Issue]:
-    """Objects where their class cannot be: one issue for each run of frames."""
+    """Objects where their class cannot be, frame classes that cannot both hold: one issue for each run of frames."""
     out = []
     for allowed in ontology.object_classes:
         members = [one for one in series.values() if one.object_class == allowed.name]
@@ -210,6 +210,11 @@ def _excluded(
                 for first, last in _runs(np.nan_to_num(_box_iou(one.boxes, other.boxes)) > OVERLAP):
                     text = f"{one.track} is where {other.track} is on {_frames(first, last)}"
                     out.append(Issue(IssueKind.EXCLUDED, first, (one.track, other.track), 1.0, text))
+    pairs = {frozenset((entry.name, name)) for entry in ontology.frame_classes for name in entry.excludes}
+    for here, there in sorted(sorted(pair) for pair in pairs if pair <= frame_classes.keys()):
+        for first, last in _runs(frame_classes[here].shown & frame_classes[there].shown):
+            text = f"{here} and {there} both hold on {_frames(first, last)}"
+            out.append(Issue(IssueKind.EXCLUDED, first, (), 1.0, text))
     return out
 
 

@@ -352,13 +352,22 @@ class ObjectClass:
 
 @dataclass(frozen=True, slots=True)
 class FrameClass:
-    """A property of whole frames."""
+    """A property of whole frames. ``excludes`` names frame classes that it cannot hold together with."""
 
     name: str
     color: str = ""
+    excludes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name("frame_class.name", self.name)
+
+
+def _check_excluded(path: str, one: ObjectClass | FrameClass, names: Sequence[str]) -> None:
+    others = [name for name in names if name != one.name]
+    for name in one.excludes:
+        if name not in others:
+            allowed = ", ".join(map(repr, others)) or "none: there is no other"
+            raise InvalidInput(f"{path}.excludes", name, allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,11 +382,10 @@ class Ontology:
         for name in names:
             if names.count(name) > 1:
                 raise InvalidInput("ontology", name, "every class name once")
-        for one in self.object_classes:
-            for name in one.excludes:
-                if name not in names or name == one.name:
-                    others = ", ".join(repr(other) for other in names if other != one.name) or "none: there is no other"
-                    raise InvalidInput(f"object_classes[{self.object_classes.index(one)}].excludes", name, others)
+        for index, one in enumerate(self.object_classes):
+            _check_excluded(f"object_classes[{index}]", one, names)
+        for index, entry in enumerate(self.frame_classes):
+            _check_excluded(f"frame_classes[{index}]", entry, [c.name for c in self.frame_classes])
 
     @classmethod
     def from_labels(cls, labels: Iterable[AnyLabel]) -> Ontology:

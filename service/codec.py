@@ -92,7 +92,9 @@ def encode_ontology(ontology: Ontology) -> dict[str, Any]:
             }
             for c in ontology.object_classes
         ],
-        "frame_classes": [{"name": c.name, "color": c.color} for c in ontology.frame_classes],
+        "frame_classes": [
+            {"name": c.name, "color": c.color, "excludes": list(c.excludes)} for c in ontology.frame_classes
+        ],
     }
 
 
@@ -110,5 +112,5 @@ def decode_ontology(data: dict[str, Any]) -> Ontology:
             )
             for c in data["object_classes"]
         ),
-        tuple(FrameClass(c["name"], c["color"]) for c in data["frame_classes"]),
+        tuple(FrameClass(c["name"], c["color"], tuple(c.get("excludes", ()))) for c in data["frame_classes"]),
     )

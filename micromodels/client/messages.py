@@ -183,7 +183,9 @@ def ontology_to_message(ontology: Ontology) -> project_pb2.Project:
             )
             for c in ontology.object_classes
         ],
-        frame_classes=[project_pb2.FrameClass(name=c.name, color=c.color) for c in ontology.frame_classes],
+        frame_classes=[
+            project_pb2.FrameClass(name=c.name, color=c.color, excludes=c.excludes) for c in ontology.frame_classes
+        ],
     )
 
 
@@ -208,7 +210,7 @@ def ontology_from_message(
     for index, entry in enumerate(frame_classes):
         path = f"{where}.frame_classes[{index}]"
         with _path(path, {"frame_class.name": "name"}):
-            frames.append(FrameClass(entry.name, entry.color))
+            frames.append(FrameClass(entry.name, entry.color, tuple(entry.excludes)))
     with _path(where, {}):
         return Ontology(tuple(objects), tuple(frames))
 

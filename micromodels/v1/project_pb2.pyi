@@ -173,19 +173,27 @@ class FrameClass(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     COLOR_FIELD_NUMBER: _builtins.int
+    EXCLUDES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, 1 to 200 characters; labels refer to it."""
     color: _builtins.str
     """The colour it is drawn in, `#rrggbb`; empty for a colour chosen by the program that draws."""
+    @_builtins.property
+    def excludes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of other frame classes that it cannot hold together with. Labels against it are not refused; GetDiagnostics
+        shows the frames (`excluded`).
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         color: _builtins.str = ...,
+        excludes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["color", b"color", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["color", b"color", "excludes", b"excludes", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from google.protobuf import empty_pb2
 
-from micromodels.client.messages import ontology_from_message
+from micromodels.client.messages import ontology_from_message, ontology_to_message
 from micromodels.errors import FailedPrecondition, InvalidInput
-from micromodels.types import Ontology
 from micromodels.v1 import project_pb2, project_pb2_grpc
 from service.access import current_caller
 from service.api import names
@@ -80,14 +79,14 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     def _update(self, project_id: str, wanted: project_pb2.Project, paths: list[str]) -> Project:
         etag, ontology = wanted.etag, None
         if "object_classes" in paths or "frame_classes" in paths:
-            ontology = ontology_from_message(wanted.object_classes, wanted.frame_classes)
+            objects, frames = wanted.object_classes, wanted.frame_classes
             if not ("object_classes" in paths and "frame_classes" in paths):
                 now = self._store.projects.get(project_id)
                 etag = etag or now.etag  # the half that stays must be the one that was read here
-                kept = now.ontology
-                objects = ontology.object_classes if "object_classes" in paths else kept.object_classes
-                frames = ontology.frame_classes if "frame_classes" in paths else kept.frame_classes
-                ontology = Ontology(objects, frames)
+                kept = ontology_to_message(now.ontology)
+                objects = objects if "object_classes" in paths else kept.object_classes
+                frames = frames if "frame_classes" in paths else kept.frame_classes
+            ontology = ontology_from_message(objects, frames)
         return self._store.projects.update(
             project_id,
             display_name=wanted.display_name if "display_name" in paths else None,

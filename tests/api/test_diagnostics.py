@@ -71,14 +71,29 @@ def test_consistency_checks_and_estimates(running: Running) -> None:
 def test_classes_that_exclude_each_other(running: Running) -> None:
     """A project keeps which class cannot be with which; only other classes of it can be named."""
     square = ObjectClass("square", excludes=("bright", "letter"))
-    ontology = Ontology((square, ObjectClass("letter")), (FrameClass("bright"),))
+    frames = (FrameClass("bright"), FrameClass("dark", excludes=("bright",)))
+    ontology = Ontology((square, ObjectClass("letter")), frames)
     project = running.project(ontology)
-    assert list(running.client.get_project(project.name).object_classes[0].excludes) == ["bright", "letter"]
-    project.object_classes[0].excludes[:] = ["dark"]
+    kept = running.client.get_project(project.name)
+    assert list(kept.object_classes[0].excludes) == ["bright", "letter"]
+    assert [list(one.excludes) for one in kept.frame_classes] == [[], ["bright"]]
+    project.object_classes[0].excludes[:] = ["dim"]
     request = project_pb2.UpdateProjectRequest(project=project)
     request.update_mask.paths.append("object_classes")
     with refused("INVALID_ARGUMENT", field="project.object_classes[0].excludes"):
         running.stubs.projects.UpdateProject(request)
+    del project.object_classes[:]  # the mask leaves them as they are
+    project.frame_classes[1].excludes[:] = ["letter"]
+    request = project_pb2.UpdateProjectRequest(project=project)
+    request.update_mask.paths.append("frame_classes")
+    with refused("INVALID_ARGUMENT", field="project.frame_classes[1].excludes"):
+        running.stubs.projects.UpdateProject(request)
+    del project.frame_classes[:]
+    project.object_classes.extend(kept.object_classes)
+    project.object_classes[1].excludes.append("dark")  # a frame class that the message does not hold
+    request = project_pb2.UpdateProjectRequest(project=project)
+    request.update_mask.paths.append("object_classes")
+    assert list(running.stubs.projects.UpdateProject(request).object_classes[1].excludes) == ["dark"]
 
 
 def test_how_verdicts_develop(running: Running) -> None:

@@ -206,6 +206,29 @@ def test_a_class_is_found_where_it_cannot_be() -> None:
         Ontology((ObjectClass("car", excludes=("day",)),))
 
 
+def test_frame_classes_that_cannot_both_hold_are_found() -> None:
+    """One issue for each run of frames, whichever of the two names the other; only frame classes can be named."""
+    day, night = empty_series("day", "day", COUNT), empty_series("night", "night", COUNT)
+    for frame in range(10):
+        day.put(frame, FrameLabel(frame, "day", True), fixed=False)
+    for frame in (3, 4, 9, 10):
+        night.put(frame, FrameLabel(frame, "night", True), fixed=False)
+    both = {"day": day, "night": night}
+    for classes in (
+        (FrameClass("day", excludes=("night",)), FrameClass("night")),
+        (FrameClass("night"), FrameClass("day", excludes=("night",))),
+        (FrameClass("day", excludes=("night",)), FrameClass("night", excludes=("day",))),
+    ):
+        found = consistency_issues({}, Ontology((), classes), both)
+        assert [(one.kind, one.frame, one.tracks, one.text) for one in found] == [
+            (IssueKind.EXCLUDED, 3, (), "day and night both hold on frames 3 to 4"),
+            (IssueKind.EXCLUDED, 9, (), "day and night both hold on frame 9"),
+        ]
+    assert consistency_issues({}, Ontology((), (FrameClass("day"), FrameClass("night"))), both) == []
+    with pytest.raises(InvalidInput, match=r"frame_classes\[0\].excludes"):
+        Ontology((ObjectClass("car"),), (FrameClass("day", excludes=("car",)),))
+
+
 def test_boxes_and_areas_of_all_shapes() -> None:
     """Masks and polygons have the box and area that their pixels have."""
     array = np.zeros((40, 50), bool)

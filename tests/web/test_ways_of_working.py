@@ -194,6 +194,19 @@ def test_classes_that_cannot_be_together_are_said_once(served: Served, visit: Vi
         classes = served.rpc("micromodels.v1.ProjectService/GetProject", {"name": project})["objectClasses"]
         assert [one.get("excludes", []) for one in classes] == [["bright"], []]
     page.get_by_role("button", name="Classes").click()
+    page.get_by_role("button", name="Add a class").click()
+    page.get_by_label("Name of the class").last.fill("dark")
+    page.get_by_label("Kind").last.select_option("frame")
+    never = page.locator(".never").last
+    never.locator("summary").click()
+    expect(never.get_by_role("button")).to_have_text(["bright"])  # of whole frames only those
+    never.get_by_role("button", name="bright").click()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    frames = served.rpc("micromodels.v1.ProjectService/GetProject", {"name": project})["frameClasses"]
+    assert [(one["name"], one.get("excludes", [])) for one in frames] == [("bright", []), ("dark", ["bright"])]
+    page.get_by_role("button", name="Classes").click()
+    page.get_by_role("button", name="Remove dark").click()
     page.get_by_role("button", name="Remove bright").click()
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("dialog")).to_have_count(0)

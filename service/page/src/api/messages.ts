@@ -14,6 +14,7 @@ export type ShapeKind = "SHAPE_KIND_BOX" | "SHAPE_KIND_POLYGON" | "SHAPE_KIND_MA
 export interface FrameClass {
   name: string;
   color?: string;
+  excludes?: string[];
 }
 export interface Project {
   name: string;

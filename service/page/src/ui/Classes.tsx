@@ -36,7 +36,7 @@ function drafts(project: Project): Draft[] {
       shapes: [],
       maxInstances: 0,
       flip: true,
-      excludes: [],
+      excludes: one.excludes ?? [],
     })),
   ];
 }
@@ -53,14 +53,16 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
   const save = async (event: Event): Promise<void> => {
     event.preventDefault();
     const named = classes.map((one) => ({ ...one, name: one.name.trim() })).filter((one) => one.name);
-    const names = named.map((one) => one.name);
+    const left = (one: Draft): string[] => one.excludes.filter((other) => candidates(named, one).includes(other));
     const project: Project = {
       name: props.project.name,
       etag: props.project.etag,
       objectClasses: named
         .filter((one) => one.kind === "object")
-        .map(({ kind, excludes, ...one }) => ({ ...one, excludes: excludes.filter((other) => other !== one.name && names.includes(other)) })),
-      frameClasses: named.filter((one) => one.kind === "frame").map(({ name, color }) => ({ name, color })),
+        .map(({ kind, ...one }) => ({ ...one, excludes: left({ kind, ...one }) })),
+      frameClasses: named
+        .filter((one) => one.kind === "frame")
+        .map((one) => ({ name: one.name, color: one.color, excludes: left(one) })),
     };
     try {
       const body = { project, updateMask: "objectClasses,frameClasses" };
@@ -126,9 +128,7 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
               >
                 <Icon of={Trash2} />
               </button>
-              {one.kind === "object" && (
-                <Never classes={classes} one={one} onChange={(excludes) => change(index, { excludes })} />
-              )}
+              <Never classes={classes} one={one} onChange={(excludes) => change(index, { excludes })} />
             </div>
           ))}
         </div>
@@ -152,10 +152,19 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
   );
 }
 
+/** Names that a class may be said to be never with: of an object all others, of a whole frame those of whole frames. */
+function candidates(classes: Draft[], one: Draft): string[] {
+  const fitting = classes.filter((other) => one.kind === "object" || other.kind === "frame");
+  const names = new Set(fitting.map((other) => other.name.trim()));
+  names.delete(one.name.trim());
+  names.delete("");
+  return [...names];
+}
+
 /** Classes that it cannot be with; where it is all the same, the checks say so. */
 function Never(props: { classes: Draft[]; one: Draft; onChange: (excludes: string[]) => void }) {
   const { one } = props;
-  const others = [...new Set(props.classes.map((other) => other.name.trim()))].filter((name) => name && name !== one.name.trim());
+  const others = candidates(props.classes, one);
   const chosen = one.excludes.filter((name) => others.includes(name));
   if (!others.length) return null;
   return (
