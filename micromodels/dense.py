@@ -43,6 +43,9 @@ SELF_TRAINING_STRIDE = 2
 SELF_TRAINING_CERTAINTY = 0.85
 USUAL_FRAMES, SPARE_EFFORT = 80, 0.4
 """A video of a few frames only gets 1.4 times the views and steps: encoding the others would have taken as long."""
+FEW_FRAMES, MOST_LESSONS = 3, 2.0
+"""Each frame of masks after the third brings half as many steps more, up to twice as many in all: more frames take
+longer to learn, and each of them took somebody a minute. Boxes do not: they are drawn in seconds."""
 EARLY_VIEWS = 0.25
 """Training begins when this share of the views is there; the others come in over as large a share of its steps."""
 
@@ -67,13 +70,13 @@ class DenseSettings:
     width: int = 48
     thin: bool = False
 
-    def scaled(self, effort: float) -> DenseSettings:
-        """The same with ``effort`` times the views and steps."""
+    def scaled(self, effort: float, lessons: float) -> DenseSettings:
+        """The same with ``effort`` times the views, and ``effort`` times ``lessons`` times the steps."""
         return replace(
             self,
             views=max(4, round(self.views * effort)),
-            steps=max(4, round(self.steps * effort)),
-            self_steps=round(self.self_steps * effort),
+            steps=max(4, round(self.steps * effort * lessons)),
+            self_steps=round(self.self_steps * effort * lessons),
         )
 
 
@@ -122,9 +125,11 @@ class _Training:
         thin = video.encoder.levels[0].stride == 1 and has_thin_objects(self._targets.values(), seeds.tracks)
         # Frames that a short video does not have leave time for steps.
         self._effort = settings.effort * (1 + SPARE_EFFORT * max(0.0, 1 - video.frame_count / USUAL_FRAMES))
-        self._base = replace(DenseSettings(), **(THIN if thin else {})).scaled(self._effort)
         self._stride = 1 if thin else 2
         self._boxes = any(spec.shape is ShapeKind.BOX for spec in seeds.tracks)
+        self._lessons = 1.0 if self._boxes else min(MOST_LESSONS, 1 + max(0, len(self._targets) - FEW_FRAMES) / 2)
+        base = replace(DenseSettings(), **(THIN if thin else {}))
+        self._base = base.scaled(self._effort, self._lessons)
         self._seed_frames = sorted(set(seeds.frames) | {label.frame for label in seeds.frame_labels})
         per_frame = max(4, -(-self._base.views // len(self._seed_frames)))
         # View number n of every seed frame comes before view n + 1 of any.
@@ -229,7 +234,7 @@ class _Training:
     def _experiments(self) -> tuple[DenseHead, DenseSettings, dict[str, float]]:
         """Try variants on all seeds but one, train the best on all of them."""
         count = self._settings.experiments
-        variants = [replace(self._base, **_scaled_variant(i, self._effort)) for i in range(count)]
+        variants = [replace(self._base, **_scaled_variant(i, self._effort * self._lessons)) for i in range(count)]
         trial_steps = [max(4, v.steps // 2) for v in variants] if count > 1 and len(self._targets) > 1 else [0] * count
         final = self._base.steps + self._base.self_steps
         clock = Clock(0, count, sum(trial_steps) + final)
@@ -460,11 +465,11 @@ class _Training:
         )
 
 
-def _scaled_variant(number: int, effort: float) -> dict[str, Any]:
+def _scaled_variant(number: int, factor: float) -> dict[str, Any]:
     variant = dict(VARIANTS[number % len(VARIANTS)])
     for key in ("steps", "self_steps"):
         if key in variant:
-            variant[key] = max(4, round(variant[key] * effort)) if variant[key] else 0
+            variant[key] = max(4, round(variant[key] * factor)) if variant[key] else 0
     return variant
 
 

@@ -361,13 +361,28 @@ def test_the_same_seed_gives_the_same_version(tiny: None) -> None:
 def test_effort_scales_views_and_steps() -> None:
     """Half the effort, half of both; there are always a few, and no self-training may stay none."""
     base = DenseSettings()
-    half = base.scaled(0.5)
+    half = base.scaled(0.5, 1.0)
     assert (half.views, half.steps, half.self_steps) == (base.views // 2, base.steps // 2, base.self_steps // 2)
     assert (half.learning_rate, half.width) == (base.learning_rate, base.width)
-    least = base.scaled(0.01)
+    least = base.scaled(0.01, 1.0)
     assert least.views >= 1
     assert least.steps >= 1
-    assert DenseSettings(self_steps=0).scaled(3).self_steps == 0
+    assert DenseSettings(self_steps=0).scaled(3, 1.0).self_steps == 0
+
+
+@pytest.mark.parametrize("kind", [ShapeKind.MASK, ShapeKind.BOX])
+def test_more_frames_of_masks_are_studied_longer(kind: ShapeKind) -> None:
+    """Up to three take the same; five masks twice as many steps, and so do seven; boxes never more."""
+    steps = []
+    for frames in ([2], [2, 6, 11], [1, 3, 6, 8, 11], [1, 2, 3, 6, 8, 11, 12]):
+        recorder = Recorder()
+        settings = TrainSettings(effort=0.03)
+        train(video(), [seed(frame, kind) for frame in frames], settings, run=recorder.run)
+        steps.append(max(e.steps for e in recorder.events if isinstance(e, TrainingProgress)))
+    more = 1 if kind is ShapeKind.BOX else 2
+    assert steps[1] == steps[0]
+    assert steps[2] == pytest.approx(more * steps[0], abs=2)
+    assert steps[3] == steps[2]
 
 
 BAD: dict[str, tuple[list[AnyLabel], type[MicromodelsError]]] = {
