@@ -127,7 +127,8 @@ class _Training:
         self._effort = settings.effort * (1 + SPARE_EFFORT * max(0.0, 1 - video.frame_count / USUAL_FRAMES))
         self._stride = 1 if thin else 2
         self._boxes = any(spec.shape is ShapeKind.BOX for spec in seeds.tracks)
-        self._lessons = 1.0 if self._boxes else min(MOST_LESSONS, 1 + max(0, len(self._targets) - FEW_FRAMES) / 2)
+        drawn = {label.frame for label in seeds.object_labels if label.shape is not None}
+        self._lessons = 1.0 if self._boxes else min(MOST_LESSONS, 1 + max(0, len(drawn) - FEW_FRAMES) / 2)
         base = replace(DenseSettings(), **(THIN if thin else {}))
         self._base = base.scaled(self._effort, self._lessons)
         self._seed_frames = sorted(set(seeds.frames) | {label.frame for label in seeds.frame_labels})

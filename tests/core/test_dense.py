@@ -372,12 +372,13 @@ def test_effort_scales_views_and_steps() -> None:
 
 @pytest.mark.parametrize("kind", [ShapeKind.MASK, ShapeKind.BOX])
 def test_more_frames_of_masks_are_studied_longer(kind: ShapeKind) -> None:
-    """Up to three take the same; five masks twice as many steps, and so do seven; boxes never more."""
+    """Up to three take the same; five masks twice as many steps, and so do seven; boxes and absences never more."""
     steps = []
     for frames in ([2], [2, 6, 11], [1, 3, 6, 8, 11], [1, 2, 3, 6, 8, 11, 12]):
         recorder = Recorder()
         settings = TrainSettings(effort=0.03)
-        train(video(), [seed(frame, kind) for frame in frames], settings, run=recorder.run)
+        absent = [Label(frame, "1", "square", State.ABSENT) for frame in (0, 4, 5, 7)]
+        train(video(), [*absent, *(seed(frame, kind) for frame in frames)], settings, run=recorder.run)
         steps.append(max(e.steps for e in recorder.events if isinstance(e, TrainingProgress)))
     more = 1 if kind is ShapeKind.BOX else 2
     assert steps[1] == steps[0]
