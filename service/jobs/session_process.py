@@ -92,6 +92,8 @@ class SessionProcess:
         self._known = 0
         self.learned = 0
         """Number of the state that the last question has led to; 0 if nothing was learned from it."""
+        self.was_heard = False
+        """Whether it has said anything to the last question, or was killed for its silence."""
         news = self._news([] if not question.revision else self._differences(question))
         self._child = start_child(self._task(news, question.model), scratch, preload, settings.trace_file)
         assert self._child.stdout is not None
@@ -115,7 +117,7 @@ class SessionProcess:
             Unavailable: the server is stopping.
         """
         request: dict[str, Any] = {"ask": question.ask, **question.details}
-        self.learned = 0
+        self.learned, self.was_heard = 0, False
         differences: list[LabelDifference] = []
         if question.revision:
             differences = self._differences(question)
@@ -135,9 +137,10 @@ class SessionProcess:
             for line in self._heard():
                 if line is None:
                     if time.monotonic() - heard > self._settings.silence_seconds:
+                        self.was_heard = True
                         self.end()
                 else:
-                    heard = time.monotonic()
+                    heard, self.was_heard = time.monotonic(), True
                     message = json.loads(line)
                     say = Say(message["say"])
                     if say is Say.ANSWER:

@@ -257,20 +257,33 @@ class _Session:
         question.on_news()
 
     def _ask(self, question: Question, asked: float) -> Any:
-        process = self._process
-        if process is None or process.is_gone or not process.suits(question.model):
-            process = self._open_process(question)
-        try:
-            value = process.ask(question)
-        finally:
-            if process.has_ended:
-                self._close()
+        value, process = self._put(question)
         if question.revision:
             seconds, version = time.monotonic() - asked, question.model.provenance_version
             settled = (*self.ids, question.revision)
             learned = process.learned
             self._store.history.settle(*settled, seconds=seconds, model_version=version, learned=learned)
         return value
+
+    def _put(self, question: Question) -> tuple[Any, SessionProcess]:
+        """Have the process answer; one that was there before and dies without a word gives way to another, once."""
+        process = self._process
+        if process is not None and not process.is_gone and process.suits(question.model):
+            try:
+                return process.ask(question), process
+            except SessionFailed:
+                if not process.has_ended or process.was_heard:
+                    raise
+                _LOG.warning("the session of video %s had died before it was asked; asking another", self.ids[1])
+            finally:
+                if process.has_ended:
+                    self._close()
+        process = self._open_process(question)
+        try:
+            return process.ask(question), process
+        finally:
+            if process.has_ended:
+                self._close()
 
     def _open_process(self, question: Question) -> SessionProcess:
         """Start the process that a question needs, in place of the one there is."""

@@ -393,3 +393,17 @@ def test_a_killed_session_process_is_replaced(small: Running) -> None:
     os.kill(pid, signal.SIGKILL)
     assert eventually_gone(small, {pid})
     assert small.client.review.suggest_frames(video).suggestions
+
+
+def test_a_session_process_that_dies_unheard_is_replaced(small: Running) -> None:
+    """kill -9 when the question was put, but before a word was said to it, costs nobody an answer either."""
+    video = labelled(small, box(0))
+    before = children(small)
+    small.client.review.suggest_frames(video)
+    (pid,) = children(small) - before
+    os.kill(pid, signal.SIGSTOP)  # alive, and deaf
+    answer = small.stubs.corrections.SuggestFrames.future(pb.SuggestFramesRequest(parent=video))
+    threading.Event().wait(1.0)  # the question has come to the process
+    os.kill(pid, signal.SIGKILL)
+    assert answer.result(60).suggestions
+    assert eventually_gone(small, {pid})
