@@ -41,6 +41,9 @@ SELF_TRAINING_FRAMES = 160
 SELF_TRAINING_STRIDE = 2
 """Every second frame says nearly as much as all, and the others are encoded while the head trains on them."""
 SELF_TRAINING_CERTAINTY = 0.85
+ROUGH_FRAMES, ROUGH_ROUNDS = 1, 2
+"""From one drawn frame the first labelling is rough: the head that has learned from its surer part labels the video
+again, and learns from that. More drawn frames gain nothing by it."""
 USUAL_FRAMES, SPARE_EFFORT = 80, 0.4
 """A video of a few frames only gets 1.4 times the views and steps: encoding the others would have taken as long."""
 FEW_FRAMES, MOST_LESSONS = 3, 2.0
@@ -128,6 +131,7 @@ class _Training:
         self._stride = 1 if thin else 2
         self._boxes = any(spec.shape is ShapeKind.BOX for spec in seeds.tracks)
         drawn = {label.frame for label in seeds.object_labels if label.shape is not None}
+        self._rounds = ROUGH_ROUNDS if len(drawn) <= ROUGH_FRAMES else 1
         self._lessons = 1.0 if self._boxes else min(MOST_LESSONS, 1 + max(0, len(drawn) - FEW_FRAMES) / 2)
         base = replace(DenseSettings(), **(THIN if thin else {}))
         self._base = base.scaled(self._effort, self._lessons)
@@ -364,10 +368,12 @@ class _Training:
         if variant.self_steps and not self._stopped_early:
             self._await_views(1.0)
             views[:] = self._of_frames(lambda frame: frame in self._targets)
-            pseudo = self._confident_frames(head)
-            if pseudo:
-                self._fit(trainer, views, variant.self_steps, clock, pseudo, rate_scale=0.5)
-                self._show(head, number, clock.steps_done)
+            for part in range(self._rounds):
+                steps = (variant.self_steps + part) // self._rounds
+                pseudo = [] if self._stopped_early else self._confident_frames(head)
+                if pseudo:
+                    self._fit(trainer, views, steps, clock, pseudo, rate_scale=0.5)
+                    self._show(head, number, clock.steps_done)
         return head.eval()
 
     def _confident_frames(self, head: DenseHead) -> list[Sample]:

@@ -18,7 +18,16 @@ import torch
 from micromodels import dense
 from micromodels.dense import DenseModel, DenseSettings
 from micromodels.errors import Cancelled, FailedPrecondition, InvalidInput, MicromodelsError, ModelError
-from micromodels.events import Event, ExperimentFinished, PropagationProgress, Run, StopRequest, TrainingProgress
+from micromodels.events import (
+    Event,
+    ExperimentFinished,
+    PropagationProgress,
+    Run,
+    Stage,
+    StageFinished,
+    StopRequest,
+    TrainingProgress,
+)
 from micromodels.labeling import TrainSettings, label_video, load_model, train
 from micromodels.manifest import MANIFEST_FILE
 from micromodels.types import (
@@ -384,6 +393,17 @@ def test_more_frames_of_masks_are_studied_longer(kind: ShapeKind) -> None:
     assert steps[1] == steps[0]
     assert steps[2] == pytest.approx(more * steps[0], abs=2)
     assert steps[3] == steps[2]
+
+
+@pytest.mark.parametrize(("frames", "rounds"), [([2], 2), ([2, 11], 1)])
+def test_one_drawn_frame_is_learned_from_in_two_rounds(tiny: None, frames: list[int], rounds: int) -> None:
+    """The video labels itself twice from one drawn frame, once from more; the steps in all are those announced."""
+    recorder = Recorder()
+    train(video(), [seed(frame) for frame in frames], TrainSettings(effort=0.2), run=recorder.run)
+    trainings = [e for e in recorder.events if isinstance(e, StageFinished) and e.stage is Stage.TRAIN]
+    assert len(trainings) == 1 + rounds
+    progress = [e for e in recorder.events if isinstance(e, TrainingProgress)]
+    assert len(progress) == progress[-1].steps
 
 
 BAD: dict[str, tuple[list[AnyLabel], type[MicromodelsError]]] = {
