@@ -25,6 +25,8 @@ __all__ = ["Flows", "Motion", "StoredFlows", "measure_flows"]
 DEFAULT_FLOW_BYTES = 1 << 30
 CUT_CORRELATION = 0.25
 """Neighbouring frames whose grey thumbnails correlate less are a scene cut."""
+ASTRAY_CELLS, ASTRAY_SHARE = 1.0, 0.1
+"""Flow is believed where the flow back ends no farther from the start than this and this share of its length."""
 
 Flows = MutableMapping[tuple[int, int], npt.NDArray[np.float16]]
 """Flow in cells of stride 4 by (to, origin)."""
@@ -47,6 +49,7 @@ class Motion:
         self._height, self._width = size[0] // 4, size[1] // 4
         self._grids: dict[tuple[int, int], torch.Tensor | None] = {}
         self._coarse: dict[tuple[int, int], torch.Tensor | None] = {}
+        self._returns: dict[tuple[int, int], torch.Tensor] = {}
 
     def grid(self, to: int, origin: int) -> torch.Tensor | None:
         """Where each pixel of frame ``to`` lies on frame ``origin``, for ``grid_sample``."""
@@ -72,6 +75,26 @@ class Motion:
             mean = F.avg_pool2d(grid.movedim(-1, 1), 2).movedim(1, -1) if grid is not None else None
             self._coarse[key] = mean
         return self._coarse[key]
+
+    def returns(self, to: int, origin: int) -> torch.Tensor:
+        """Where the flow from frame ``to`` to its neighbour ``origin`` and the flow back agree.
+
+        Returns:
+            Float ``(h4, w4)``, 1 where they do; all 0 across a cut.
+        """
+        key = (to, origin)
+        if key not in self._returns:
+            there, back = self.grid(to, origin), self.grid(origin, to)
+            if there is None or back is None:
+                self._returns[key] = torch.zeros((self._height, self._width), device=self._device)
+            else:
+                ended = F.grid_sample(back.movedim(-1, 1), there, align_corners=False, padding_mode="border")
+                start = self._as_grid(np.zeros((self._height, self._width, 2), np.float16))
+                cells = torch.tensor([self._width / 2, self._height / 2], device=self._device)
+                astray = ((ended.movedim(1, -1) - start) * cells).norm(dim=-1)[0]
+                length = ((there - start) * cells).norm(dim=-1)[0]
+                self._returns[key] = (astray < ASTRAY_CELLS + ASTRAY_SHARE * length).float()
+        return self._returns[key]
 
     def carry(self, probability: torch.Tensor, to: int, origin: int) -> torch.Tensor | None:
         """Carry ``(tracks, h4, w4)`` from frame ``origin`` to its neighbour ``to``; None across a cut."""

@@ -3,7 +3,8 @@
 For every frame the head gives *evidence*: log-odds per track. Two sweeps carry each track from the anchors through the
 video along dense optical flow (DIS; Kroeger et al., ECCV 2016), one forward and one backward; on each frame the carried
 mask is a prior that the evidence corrects, and evidence far from the prior is damped, which is what keeps look-alikes
-out. Between two anchors the sweeps are blended by their distance to them. Anchors are never changed. Tracks that are
+out. Both as far as the motion is to be believed: where the flow and the flow back disagree, nothing says where anything
+went. Between two anchors the sweeps are blended by their distance to them. Anchors are never changed. Tracks that are
 drawn as boxes also get the best path from anchor to anchor (``micromodels.paths``).
 
 Long videos are worked through in windows, so memory does not depend on their length.
@@ -49,6 +50,10 @@ WINDOW_FRAMES = 96
 MIN_WINDOW_FRAMES = 16
 """Shorter windows, ended at an anchor, are not worth their look-ahead."""
 OUTSIDE_LOG_ODDS = -6.0
+LEAST_CARRIED_CELLS = 4
+"""Of stride 4: what is carried of a smaller object says nothing of where it is."""
+RIM_CELLS = 4
+"""Around a carried mask, where its motion is looked at too."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -276,7 +281,11 @@ def _sweep(
         prior = motion.carry(previous, index, origin) if previous is not None and origin in held else None
         evidence = _coarse(held[index])
         weight = settings.thin_prior_weight if held[index].details else settings.prior_weight
-        out[index] = evidence if prior is None else combine(evidence, prior, settings, weight, alive)
+        if prior is None:
+            out[index] = evidence
+        else:
+            trust = believed_share(prior, motion.returns(index, origin))
+            out[index] = combine(evidence, prior, trust, settings, weight, alive)
         # What people drew replaces what was carried, track by track; of the others nothing was said.
         for track, drawn in priors.get(index, {}).items():
             out[index][track] = torch.logit(drawn, eps=1e-5)
@@ -285,9 +294,26 @@ def _sweep(
     return out, _Carried(previous, origin, alive)
 
 
+def believed_share(prior: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+    """How far the motion of what was carried is to be believed.
+
+    Args:
+        prior: carried probability ``(tracks, h, w)``.
+        returns: of ``Motion.returns``, ``(h, w)``.
+
+    Returns:
+        Float ``(tracks,)``: share of each carried mask and its rim on which it is; 1 where nothing was carried.
+    """
+    around = F.max_pool2d(prior[None], 2 * RIM_CELLS + 1, 1, RIM_CELLS)[0]
+    total = around.flatten(1).sum(1)
+    share = (around * returns).flatten(1).sum(1) / total.clamp(min=1e-6)
+    return torch.where(total > LEAST_CARRIED_CELLS, share, 1.0)
+
+
 def combine(
     evidence: torch.Tensor,
     prior: torch.Tensor,
+    trust: torch.Tensor,
     settings: PropagationSettings,
     weight: float,
     alive: npt.NDArray[np.bool_] | None = None,
@@ -297,6 +323,7 @@ def combine(
     Args:
         evidence: log-odds ``(tracks, h, w)``.
         prior: carried probability ``(tracks, h, w)``.
+        trust: float ``(tracks,)``, 0 to 1: how much of the prior's weight and of the gate is left.
         settings: the gate.
         weight: of the prior's log-odds.
         alive: bool ``(tracks,)``: which tracks the prior speaks of; of the others the evidence stays. None: all.
@@ -305,21 +332,21 @@ def combine(
         Log-odds ``(tracks, h, w)``.
     """
     odds = torch.logit(prior.clamp(0.08, 0.92))
-    combined = evidence + weight * odds
+    combined = evidence + weight * trust[:, None, None] * odds
     for track in range(len(prior)):
         if alive is not None and not alive[track]:
             combined[track] = evidence[track]
             continue
         near = prior[track] > 0.4
         area = float(near.sum())
-        if area < 4:
+        if area < LEAST_CARRIED_CELLS:
             # Nothing to be near to: the object was out of sight, and the evidence alone may bring it back.
             combined[track] = evidence[track]
             continue
         distance = cv2.distanceTransform((~near).cpu().numpy().astype(np.uint8), cv2.DIST_L2, 3)
         unit = settings.reach * area**0.5 + 2.0
         penalty = settings.gate * (torch.from_numpy(distance).to(prior.device) / unit - 1.0).clamp(0.0, 3.0)
-        combined[track] -= penalty
+        combined[track] -= trust[track] * penalty
     return combined
 
 

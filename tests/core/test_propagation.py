@@ -16,13 +16,14 @@ from torch import nn
 from micromodels import propagation
 from micromodels.errors import Cancelled
 from micromodels.events import Run, StopRequest
-from micromodels.evidence import HeadEvidence, one_against_rest
+from micromodels.evidence import LOOK_SIZE, FrameEvidence, HeadEvidence, one_against_rest
 from micromodels.features import EncodedFrame
 from micromodels.heads import HeadOutput, HeadSettings
-from micromodels.motion import is_scene_cut, measure_flows
+from micromodels.motion import Motion, is_scene_cut, measure_flows
 from micromodels.propagation import (
     FramePosterior,
     PropagationSettings,
+    believed_share,
     combine,
     posteriors,
     propagate_windows,
@@ -136,13 +137,44 @@ def test_evidence_is_damped_by_its_distance_from_the_carried_mask() -> None:
     settings_ = PropagationSettings()
     prior = torch.zeros(1, 40, 60)
     prior[0, 16:24, 4:12] = 1.0
-    combined = combine(torch.full((1, 40, 60), 2.0), prior, settings_, settings_.prior_weight)[0]
+    says, weight = torch.full((1, 40, 60), 2.0), settings_.prior_weight
+    combined = combine(says, prior, torch.ones(1), settings_, weight)[0]
     assert combined[20, 8] > 2.0
     row = combined[20, 12:]
     assert (row.diff() <= 1e-6).all()
     assert row[-1] < 2.0 - settings_.gate
-    nothing = combine(torch.full((1, 40, 60), 2.0), torch.zeros(1, 40, 60), settings_, settings_.prior_weight)
-    assert torch.equal(nothing, torch.full((1, 40, 60), 2.0))
+    assert torch.equal(combine(says, torch.zeros(1, 40, 60), torch.ones(1), settings_, weight), says)
+    assert torch.equal(combine(says, prior, torch.zeros(1), settings_, weight), says)
+    half_believed = combine(says, prior, torch.full((1,), 0.5), settings_, weight)[0]
+    assert torch.allclose(half_believed, (combined + says[0]) / 2)
+
+
+def test_motion_is_believed_where_it_leads_back() -> None:
+    """Nearly everywhere between a picture and the same one moved; on the lesser part between two of other texture."""
+    shade = np.linspace(40, 215, WIDTH)[None].repeat(HEIGHT, 0)
+    noise = (np.random.default_rng(number).normal(0, 300, SIZE) for number in (1, 2))
+    one, other = ((shade + cv2.GaussianBlur(texture, (0, 0), 3)).clip(0, 255) for texture in noise)
+    for there, low, high in ((np.roll(one, 3, axis=1), 0.9, 1.0), (other, 0.0, 0.4)):
+        returns = between(one.astype(np.uint8), there.astype(np.uint8)).returns(1, 0)
+        assert returns.shape == (HEIGHT // 2, WIDTH // 2)
+        assert low <= float(returns.mean()) <= high
+    assert not between(scene(1)[0][..., 0], 255 - scene(1)[0][..., 0]).returns(1, 0).any()  # a cut
+
+
+def between(here: np.ndarray, there: np.ndarray) -> Motion:
+    """Motion between two grey images, which are frames 0 and 1."""
+    looks, vector = np.zeros((0, LOOK_SIZE), np.float16), np.zeros(0, np.float32)
+    frames = {i: FrameEvidence(torch.zeros(0), None, grey, vector, looks) for i, grey in enumerate((here, there))}
+    return Motion(frames, (2 * HEIGHT, 2 * WIDTH), torch.device("cpu"), {})
+
+
+def test_the_carried_mask_and_its_rim_say_how_far_motion_is_believed() -> None:
+    """Right on the left half of a mask: half; what is far from it does not count; nothing carried: all."""
+    prior = torch.zeros(2, 40, 60)
+    prior[0, 10:30, 20:40] = 1.0
+    returns = torch.zeros(40, 60)
+    returns[:, :30] = 1.0
+    assert believed_share(prior, returns).tolist() == pytest.approx([0.5, 1.0], abs=0.01)
 
 
 def test_a_scene_cut_stops_motion() -> None:
