@@ -388,7 +388,9 @@ class _Training:
         chosen = FrameSelection(self._video, frames)
         anchors = {place: self._targets[frame] for place, frame in enumerate(frames) if frame in self._targets}
         every = range(len(frames))
-        for posterior in propagate_windows(chosen, head, anchors, every, self._run, PropagationSettings(), drawn):
+        # What is learned from is better kept in its place by a doubtful motion than by none.
+        settings = PropagationSettings(check_motion=False)
+        for posterior in propagate_windows(chosen, head, anchors, every, self._run, settings, drawn):
             if posterior.frame in anchors:
                 continue
             label_map, certainty = _pseudo_labels(posterior)

@@ -68,6 +68,7 @@ class PropagationSettings:
         thin_prior_weight: the same where the head draws thin objects: flow says little of a line.
         gate: log-odds taken off per unit of distance from the carried mask.
         reach: that unit, as a share of the root of the object's area.
+        check_motion: whether motion counts only as far as it leads back.
     """
 
     temperature: float = 1.0
@@ -75,6 +76,7 @@ class PropagationSettings:
     thin_prior_weight: float = 0.2
     gate: float = 5.0
     reach: float = 0.4
+    check_motion: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +286,9 @@ def _sweep(
         if prior is None:
             out[index] = evidence
         else:
-            trust = believed_share(prior, motion.returns(index, origin))
+            trust = torch.ones(len(prior), device=prior.device)
+            if settings.check_motion:
+                trust = believed_share(prior, motion.returns(index, origin))
             out[index] = combine(evidence, prior, trust, settings, weight, alive)
         # What people drew replaces what was carried, track by track; of the others nothing was said.
         for track, drawn in priors.get(index, {}).items():

@@ -168,6 +168,24 @@ def between(here: np.ndarray, there: np.ndarray) -> Motion:
     return Motion(frames, (2 * HEIGHT, 2 * WIDTH), torch.device("cpu"), {})
 
 
+def test_an_object_that_jumped_between_unlike_frames_is_found() -> None:
+    """Motion that does not lead back keeps nobody from where the head sees the object, unless it is not checked."""
+    shade = np.linspace(40, 215, WIDTH)[None].repeat(HEIGHT, 0)
+    pictures = []
+    for number, place in enumerate((Box(8, 56, 40, 88), Box(88, 8, 120, 40))):
+        texture = cv2.GaussianBlur(np.random.default_rng(number).normal(0, 300, SIZE), (0, 0), 3)
+        picture = (shade + texture).clip(0, 255).astype(np.uint8)[..., None].repeat(3, 2)
+        picture[box_mask(place)] = RED
+        pictures.append(picture)
+    seen = []
+    for check in (True, False):
+        source = HeadEvidence(Frames(pictures), ColourHead(), 1.0, Run())  # type: ignore[arg-type]
+        anchors = {0: anchor(0, box_mask(Box(8, 56, 40, 88)))}
+        *_, last = posteriors(source, anchors, range(2), Run(), PropagationSettings(check_motion=check))
+        seen.append(iou(found(last), half(box_mask(Box(88, 8, 120, 40)))))
+    assert seen[0] > 0.8 > 0.2 > seen[1]
+
+
 def test_the_carried_mask_and_its_rim_say_how_far_motion_is_believed() -> None:
     """Right on the left half of a mask: half; what is far from it does not count; nothing carried: all."""
     prior = torch.zeros(2, 40, 60)
