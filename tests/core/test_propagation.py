@@ -168,8 +168,8 @@ def between(here: np.ndarray, there: np.ndarray) -> Motion:
     return Motion(frames, (2 * HEIGHT, 2 * WIDTH), torch.device("cpu"), {})
 
 
-def test_an_object_that_jumped_between_unlike_frames_is_found() -> None:
-    """Motion that does not lead back keeps nobody from where the head sees the object, unless it is not checked."""
+def test_an_object_that_jumped_between_unlike_frames_is_damped_less() -> None:
+    """Where the head sees it far from the carried mask, by motion that often does not lead back, if that is checked."""
     shade = np.linspace(40, 215, WIDTH)[None].repeat(HEIGHT, 0)
     pictures = []
     for number, place in enumerate((Box(8, 56, 40, 88), Box(88, 8, 120, 40))):
@@ -182,8 +182,8 @@ def test_an_object_that_jumped_between_unlike_frames_is_found() -> None:
         source = HeadEvidence(Frames(pictures), ColourHead(), 1.0, Run())  # type: ignore[arg-type]
         anchors = {0: anchor(0, box_mask(Box(8, 56, 40, 88)))}
         *_, last = posteriors(source, anchors, range(2), Run(), PropagationSettings(check_motion=check))
-        seen.append(iou(found(last), half(box_mask(Box(88, 8, 120, 40)))))
-    assert seen[0] > 0.8 > 0.2 > seen[1]
+        seen.append(float(last.log_odds[0][half(box_mask(Box(88, 8, 120, 40)))].mean()))
+    assert seen[0] > seen[1] + 3
 
 
 def test_the_carried_mask_and_its_rim_say_how_far_motion_is_believed() -> None:
