@@ -50,6 +50,7 @@ class Motion:
         self._grids: dict[tuple[int, int], torch.Tensor | None] = {}
         self._coarse: dict[tuple[int, int], torch.Tensor | None] = {}
         self._returns: dict[tuple[int, int], torch.Tensor] = {}
+        self._still = self._as_grid(np.zeros((self._height, self._width, 2), np.float16))
 
     def grid(self, to: int, origin: int) -> torch.Tensor | None:
         """Where each pixel of frame ``to`` lies on frame ``origin``, for ``grid_sample``."""
@@ -89,10 +90,9 @@ class Motion:
                 self._returns[key] = torch.zeros((self._height, self._width), device=self._device)
             else:
                 ended = F.grid_sample(back.movedim(-1, 1), there, align_corners=False, padding_mode="border")
-                start = self._as_grid(np.zeros((self._height, self._width, 2), np.float16))
                 cells = torch.tensor([self._width / 2, self._height / 2], device=self._device)
-                astray = ((ended.movedim(1, -1) - start) * cells).norm(dim=-1)[0]
-                length = ((there - start) * cells).norm(dim=-1)[0]
+                astray = ((ended.movedim(1, -1) - self._still) * cells).norm(dim=-1)[0]
+                length = ((there - self._still) * cells).norm(dim=-1)[0]
                 self._returns[key] = (astray < ASTRAY_CELLS + ASTRAY_SHARE * length).float()
         return self._returns[key]
 
