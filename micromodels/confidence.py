@@ -57,18 +57,21 @@ class BoxSigns:
         likeness: to the anchors; see ``paths.FramePlaces``.
         margin: of the path against the next best one.
         accord: IoU of the box of the interpolated size and the box that the pixels vote for.
+        match: with what was there a moment ago; NaN where nothing is known of it.
         anchor_distance: frames to the nearest anchor; -1 without any.
     """
 
     likeness: float
     margin: float
     accord: float
+    match: float
     anchor_distance: int
 
     def values(self) -> dict[str, float]:
         """Numbers of like size, by name."""
         return {
             "unlikeness": -_log(self.likeness, 0.05, 1.2),
+            "mismatch": 0.0 if np.isnan(self.match) else -_log(self.match, 0.05, 1.2),
             "margin": float(np.log1p(np.clip(self.margin, 0.0, 50.0))),
             "discord": _log(1.02 - self.accord, 0.02),
             "distance": _distance(self.anchor_distance),

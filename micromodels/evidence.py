@@ -23,6 +23,7 @@ from micromodels.encoder import GRID_PX, Features
 from micromodels.events import Run, Stage, StageFinished
 from micromodels.features import ARRAY_READING, EncodedFrame, EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead, pooled
+from micromodels.matching import matched_features
 from micromodels.windows import Window, window_around
 
 __all__ = [
@@ -78,6 +79,7 @@ class FrameEvidence:
         grey: uint8 ``(height / 2, width / 2)``, for optical flow.
         pooled: float32 vector, for frame classes.
         looks: float16 ``(tracks, 64)``: how each object looks where the head sees it; NaN where it sees none.
+        matched: float16 ``(channels, height / 8, width / 8)``, of ``matched_features``, where boxes are drawn; or None.
     """
 
     log_odds: torch.Tensor = field(repr=False)
@@ -86,6 +88,7 @@ class FrameEvidence:
     pooled: Floats = field(repr=False)
     looks: npt.NDArray[np.float16] = field(repr=False)
     details: tuple[Detail, ...] = field(default=(), repr=False)
+    matched: torch.Tensor | None = field(default=None, repr=False)
 
 
 class EvidenceSource(Protocol):
@@ -166,7 +169,11 @@ class HeadEvidence:
             return FrameEvidence(empty, None, encoded.grey, vector, np.zeros((0, LOOK_SIZE), np.float16))
         log_odds, sides, details = self._outputs(encoded.features)
         looks = _looks(encoded.features[-1], log_odds)
-        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks, details)
+        matched = None
+        if self._head.settings.boxes:
+            levels = self._head.settings.levels
+            matched = torch.from_numpy(matched_features(encoded.features[-len(levels) :], levels)).to(self.device)
+        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks, details, matched)
 
     @torch.inference_mode()
     def _mend(self, encoded: EncodedFrame, older: FrameEvidence, window: Window) -> FrameEvidence:
@@ -184,7 +191,7 @@ class HeadEvidence:
         top, left = window.top * GRID_PX, window.left * GRID_PX
         moved = tuple(replace(detail, top=detail.top + top, left=detail.left + left) for detail in details)
         looks = _looks(encoded.features[-1], log_odds)
-        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, older.pooled, looks, moved)
+        return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, older.pooled, looks, moved, older.matched)
 
     def _outputs(self, features: Features) -> tuple[torch.Tensor, npt.NDArray[np.float16] | None, tuple[Detail, ...]]:
         """Log-odds, box sides and details of features, or of a part of them."""
@@ -341,7 +348,7 @@ class StoredEvidence:
             return None
         try:
             with ARRAY_READING, np.load(self._path(index), allow_pickle=False) as arrays:
-                odds, sides = arrays["log_odds"], arrays["sides"]
+                odds, sides, matched = arrays["log_odds"], arrays["sides"], arrays["matched"]
                 evidence = FrameEvidence(
                     torch.from_numpy(odds).to(self.device),
                     sides if sides.size else None,
@@ -349,6 +356,7 @@ class StoredEvidence:
                     arrays["pooled"],
                     arrays["looks"],
                     tuple(Detail(int(y), int(x), arrays[f"detail{i}"]) for i, (y, x) in enumerate(arrays["corners"])),
+                    torch.from_numpy(matched).to(self.device) if matched.size else None,
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             self._versions.pop(index, None)
@@ -364,7 +372,8 @@ class StoredEvidence:
     def _write(self, index: int, evidence: FrameEvidence) -> None:
         odds = evidence.log_odds.cpu().numpy()
         sides = evidence.sides if evidence.sides is not None else np.zeros(0, np.float16)
-        size = odds.nbytes + sides.nbytes + sum(detail.values.nbytes for detail in evidence.details)
+        matched = evidence.matched.cpu().numpy() if evidence.matched is not None else np.zeros(0, np.float16)
+        size = odds.nbytes + sides.nbytes + matched.nbytes + sum(detail.values.nbytes for detail in evidence.details)
         size += evidence.grey.nbytes + evidence.pooled.nbytes
         with self._lock:
             self._versions.pop(index, None)
@@ -379,6 +388,7 @@ class StoredEvidence:
                 grey=evidence.grey,
                 pooled=evidence.pooled,
                 looks=evidence.looks,
+                matched=matched,
                 corners=np.array([(detail.top, detail.left) for detail in evidence.details], np.int64).reshape(-1, 2),
                 allow_pickle=False,
                 **{f"detail{i}": detail.values for i, detail in enumerate(evidence.details)},

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from micromodels.evidence import FrameEvidence
+from micromodels.matching import CELL_PX, Follower, FollowerSettings
 from micromodels.seeds import SeedFrame
 
 __all__ = [
@@ -35,11 +36,10 @@ __all__ = [
     "place_scores",
 ]
 
-CELL_PX = 8
 NEVER = -1e9
 LEAST_LEVEL = 0.02
 """Below this a head knows nothing of a track even on its anchors."""
-VOTED_MIDDLE, VOTED_SIZE = 0.7, 0.25
+VOTED_MIDDLE, VOTED_SIZE = 0.5, 0.25
 """Weights of what pixels vote for, against the best place and the interpolated size."""
 
 Floats = npt.NDArray[np.float32]
@@ -63,6 +63,7 @@ class PathSettings:
         step_cost: cost of one cell off the motion, squared.
         reach: how many cells off the motion a step may go, each way.
         still_cost: cost of standing still where the optical flow moves.
+        match: weight of what followers find.
     """
 
     ring: float = 0.5
@@ -70,6 +71,7 @@ class PathSettings:
     step_cost: float = 0.03
     reach: int = 3
     still_cost: float = 0.2
+    match: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +84,22 @@ class FramePlaces:
             that people drew on the neighbouring anchors: about 1 where it is seen as well as there; NaN as above.
         margin: float32 ``(tracks,)`` how much better the path is than the best one elsewhere; NaN as above.
         accord: float32 ``(tracks,)`` IoU of the box of the interpolated size and the one that pixels vote for.
+        match: float32 ``(tracks,)`` how far a follower has kept to the object all the way from an anchor: about 1 where
+            each frame looked like those before it; NaN on anchors, and as above.
     """
 
     boxes: Floats = field(repr=False)
     likeness: Floats
     margin: Floats
     accord: Floats
+    match: Floats
 
 
 def no_places(tracks: int) -> FramePlaces:
     """Places of tracks without a path."""
     nothing = np.full(tracks, np.nan, np.float32)
     boxes = np.full((tracks, 4), np.nan, np.float32)
-    return FramePlaces(boxes, nothing, nothing, nothing)
+    return FramePlaces(boxes, nothing, nothing, nothing, nothing)
 
 
 class Sizes:
@@ -165,11 +170,14 @@ class Ways:
         worth: ``(tracks, h8, w8)`` worth of the best way to each place.
         alive: bool ``(tracks,)``: whether an anchor of the track was met, where it was there.
         levels: float32 ``(tracks,)`` mean probability inside the box on that anchor; NaN before the first.
+        matches: float32 ``(tracks,)`` how far the followers of this direction have kept to their objects, of
+            ``Follower.learn``; NaN where there is none.
     """
 
     worth: torch.Tensor = field(repr=False)
     alive: npt.NDArray[np.bool_]
     levels: Floats
+    matches: Floats
 
 
 def place_scores(evidence: FrameEvidence, frame: int, sizes: Sizes, settings: PathSettings) -> PlaceScores:
@@ -217,13 +225,23 @@ class PathSweep:
         self._frame = -1
         self._alive = np.zeros(len(sizes.boxes), bool)
         self._levels = np.full(len(sizes.boxes), np.nan, np.float32)
+        self._followers: dict[int, Follower] = {}
 
-    def step(self, frame: int, scores: PlaceScores, anchor: SeedFrame | None, motion: Warp, known: bool) -> Ways:
+    def step(
+        self,
+        frame: int,
+        scores: PlaceScores,
+        features: torch.Tensor,
+        anchor: SeedFrame | None,
+        motion: Warp,
+        known: bool,
+    ) -> Ways:
         """Go to the next frame of this direction.
 
         Args:
             frame: its index.
             scores: of ``place_scores``.
+            features: of ``matched_features``.
             anchor: what people drew on it, if anything.
             motion: between neighbouring frames.
             known: whether the frame that this sweep comes from is at hand.
@@ -231,7 +249,8 @@ class PathSweep:
         Returns:
             The worth of each place.
         """
-        worth = scores.worth.clone()
+        worth, matches = scores.worth.clone(), np.full(len(scores.worth), np.nan, np.float32)
+        features = features.float()
         if self._worth is not None and known:
             grid = motion.coarse_grid(frame, self._frame)
             if grid is not None:
@@ -240,17 +259,35 @@ class PathSweep:
                 moved = _spread(moved, settings.step_cost, settings.reach)
                 still = _spread(self._worth, settings.step_cost, settings.reach) - settings.still_cost
                 worth += torch.maximum(moved, still)
-        for track in np.nonzero(anchor.known)[0].tolist() if anchor is not None else ():
+        drawn = set(np.nonzero(anchor.known)[0].tolist()) if anchor is not None else set()
+        for track in drawn:
             box = self._sizes.boxes[track].get(frame)
             # Nobody has to come from where the object was not.
             self._alive[track] = box is not None
+            self._followers.pop(track, None)
             worth[track] = scores.worth[track]
             if box is not None:
                 worth[track] = _drawn(box, worth[track])
                 self._levels[track] = float(scores.inside[track].flatten()[worth[track].argmax()])
+                middle = float(box[0] + box[2]) / 2 / CELL_PX, float(box[1] + box[3]) / 2 / CELL_PX
+                size = float(box[2] - box[0]) / CELL_PX, float(box[3] - box[1]) / CELL_PX
+                self._followers[track] = Follower(features, middle, size, FollowerSettings())
+        for track in self._followers.keys() - drawn:
+            matches[track] = self._follow(track, frame, features, worth[track])
         # Only differences count; this keeps numbers small on a long way.
         self._worth, self._frame = worth - worth.amax(dim=(1, 2), keepdim=True), frame
-        return Ways(self._worth, self._alive.copy(), self._levels.copy())
+        return Ways(self._worth, self._alive.copy(), self._levels.copy(), matches)
+
+    def _follow(self, track: int, frame: int, features: torch.Tensor, worth: torch.Tensor) -> float:
+        """Add to ``worth`` what the follower of a track answers around the best place so far; see ``Ways.matches``."""
+        follower, side = self._followers[track], self._sizes.at(track, frame)
+        assert side is not None
+        size = side[0] / CELL_PX, side[1] / CELL_PX
+        x, y, _, _ = _peak(worth)
+        match = follower.answer(features, (x / CELL_PX, y / CELL_PX), size)
+        worth += self._settings.match * match
+        x, y, row, column = _peak(worth)
+        return follower.learn(features, (x / CELL_PX, y / CELL_PX), size, float(match[row, column]))
 
 
 def _drawn(box: Floats, like: torch.Tensor) -> torch.Tensor:
@@ -276,7 +313,7 @@ def best_places(
     """
     places = no_places(len(scores.worth))
     boxes = places.boxes
-    likeness, margin, accord = (np.full(len(boxes), np.nan, np.float32) for _ in range(3))
+    likeness, margin, accord, match = (np.full(len(boxes), np.nan, np.float32) for _ in range(4))
     for track in range(len(scores.worth)):
         size = sizes.at(track, frame)
         reached = [ways for ways in (forward, backward) if ways.alive[track]]
@@ -292,7 +329,8 @@ def best_places(
         level = max(LEAST_LEVEL, float(np.mean([ways.levels[track] for ways in reached])))
         likeness[track] = float(scores.inside[track, row, column]) / level
         margin[track] = _margin(total, row, column, size)
-    return FramePlaces(boxes, likeness, margin, accord)
+        match[track] = max(float(ways.matches[track]) for ways in reached)
+    return FramePlaces(boxes, likeness, margin, accord, match)
 
 
 def _peak(total: torch.Tensor) -> tuple[float, float, int, int]:

@@ -32,7 +32,7 @@ from micromodels.features import EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead
 from micromodels.motion import Flows, Motion
 from micromodels.parallel import mapped, narrow_operations
-from micromodels.paths import FramePlaces, PathSettings, PathSweep, Sizes, best_places, no_places, place_scores
+from micromodels.paths import FramePlaces, PathSettings, PathSweep, Sizes, Ways, best_places, no_places, place_scores
 from micromodels.seeds import IGNORE, SeedFrame
 
 __all__ = [
@@ -396,8 +396,16 @@ def _paths(
         zip(everything, mapped(lambda i: place_scores(held[i], i, sizes, settings), iter(everything)), strict=True)
     )
     back = PathSweep(sizes, settings)
-    backward = {i: back.step(i, scores[i], anchors.get(i), motion, i + 1 in held) for i in reversed(everything)}
-    forward = {i: onward.step(i, scores[i], anchors.get(i), motion, i - 1 in held) for i in frames}
+
+    def step(sweep: PathSweep, index: int, *, known: bool) -> Ways:
+        matched = held[index].matched
+        assert matched is not None, "a head of boxes has them"
+        return sweep.step(index, scores[index], matched, anchors.get(index), motion, known)
+
+    with ThreadPoolExecutor(1) as other:
+        promised = other.submit(lambda: {i: step(back, i, known=i + 1 in held) for i in reversed(everything)})
+        forward = {i: step(onward, i, known=i - 1 in held) for i in frames}
+        backward = promised.result()
     return {i: best_places(i, held[i], scores[i], forward[i], backward[i], sizes) for i in frames}
 
 

@@ -16,6 +16,7 @@ import torch
 from micromodels.confidence import BoxSigns, MaskSigns, absence, acceptance, mask_signs
 from micromodels.heads import FrameClassifier
 from micromodels.parallel import mapped
+from micromodels.paths import FramePlaces
 from micromodels.propagation import FramePosterior
 from micromodels.seeds import SeedFrame, SeedSet, TrackSpec
 from micromodels.shapes import box_from_sides, clean_mask, resized_masks, to_shape
@@ -34,6 +35,8 @@ PRESENT_UNANNOUNCED = 0.9
 """Mean probability where a box track between people's words that it is absent is as likely there as not."""
 PRESENT_LIKENESS = 0.25
 """Likeness to its anchors (see ``paths.FramePlaces``) where a box track is as likely there as not."""
+PRESENT_MATCH = 0.65
+"""The same of its match: either will do. The one knows the drawn frames, the other those just before."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -203,7 +206,7 @@ class Tracker:
                     if distance >= 0:
                         presence *= PRESENT / PRESENT_UNANNOUNCED
                 else:
-                    presence = float(np.clip(PRESENT * posterior.places.likeness[index] / PRESENT_LIKENESS, 0, 1))
+                    presence = _path_presence(posterior.places, index)
                     signs = _box_signs(posterior, index)
                 if found is not None:
                     scale = np.array([width / self._size[1], height / self._size[0]] * 2, np.float32)
@@ -286,12 +289,19 @@ class Tracker:
         return Label(frame, spec.track, spec.object_class, State.ABSENT, None, gone, self._provenance)
 
 
+def _path_presence(places: FramePlaces, index: int) -> float:
+    """How present a box track with a path is: ``PRESENT`` where it is as likely there as not."""
+    said = np.array([places.likeness[index] / PRESENT_LIKENESS, places.match[index] / PRESENT_MATCH])
+    return float(np.clip(PRESENT * np.nanmax(said), 0, 1))
+
+
 def _box_signs(posterior: FramePosterior, index: int) -> BoxSigns:
     places = posterior.places
     return BoxSigns(
         float(places.likeness[index]),
         float(places.margin[index]),
         float(places.accord[index]),
+        float(places.match[index]),
         int(posterior.anchor_distance[index]),
     )
 

@@ -10,7 +10,7 @@ import pytest
 from micromodels.confidence import BOXES, MASKS, BoxSigns, MaskSigns, absence, acceptance, mask_signs
 
 GOOD_MASK = MaskSigns(0.95, 0.95, 2, 0.0)
-GOOD_BOX = BoxSigns(1.0, 40.0, 0.9, 2)
+GOOD_BOX = BoxSigns(1.0, 40.0, 0.9, 1.0, 2)
 
 
 def disc(radius: float, odds: float = 8.0) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_signs_are_finite_at_their_ends() -> None:
     for signs in (
         MaskSigns(0.0, float("nan"), -1, -9.0),
         MaskSigns(1.0, 1.0, 10**6, 9.0),
-        BoxSigns(0.0, -5.0, 0.0, -1),
-        BoxSigns(50.0, 1e9, 1.0, 0),
+        BoxSigns(0.0, -5.0, 0.0, float("nan"), -1),
+        BoxSigns(50.0, 1e9, 1.0, 9.0, 0),
     ):
         assert 0.01 <= acceptance(signs) <= 0.99

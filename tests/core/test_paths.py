@@ -15,6 +15,7 @@ from micromodels.types import Box
 from tests.core.doubles import box_mask
 
 HEIGHT, WIDTH = 96, 128
+ALIKE = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
 
 
 class Still:
@@ -31,15 +32,30 @@ class Still:
         return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
 
 
-def evidence(*seen: Sequence[Box]) -> FrameEvidence:
-    """A head that is sure of the given boxes for each track."""
+def pictured(shown: Sequence[tuple[Box, torch.Tensor]]) -> torch.Tensor:
+    """Features of a frame that shows things of given looks ``(channels,)``, all of them brighter to the left."""
+    features = torch.zeros((len(ALIKE), HEIGHT // CELL_PX, WIDTH // CELL_PX))
+    features[0] = 1.0
+    for box, look in shown:
+        rows = (torch.arange(features.shape[1]) + 0.5) * CELL_PX
+        columns = (torch.arange(features.shape[2]) + 0.5) * CELL_PX
+        inside = ((rows > box.y1) & (rows < box.y2))[:, None] & ((columns > box.x1) & (columns < box.x2))[None]
+        shade = (1 - 0.5 * (columns - box.x1) / box.width_px).expand(inside.shape)
+        features[:, inside] = look[:, None] * shade[inside]
+    return features.half()
+
+
+def evidence(*seen: Sequence[Box], shown: Sequence[tuple[Box, torch.Tensor]] | None = None) -> FrameEvidence:
+    """A head that is sure of the given boxes for each track; what there is to see is what it sees, or ``shown``."""
     log_odds = torch.full((len(seen), HEIGHT // 2, WIDTH // 2), -6.0)
     for track, boxes in enumerate(seen):
         for box in boxes:
             log_odds[track][torch.from_numpy(box_mask(box)[::2, ::2])] = 6.0
     grey = np.zeros((HEIGHT // 2, WIDTH // 2), np.uint8)
     looks = np.zeros((len(seen), LOOK_SIZE), np.float16)
-    return FrameEvidence(log_odds.half(), None, grey, np.zeros(0, np.float32), looks)
+    if shown is None:
+        shown = [(box, ALIKE) for boxes in seen for box in boxes]
+    return FrameEvidence(log_odds.half(), None, grey, np.zeros(0, np.float32), looks, (), pictured(shown))
 
 
 def anchor(frame: int, *boxes: Box | None) -> SeedFrame:
@@ -58,8 +74,11 @@ def places(
     scores = [place_scores(frame, i, sizes, settings) for i, frame in enumerate(frames)]
     there, back = PathSweep(sizes, settings), PathSweep(sizes, settings)
     count = len(frames)
-    forward = [there.step(i, scores[i], anchors.get(i), motion, i > 0) for i in range(count)]
-    backward = [back.step(i, scores[i], anchors.get(i), motion, i < count - 1) for i in reversed(range(count))][::-1]
+    matched = [frame.matched for frame in frames if frame.matched is not None]
+    forward = [there.step(i, scores[i], matched[i], anchors.get(i), motion, i > 0) for i in range(count)]
+    backward = [
+        back.step(i, scores[i], matched[i], anchors.get(i), motion, i < count - 1) for i in reversed(range(count))
+    ][::-1]
     return [best_places(i, frames[i], scores[i], forward[i], backward[i], sizes) for i in range(count)]
 
 
@@ -134,3 +153,27 @@ def test_tracks_that_were_never_drawn_have_no_place() -> None:
     assert not np.isnan(found[0].boxes[0]).any()
     assert np.isnan(found[0].boxes[1]).all()
     assert np.isnan(found[0].likeness[1])
+
+
+def looking(angle: float) -> torch.Tensor:
+    """A look that turns away from ``ALIKE``: at a right angle it has nothing in common with it."""
+    return torch.cos(torch.tensor(angle)) * ALIKE + torch.sin(torch.tensor(angle)) * torch.eye(len(ALIKE))[3]
+
+
+def test_an_object_that_the_head_does_not_know_any_more_is_followed_by_its_look() -> None:
+    """The head sees it on two frames and then nothing; the object turns a little on every frame."""
+    frames = [evidence([moving(i)] if i < 2 else [], shown=[(moving(i), looking(0.06 * i))]) for i in range(16)]
+    found = places(frames, {0: anchor(0, moving(0))})
+    assert min(overlap(found[i], moving(i)) for i in range(16)) > 0.6
+    assert max(float(found[i].likeness[0]) for i in range(4, 16)) < 0.1
+    assert min(float(found[i].match[0]) for i in range(1, 16)) > 0.65
+
+
+def test_an_object_that_went_is_not_matched_again_by_what_stands_there() -> None:
+    """Something else comes where it was last."""
+    other = torch.eye(len(ALIKE))[4]
+    frames = [evidence([moving(i)], shown=[(moving(i), ALIKE)]) for i in range(5)]
+    frames += [evidence([], shown=[(moving(5), other)] if i > 2 else []) for i in range(8)]
+    found = places(frames, {0: anchor(0, moving(0))})
+    assert min(float(found[i].match[0]) for i in range(1, 5)) > 0.65
+    assert max(float(found[i].match[0]) for i in range(6, 13)) < 0.4
