@@ -57,24 +57,21 @@ class BoxSigns:
         likeness: to the anchors; see ``paths.FramePlaces``.
         margin: of the path against the next best one.
         accord: IoU of the box of the interpolated size and the box that the pixels vote for.
-        match: with what was there a moment ago; NaN where nothing is known of it.
-        anchor_distance: frames to the nearest anchor; -1 without any.
+        match: with what was there a moment ago; see ``paths.FramePlaces``.
     """
 
     likeness: float
     margin: float
     accord: float
     match: float
-    anchor_distance: int
 
     def values(self) -> dict[str, float]:
         """Numbers of like size, by name."""
         return {
-            "unlikeness": -_log(self.likeness, 0.05, 1.2),
-            "mismatch": 0.0 if np.isnan(self.match) else -_log(self.match, 0.05, 1.2),
+            # The better of both: one knows what people drew, the other what was there a moment ago.
+            "strangeness": -_log(float(np.nanmax([self.likeness, self.match])), 0.05, 1.2),
             "margin": float(np.log1p(np.clip(self.margin, 0.0, 50.0))),
             "discord": _log(1.02 - self.accord, 0.02),
-            "distance": _distance(self.anchor_distance),
         }
 
 
@@ -113,7 +110,7 @@ class _Regression:
 
 
 MASKS = _Regression(0.8, 1.21, {"doubt": 1.13, "disagreement": 0.013, "distance": 0.065, "growth": 0.142}, 0.31)
-BOXES = _Regression(0.7, -1.41, {"unlikeness": 0.451, "margin": -0.035, "discord": 0.322, "distance": 0.075}, 0.55)
+BOXES = _Regression(0.7, -1.06, {"strangeness": 0.61, "margin": -0.455, "discord": 0.22}, 0.57)
 
 
 def acceptance(signs: MaskSigns | BoxSigns) -> float:

@@ -207,7 +207,7 @@ class Tracker:
                         presence *= PRESENT / PRESENT_UNANNOUNCED
                 else:
                     presence = _path_presence(posterior.places, index)
-                    signs = _box_signs(posterior, index)
+                    signs = _box_signs(posterior.places, index)
                 if found is not None:
                     scale = np.array([width / self._size[1], height / self._size[0]] * 2, np.float32)
                     shape = _to_box(_clipped(found * scale, width, height))
@@ -295,14 +295,12 @@ def _path_presence(places: FramePlaces, index: int) -> float:
     return float(np.clip(PRESENT * np.nanmax(said), 0, 1))
 
 
-def _box_signs(posterior: FramePosterior, index: int) -> BoxSigns:
-    places = posterior.places
+def _box_signs(places: FramePlaces, index: int) -> BoxSigns:
     return BoxSigns(
         float(places.likeness[index]),
         float(places.margin[index]),
         float(places.accord[index]),
         float(places.match[index]),
-        int(posterior.anchor_distance[index]),
     )
 
 
