@@ -70,7 +70,7 @@ def test_nothing_is_answered_out_of_reach() -> None:
 def answer_after_a_change(pace: int) -> float:
     """What a follower answers elsewhere to its object, which moved about and turned into another picture bit by bit."""
     first, last = picture(2), picture(3)
-    settings = replace(FollowerSettings(), pace=pace)
+    settings = replace(FollowerSettings(), pace=pace, changed_pace=pace)
     follower = Follower(scene({(15, 12): first}), middle(15, 12), SIZE, settings)
     for step in range(1, 41):
         x, y = 12 + step % 7, 11 + step % 5
@@ -87,9 +87,9 @@ def test_it_learns_as_the_object_changes() -> None:
 
 
 def test_what_was_lost_once_stays_lost() -> None:
-    """The object goes for a frame and comes back: it may be another one."""
+    """Another one stands in its place for a frame; what comes back then may be anything."""
     one = picture(2)
-    there, gone = scene({(15, 12): one}), scene({})
+    there, gone = scene({(15, 12): one}), scene({(15, 12): picture(3)})
     follower = Follower(there, middle(15, 12), SIZE, FollowerSettings())
     said = []
     for frame in (there, there, gone, there):
