@@ -28,7 +28,7 @@ MATCHED_STRIDES = (4, 8)
 
 LEAST_SCALE = 0.5
 """Of a patch, in cells: there is nothing to be seen between the cells of a small object."""
-LATER_SHARE = 0.8
+LATER_SHARE = 0.9
 """Of the first answer, which comes from a filter that knows the frame beside it only; later ones are lower."""
 LEAST_ANSWER = 0.2
 """A follower that usually answers less than this has lost its object."""
@@ -71,9 +71,7 @@ class FollowerSettings:
         later_weight: weight of a frame that was found, against the drawn one.
         sure: least answer, against the usual one, on which a frame is learned from.
         habit: weight of each answer that is learned from in the usual one.
-        pace: frames from one lesson to the next.
-        changed: least answer, against the usual one, where the object is as it was.
-        changed_pace: frames between lessons where it is not.
+        pace: frames from one lesson to the next; fewer to each of the first.
         first_steps: conjugate gradient steps on the drawn box.
         steps: the same in each later lesson.
     """
@@ -87,8 +85,6 @@ class FollowerSettings:
     sure: float = 0.6
     habit: float = 0.2
     pace: int = 5
-    changed: float = 0.85
-    changed_pace: int = 2
     first_steps: int = 20
     steps: int = 3
 
@@ -209,7 +205,8 @@ class Follower:
         self._since += 1
         if answer >= settings.sure * usual:
             self._usual = (1 - settings.habit) * usual + settings.habit * answer
-            if self._since >= (settings.pace if answer >= settings.changed * usual else settings.changed_pace):
+            # A young filter knows a frame or two only.
+            if self._since >= min(settings.pace, len(self._patches)):
                 self._since = 0
                 # The drawn one stays.
                 later = [*self._patches[1:], self._patch(features, middle, size)]

@@ -67,10 +67,9 @@ def test_nothing_is_answered_out_of_reach() -> None:
     assert float(answer.min()) >= 0.0
 
 
-def answer_after_a_change(pace: int) -> float:
+def answer_after_a_change(settings: FollowerSettings) -> float:
     """What a follower answers elsewhere to its object, which moved about and turned into another picture bit by bit."""
     first, last = picture(2), picture(3)
-    settings = replace(FollowerSettings(), pace=pace, changed_pace=pace)
     follower = Follower(scene({(15, 12): first}), middle(15, 12), SIZE, settings)
     for step in range(1, 41):
         x, y = 12 + step % 7, 11 + step % 5
@@ -82,8 +81,8 @@ def answer_after_a_change(pace: int) -> float:
 
 def test_it_learns_as_the_object_changes() -> None:
     """Without lessons what the object has become means nothing to it."""
-    assert answer_after_a_change(pace=5) > 0.15
-    assert answer_after_a_change(pace=1000) < 0.08
+    assert answer_after_a_change(FollowerSettings()) > 0.15
+    assert answer_after_a_change(replace(FollowerSettings(), sure=9.0)) < 0.08
 
 
 def test_what_was_lost_once_stays_lost() -> None:
