@@ -6,6 +6,9 @@ anchor after, moving along the optical flow or standing still, at a cost that gr
 place where both are best is on the best path through the span (Viterbi's max-marginals; the maxima over neighbourhoods
 are the separable distance transform of Felzenszwalb & Huttenlocher, *Distance Transforms of Sampled Functions*, 2012).
 A look-alike that passes by is nowhere on the way to the next anchor, so it cannot capture the track.
+
+What a head does not know any more is still found by its look: in each direction a follower (``micromodels.matching``)
+goes along the best way so far and adds its answer to the worth of the places around.
 """
 
 from __future__ import annotations
