@@ -23,7 +23,7 @@ from micromodels.encoder import GRID_PX, Features
 from micromodels.events import Run, Stage, StageFinished
 from micromodels.features import ARRAY_READING, EncodedFrame, EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead, pooled
-from micromodels.matching import matched_features
+from micromodels.matching import matched_channels, matched_features
 from micromodels.windows import Window, window_around
 
 __all__ = [
@@ -105,6 +105,11 @@ class EvidenceSource(Protocol):
         ...
 
     @property
+    def matched_channels(self) -> int:
+        """Channels of ``FrameEvidence.matched``; 0 without."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where log-odds are."""
         ...
@@ -130,6 +135,8 @@ class HeadEvidence:
         self._video, self._head, self._temperature, self._run = video, head, temperature, run
         self.size = video.size
         self.tracks = head.settings.tracks if head is not None else 0
+        boxed = head.settings if head is not None and head.settings.boxes else None
+        self.matched_channels = matched_channels(boxed.levels) if boxed is not None else 0
         self.device = next(head.parameters()).device if head is not None else torch.device("cpu")
 
     def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
@@ -150,11 +157,10 @@ class HeadEvidence:
             window: the part that is predicted; the rest stays what it is in ``older``. None: all of it.
         """
         began = time.perf_counter()
-        vector = pooled(encoded.features) if older is None else older.pooled
         if older is not None and window is not None:
             evidence = self._mend(encoded, older, window)
         else:
-            evidence = self._predict(encoded, vector)
+            evidence = self._predict(encoded, older)
         return index, evidence, time.perf_counter() - began
 
     def tell(self, seconds: float) -> None:
@@ -163,14 +169,16 @@ class HeadEvidence:
             self._run.on_event(StageFinished(Stage.PREDICT, seconds))
 
     @torch.inference_mode()
-    def _predict(self, encoded: EncodedFrame, vector: Floats) -> FrameEvidence:
+    def _predict(self, encoded: EncodedFrame, older: FrameEvidence | None) -> FrameEvidence:
+        """All of a frame anew; what does not depend on the head is taken from ``older``."""
+        vector = pooled(encoded.features) if older is None else older.pooled
         if self._head is None:
             empty = torch.zeros((0, self.size[0] // 2, self.size[1] // 2), dtype=torch.float16)
             return FrameEvidence(empty, None, encoded.grey, vector, np.zeros((0, LOOK_SIZE), np.float16))
         log_odds, sides, details = self._outputs(encoded.features)
         looks = _looks(encoded.features[-1], log_odds)
-        matched = None
-        if self._head.settings.boxes:
+        matched = older.matched if older is not None else None
+        if matched is None and self._head.settings.boxes:
             levels = self._head.settings.levels
             matched = torch.from_numpy(matched_features(encoded.features[-len(levels) :], levels)).to(self.device)
         return FrameEvidence(log_odds.to(torch.float16), sides, encoded.grey, vector, looks, details, matched)
@@ -281,6 +289,11 @@ class StoredEvidence:
     def tracks(self) -> int:
         """Number of tracks of the present head."""
         return self._live.tracks
+
+    @property
+    def matched_channels(self) -> int:
+        """Of the present head."""
+        return self._live.matched_channels
 
     @property
     def device(self) -> torch.device:
@@ -418,6 +431,7 @@ class TrackSelection:
         self._stream = source.stream_fresh if fresh else source.stream
         self._tracks, self._watch = list(tracks), watch
         self.size, self.device, self.tracks = source.size, source.device, len(tracks)
+        self.matched_channels = source.matched_channels
 
     def stream(self, indices: range) -> Iterator[tuple[int, FrameEvidence]]:
         """See ``EvidenceSource``."""

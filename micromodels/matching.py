@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from micromodels.encoder import Features, Level
 
-__all__ = ["CELL_PX", "Follower", "FollowerSettings", "matched_features"]
+__all__ = ["CELL_PX", "Follower", "FollowerSettings", "matched_channels", "matched_features"]
 
 CELL_PX = 8
 MATCHED_STRIDES = (4, 8)
@@ -34,6 +34,17 @@ LEAST_ANSWER = 0.2
 """A follower that usually answers less than this has lost its object."""
 
 
+def _matched_levels(levels: Sequence[Level]) -> list[int]:
+    """Positions of the levels that followers look at."""
+    chosen = [i for i, level in enumerate(levels) if level.stride in MATCHED_STRIDES]
+    return chosen or [min(range(len(levels)), key=lambda i: levels[i].stride)]
+
+
+def matched_channels(levels: Sequence[Level]) -> int:
+    """Number of channels of :func:`matched_features`."""
+    return sum(levels[place].channels for place in _matched_levels(levels))
+
+
 def matched_features(features: Features, levels: Sequence[Level]) -> npt.NDArray[np.float16]:
     """What followers look at: levels of strides 4 and 8, or the finest there is, on one grid of 8 pixels.
 
@@ -44,11 +55,8 @@ def matched_features(features: Features, levels: Sequence[Level]) -> npt.NDArray
     Returns:
         Float16 ``(channels, h8, w8)``; the channels of each level have unit length at each place.
     """
-    chosen = [i for i, level in enumerate(levels) if level.stride in MATCHED_STRIDES]
-    if not chosen:
-        chosen = [min(range(len(levels)), key=lambda i: levels[i].stride)]
     maps = []
-    for place in chosen:
+    for place in _matched_levels(levels):
         values, factor = torch.from_numpy(features[place]).float()[None], levels[place].stride / CELL_PX
         values = F.avg_pool2d(values, round(1 / factor)) if factor < 1 else values
         if factor > 1:

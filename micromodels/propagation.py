@@ -30,6 +30,7 @@ from micromodels.events import Run, Stage, StageFinished, StopRequest
 from micromodels.evidence import Detail, EvidenceSource, FrameEvidence, HeadEvidence, with_details
 from micromodels.features import EncodedVideo, FrameSelection
 from micromodels.heads import DenseHead
+from micromodels.matching import CELL_PX
 from micromodels.motion import Flows, Motion
 from micromodels.parallel import mapped, narrow_operations
 from micromodels.paths import FramePlaces, PathSettings, PathSweep, Sizes, Ways, best_places, no_places, place_scores
@@ -43,7 +44,8 @@ __all__ = [
     "reach_frames",
 ]
 
-WINDOW_BYTES = 384 << 20
+WINDOW_BYTES = 704 << 20
+"""What a window may hold; one box track of 854x480 then has the longest reach."""
 MAX_REACH_FRAMES = 192
 MIN_REACH_FRAMES = 16
 WINDOW_FRAMES = 96
@@ -137,10 +139,16 @@ def propagate_windows(
     return posteriors(source, anchors, frames, run, settings, boxed=boxed)
 
 
-def reach_frames(tracks: int, size: tuple[int, int]) -> int:
-    """How far before an anchor the backward sweep from it goes; depends on what a window may hold in memory."""
-    per_frame = (tracks + 4) * size[0] * size[1] // 2 + 1
-    return int(np.clip(WINDOW_BYTES // per_frame // 2, MIN_REACH_FRAMES, MAX_REACH_FRAMES))
+def reach_frames(tracks: int, size: tuple[int, int], matched_channels: int) -> int:
+    """How far before an anchor the backward sweep from it goes; depends on what a window may hold in memory.
+
+    Args:
+        tracks: number of tracks.
+        size: of the work image (height, width).
+        matched_channels: of ``FrameEvidence.matched``; 0 without.
+    """
+    per_frame = size[0] * size[1] * ((tracks + 4) / 2 + 2 * matched_channels / CELL_PX**2)
+    return int(np.clip(WINDOW_BYTES / per_frame / 2, MIN_REACH_FRAMES, MAX_REACH_FRAMES))
 
 
 def posteriors(
@@ -171,7 +179,7 @@ def posteriors(
     """
     held: dict[int, FrameEvidence] = {}
     carried = _Carried.nothing(source.tracks)
-    reach = reach_frames(source.tracks, source.size)
+    reach = reach_frames(source.tracks, source.size, source.matched_channels)
     known = _known_frames(anchors, source.tracks)
     sizes = Sizes(anchors, known, boxed)
     onward = PathSweep(sizes, PathSettings())

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from micromodels.errors import InvalidInput
 from micromodels.evaluation.datasets import Clip, ClipKind
-from micromodels.evaluation.followers import follow_by_flow, follow_by_tracker, tracker_lacks
 from micromodels.evaluation.interpolation import copy_track, fill_frames, linear_track
 from micromodels.evaluation.published import boxes_published, published_boxes, published_masks, published_osvos
+from micromodels.evaluation.trackers import follow_by_flow, follow_by_tracker, tracker_lacks
 from micromodels.types import AnyLabel, FrameLabel, FrameResult, Label
 
 if TYPE_CHECKING:

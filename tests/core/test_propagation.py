@@ -27,6 +27,7 @@ from micromodels.propagation import (
     combine,
     posteriors,
     propagate_windows,
+    reach_frames,
 )
 from micromodels.seeds import IGNORE, SeedFrame
 from micromodels.types import Box
@@ -340,6 +341,14 @@ def test_every_frame_comes_once_and_in_order(data: st.DataObject) -> None:
         assert np.isfinite(posterior.log_odds).all()
         if posterior.frame in anchored:
             assert found(posterior).all()
+
+
+def test_what_a_frame_holds_shortens_the_reach() -> None:
+    """A box track at 854x480 has the longest reach; more tracks, channels or pixels fit in fewer frames, never none."""
+    usual, large = (480, 864), (2160, 3840)
+    assert reach_frames(1, usual, 64) == propagation.MAX_REACH_FRAMES
+    assert propagation.MAX_REACH_FRAMES > reach_frames(1, usual, 256) > reach_frames(8, usual, 256)
+    assert reach_frames(1, large, 64) == propagation.MIN_REACH_FRAMES
 
 
 @settings(max_examples=30, deadline=None)
