@@ -56,7 +56,7 @@ class BoxSigns:
     Attributes:
         likeness: to the anchors; see ``paths.FramePlaces``.
         margin: of the path against the next best one.
-        accord: IoU of the box of the interpolated size and the box that the pixels vote for.
+        accord: IoU of the box and the one that the pixels vote for.
         match: with what was there a moment ago; see ``paths.FramePlaces``.
     """
 

@@ -8,7 +8,8 @@ are the separable distance transform of Felzenszwalb & Huttenlocher, *Distance T
 A look-alike that passes by is nowhere on the way to the next anchor, so it cannot capture the track.
 
 What a head does not know any more is still found by its look: in each direction a follower (``micromodels.matching``)
-goes along the best way so far and adds its answer to the worth of the places around.
+goes along the best way so far and adds its answer to the worth of the places around. How large the box is there says
+``micromodels.extents``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from micromodels.evidence import FrameEvidence
+from micromodels.extents import DRAWN_VARIANCE, Extent, ExtentSettings, Growth, between, combined, flow_growth
 from micromodels.matching import CELL_PX, Follower, FollowerSettings
 from micromodels.seeds import SeedFrame
 
@@ -42,8 +44,11 @@ __all__ = [
 NEVER = -1e9
 LEAST_LEVEL = 0.02
 """Below this a head knows nothing of a track even on its anchors."""
-VOTED_MIDDLE, VOTED_SIZE = 0.5, 0.25
-"""Weights of what pixels vote for, against the best place and the interpolated size."""
+STRANGE_MIDDLE, FAMILIAR_MIDDLE, FAMILIAR = 0.2, 0.5, 0.4
+"""Weight of the middle that pixels vote for, against the best place: of an object that the head does not know any more,
+and of one whose likeness reaches ``FAMILIAR``."""
+FLOW_CELL_PX = 4
+EXTENTS = ExtentSettings()
 
 Floats = npt.NDArray[np.float32]
 
@@ -53,6 +58,14 @@ class Warp(Protocol):
 
     def coarse_grid(self, to: int, origin: int) -> torch.Tensor | None:
         """Where each cell of frame ``to`` lies on ``origin``, ``(1, h8, w8, 2)`` for ``grid_sample``; None at a cut."""
+        ...
+
+    def grid(self, to: int, origin: int) -> torch.Tensor | None:
+        """The same at stride 4."""
+        ...
+
+    def returns(self, to: int, origin: int) -> torch.Tensor:
+        """Where the flow from frame ``to`` to ``origin`` and the flow back agree, ``(h4, w4)``, 0 to 1."""
         ...
 
 
@@ -86,7 +99,7 @@ class FramePlaces:
         likeness: float32 ``(tracks,)`` mean probability of the track in its box, relative to that in the boxes
             that people drew on the neighbouring anchors: about 1 where it is seen as well as there; NaN as above.
         margin: float32 ``(tracks,)`` how much better the path is than the best one elsewhere; NaN as above.
-        accord: float32 ``(tracks,)`` IoU of the box of the interpolated size and the one that pixels vote for.
+        accord: float32 ``(tracks,)`` IoU of the box and the one that pixels vote for.
         match: float32 ``(tracks,)`` how far a follower has kept to the object all the way from an anchor: about 1 where
             each frame looked like those before it; NaN on anchors, and as above.
     """
@@ -131,9 +144,13 @@ class Sizes:
         """Width and height in work pixels; None for a track that was never drawn."""
         if not len(self._frames[track]):
             return None
+        width, height = np.exp(self.log_at(track, frame))
+        return float(width), float(height)
+
+    def log_at(self, track: int, frame: int) -> npt.NDArray[np.float64]:
+        """Natural logarithms of width and height of a track that was drawn; float64 ``(2,)``."""
         logs = self._logs[track]
-        width, height = (float(np.exp(np.interp(frame, self._frames[track], logs[:, side]))) for side in (0, 1))
-        return width, height
+        return np.array([np.interp(frame, self._frames[track], logs[:, side]) for side in (0, 1)])
 
 
 def _kernel(length_cells: float, like: torch.Tensor) -> torch.Tensor:
@@ -175,12 +192,16 @@ class Ways:
         levels: float32 ``(tracks,)`` mean probability inside the box on that anchor; NaN before the first.
         matches: float32 ``(tracks,)`` how far the followers of this direction have kept to their objects, of
             ``Follower.learn``; NaN where there is none.
+        expected: sizes before a look at the frame, by track; of those that are alive.
+        found: sizes after it.
     """
 
     worth: torch.Tensor = field(repr=False)
     alive: npt.NDArray[np.bool_]
     levels: Floats
     matches: Floats
+    expected: Mapping[int, Extent]
+    found: Mapping[int, Extent]
 
 
 def place_scores(evidence: FrameEvidence, frame: int, sizes: Sizes, settings: PathSettings) -> PlaceScores:
@@ -229,12 +250,15 @@ class PathSweep:
         self._alive = np.zeros(len(sizes.boxes), bool)
         self._levels = np.full(len(sizes.boxes), np.nan, np.float32)
         self._followers: dict[int, Follower] = {}
+        self._extents: dict[int, Extent] = {}
+        self._boxes: dict[int, Floats] = {}
+        self._evidence: FrameEvidence | None = None
 
     def step(
         self,
         frame: int,
         scores: PlaceScores,
-        features: torch.Tensor,
+        evidence: FrameEvidence,
         anchor: SeedFrame | None,
         motion: Warp,
         known: bool,
@@ -244,7 +268,7 @@ class PathSweep:
         Args:
             frame: its index.
             scores: of ``place_scores``.
-            features: of ``matched_features``.
+            evidence: of the frame, with features for followers.
             anchor: what people drew on it, if anything.
             motion: between neighbouring frames.
             known: whether the frame that this sweep comes from is at hand.
@@ -253,7 +277,8 @@ class PathSweep:
             The worth of each place.
         """
         worth, matches = scores.worth.clone(), np.full(len(scores.worth), np.nan, np.float32)
-        features = features.float()
+        assert evidence.matched is not None, "a head of boxes has them"
+        features = evidence.matched.float()
         if self._worth is not None and known:
             grid = motion.coarse_grid(frame, self._frame)
             if grid is not None:
@@ -264,28 +289,53 @@ class PathSweep:
                 worth += torch.maximum(moved, still)
         drawn = set(np.nonzero(anchor.known)[0].tolist()) if anchor is not None else set()
         for track in drawn:
-            box = self._sizes.boxes[track].get(frame)
-            # Nobody has to come from where the object was not.
-            self._alive[track] = box is not None
-            self._followers.pop(track, None)
-            worth[track] = scores.worth[track]
-            if box is not None:
-                worth[track] = _drawn(box, worth[track])
-                self._levels[track] = float(scores.inside[track].flatten()[worth[track].argmax()])
-                middle = float(box[0] + box[2]) / 2 / CELL_PX, float(box[1] + box[3]) / 2 / CELL_PX
-                size = float(box[2] - box[0]) / CELL_PX, float(box[3] - box[1]) / CELL_PX
-                self._followers[track] = Follower(features, middle, size, FollowerSettings())
+            worth[track] = self._begin(track, frame, scores, features)
+        expected = dict(self._extents)
         for track in self._followers.keys() - drawn:
-            matches[track] = self._follow(track, frame, features, worth[track])
+            matches[track] = self._follow(track, features, worth[track])
+            x, y, row, column = _peak(worth[track])
+            box = _box_around(x, y, self._extents[track].sides)
+            growth = self._growth(track, frame, evidence, box, motion) if known else None
+            self._boxes[track], expected[track] = box, self._extents[track].grown(growth, EXTENTS)
+            likeness = float(scores.inside[track, row, column]) / max(LEAST_LEVEL, float(self._levels[track]))
+            votes = _voted(evidence, track, box)
+            said = None if votes is None else _log_size(votes)
+            usual = self._sizes.log_at(track, frame)
+            self._extents[track] = expected[track].corrected(said, likeness, usual, EXTENTS)
         # Only differences count; this keeps numbers small on a long way.
-        self._worth, self._frame = worth - worth.amax(dim=(1, 2), keepdim=True), frame
-        return Ways(self._worth, self._alive.copy(), self._levels.copy(), matches)
+        self._worth = worth - worth.amax(dim=(1, 2), keepdim=True)
+        self._frame, self._evidence = frame, evidence
+        return Ways(self._worth, self._alive.copy(), self._levels.copy(), matches, expected, dict(self._extents))
 
-    def _follow(self, track: int, frame: int, features: torch.Tensor, worth: torch.Tensor) -> float:
+    def _begin(self, track: int, frame: int, scores: PlaceScores, features: torch.Tensor) -> torch.Tensor:
+        """Start anew with what people said of a track on a frame; returns the worth of places there."""
+        box = self._sizes.boxes[track].get(frame)
+        # Nobody has to come from where the object was not.
+        self._alive[track] = box is not None
+        self._followers.pop(track, None)
+        self._extents.pop(track, None)
+        if box is None:
+            return scores.worth[track]
+        worth = _drawn(box, scores.worth[track])
+        self._levels[track] = float(scores.inside[track].flatten()[worth.argmax()])
+        x, y = (float(side) / CELL_PX for side in (box[:2] + box[2:]) / 2)
+        width, height = _sides(box)
+        size = width / CELL_PX, height / CELL_PX
+        self._followers[track] = Follower(features, (x, y), size, FollowerSettings())
+        self._extents[track], self._boxes[track] = Extent(_log_size(box), np.full(2, DRAWN_VARIANCE)), box
+        return worth
+
+    def _growth(self, track: int, frame: int, evidence: FrameEvidence, box: Floats, motion: Warp) -> Growth | None:
+        """How much larger the picture inside a box is than on the frame before; None across a cut."""
+        assert self._evidence is not None
+        here = _spreading(evidence, track, box, motion, frame, self._frame)
+        there = _spreading(self._evidence, track, self._boxes[track], motion, self._frame, frame)
+        return None if here is None or there is None else between(here, there)
+
+    def _follow(self, track: int, features: torch.Tensor, worth: torch.Tensor) -> float:
         """Add to ``worth`` what the follower of a track answers around the best place so far; see ``Ways.matches``."""
-        follower, side = self._followers[track], self._sizes.at(track, frame)
-        assert side is not None
-        size = side[0] / CELL_PX, side[1] / CELL_PX
+        follower, (width, height) = self._followers[track], self._extents[track].sides
+        size = width / CELL_PX, height / CELL_PX
         x, y, _, _ = _peak(worth)
         match = follower.answer(features, (x / CELL_PX, y / CELL_PX), size)
         worth += self._settings.match * match
@@ -301,37 +351,34 @@ def _drawn(box: Floats, like: torch.Tensor) -> torch.Tensor:
     return -4.0 * (((columns[None] - x) / CELL_PX) ** 2 + ((rows[:, None] - y) / CELL_PX) ** 2)
 
 
-def best_places(
-    frame: int, evidence: FrameEvidence, scores: PlaceScores, forward: Ways, backward: Ways, sizes: Sizes
-) -> FramePlaces:
+def best_places(evidence: FrameEvidence, scores: PlaceScores, forward: Ways, backward: Ways) -> FramePlaces:
     """The place of each track on the best path through a frame.
 
     Args:
-        frame: its index.
         evidence: of the frame.
         scores: of ``place_scores``.
         forward: of ``PathSweep.step`` from the anchors before.
         backward: the same from the anchors after.
-        sizes: of the tracks.
     """
     places = no_places(len(scores.worth))
     boxes = places.boxes
     likeness, margin, accord, match = (np.full(len(boxes), np.nan, np.float32) for _ in range(4))
     for track in range(len(scores.worth)):
-        size = sizes.at(track, frame)
         reached = [ways for ways in (forward, backward) if ways.alive[track]]
-        if size is None or not reached:
+        if not reached:
             continue
         total = sum((ways.worth[track] for ways in reached), torch.zeros_like(scores.worth[track]))
         if len(reached) == 2:
             total = total - scores.worth[track]  # both have counted it
         x, y, row, column = _peak(total)
-        even = _box_around(x, y, size)
-        voted = _voted(evidence, track, even)
-        boxes[track], accord[track] = _mixed(even, voted), _iou(even, voted)
+        placed = _box_around(x, y, _extent(track, forward, backward).sides)
+        votes = _voted(evidence, track, placed)
+        voted = placed if votes is None else votes
+        accord[track] = _iou(placed, voted)
         level = max(LEAST_LEVEL, float(np.mean([ways.levels[track] for ways in reached])))
         likeness[track] = float(scores.inside[track, row, column]) / level
-        margin[track] = _margin(total, row, column, size)
+        boxes[track] = _nudged(placed, voted, float(likeness[track]))
+        margin[track] = _margin(total, row, column, _sides(placed))
         match[track] = max(float(ways.matches[track]) for ways in reached)
     return FramePlaces(boxes, likeness, margin, accord, match)
 
@@ -356,11 +403,50 @@ def _box_around(x: float, y: float, size: tuple[float, float]) -> Floats:
     return np.array([x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2], np.float32)
 
 
-def _mixed(even: Floats, voted: Floats) -> Floats:
-    """A box between the one of the interpolated size and the voted one: votes know the place better than the size."""
-    middle = (1 - VOTED_MIDDLE) * (even[:2] + even[2:]) / 2 + VOTED_MIDDLE * (voted[:2] + voted[2:]) / 2
-    half = (1 - VOTED_SIZE) * (even[2:] - even[:2]) / 2 + VOTED_SIZE * (voted[2:] - voted[:2]) / 2
-    return np.concatenate([middle - half, middle + half]).astype(np.float32)
+def _extent(track: int, forward: Ways, backward: Ways) -> Extent:
+    """What both directions say of a size; only one of them may have looked at the frame."""
+    if not (forward.alive[track] and backward.alive[track]):
+        return (forward if forward.alive[track] else backward).found[track]
+    return combined(forward.found[track], backward.expected[track])
+
+
+def _nudged(placed: Floats, voted: Floats, likeness: float) -> Floats:
+    """The box on its way to the middle of the voted one."""
+    share = STRANGE_MIDDLE + (FAMILIAR_MIDDLE - STRANGE_MIDDLE) * min(1.0, likeness / FAMILIAR)
+    way = share * ((voted[:2] + voted[2:]) - (placed[:2] + placed[2:])) / 2
+    return placed + np.tile(way, 2).astype(np.float32)
+
+
+def _sides(box: Floats) -> tuple[float, float]:
+    return float(box[2] - box[0]), float(box[3] - box[1])
+
+
+def _log_size(box: Floats) -> npt.NDArray[np.float64]:
+    return np.asarray(np.log(np.maximum(box[2:] - box[:2], 1.0)), np.float64)
+
+
+def _spreading(
+    evidence: FrameEvidence, track: int, box: Floats, motion: Warp, frame: int, origin: int
+) -> Growth | None:
+    """How much larger the picture inside a box is than on another frame, by the flow to it; None across a cut."""
+    grid = motion.grid(frame, origin)
+    if grid is None:
+        return None
+    height, width = grid.shape[1:3]
+    rows, columns = _cells(box, FLOW_CELL_PX, height, width)
+    part = grid[0, rows, columns].cpu().numpy()
+    y, x = np.mgrid[rows, columns]
+    flow = np.stack([(part[..., 0] + 1) * width / 2 - x, (part[..., 1] + 1) * height / 2 - y], axis=-1) - 0.5
+    odds = evidence.log_odds[track, 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop].float()
+    weight = torch.sigmoid(F.avg_pool2d(odds[None], 2)[0]) * motion.returns(frame, origin)[rows, columns]
+    return flow_growth(flow.astype(np.float32), weight.cpu().numpy())
+
+
+def _cells(box: Floats, cell_px: int, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of a grid that a box covers, at least one each."""
+    low = np.clip(np.floor(box[:2] / cell_px), 0, [width - 1, height - 1]).astype(int)
+    high = np.clip(np.ceil(box[2:] / cell_px), low + 1, [width, height]).astype(int)
+    return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
 
 
 def _iou(one: Floats, other: Floats) -> float:
@@ -369,10 +455,10 @@ def _iou(one: Floats, other: Floats) -> float:
     return overlap / float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - overlap)
 
 
-def _voted(evidence: FrameEvidence, track: int, box: Floats) -> Floats:
-    """The box that the track's pixels in the middle of ``box`` vote for; the box itself where they say nothing."""
+def _voted(evidence: FrameEvidence, track: int, box: Floats) -> Floats | None:
+    """The box that the track's pixels in the middle of ``box`` vote for; None where they say nothing."""
     if evidence.sides is None:
-        return box
+        return None
     height, width = evidence.sides.shape[1:]
     middle, half = (box[:2] + box[2:]) / 2, 0.4 * (box[2:] - box[:2])
     low = np.clip(np.round((middle - half) / 4), 0, [width - 1, height - 1]).astype(int)
@@ -381,7 +467,7 @@ def _voted(evidence: FrameEvidence, track: int, box: Floats) -> Floats:
     odds = evidence.log_odds[track, 2 * low[1] : 2 * high[1], 2 * low[0] : 2 * high[0]].float()
     votes = torch.sigmoid(F.avg_pool2d(odds[None], 2)[0]).cpu().numpy()
     if votes.sum() < 0.05 * votes.size:
-        return box
+        return None
     left, top, right, bottom = evidence.sides[:, rows, columns].astype(np.float32)
     y, x = np.mgrid[rows, columns] * 4.0 + 2.0
     edges = np.stack([x - left, y - top, x + right, y + bottom])

@@ -406,15 +406,13 @@ def _paths(
     back = PathSweep(sizes, settings)
 
     def step(sweep: PathSweep, index: int, *, known: bool) -> Ways:
-        matched = held[index].matched
-        assert matched is not None, "a head of boxes has them"
-        return sweep.step(index, scores[index], matched, anchors.get(index), motion, known)
+        return sweep.step(index, scores[index], held[index], anchors.get(index), motion, known)
 
     with ThreadPoolExecutor(1) as other:
         promised = other.submit(lambda: {i: step(back, i, known=i + 1 in held) for i in reversed(everything)})
         forward = {i: step(onward, i, known=i - 1 in held) for i in frames}
         backward = promised.result()
-    return {i: best_places(i, held[i], scores[i], forward[i], backward[i], sizes) for i in frames}
+    return {i: best_places(held[i], scores[i], forward[i], backward[i]) for i in frames}
 
 
 def _posterior(

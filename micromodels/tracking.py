@@ -37,6 +37,9 @@ PRESENT_LIKENESS = 0.25
 """Likeness to its anchors (see ``paths.FramePlaces``) where a box track is as likely there as not."""
 PRESENT_MATCH = 0.65
 """The same of its match: either will do. The one knows the drawn frames, the other those just before."""
+PRESENT_MATCH_BEYOND = 0.5
+"""The same before the first and after the last frame of which people said anything: there is no other end of the way
+from which the object would be found again."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -206,7 +209,7 @@ class Tracker:
                     if distance >= 0:
                         presence *= PRESENT / PRESENT_UNANNOUNCED
                 else:
-                    presence = _path_presence(posterior.places, index)
+                    presence = _path_presence(posterior.places, index, beyond=np.isnan(agreement))
                     signs = _box_signs(posterior.places, index)
                 if found is not None:
                     scale = np.array([width / self._size[1], height / self._size[0]] * 2, np.float32)
@@ -289,9 +292,16 @@ class Tracker:
         return Label(frame, spec.track, spec.object_class, State.ABSENT, None, gone, self._provenance)
 
 
-def _path_presence(places: FramePlaces, index: int) -> float:
-    """How present a box track with a path is: ``PRESENT`` where it is as likely there as not."""
-    said = np.array([places.likeness[index] / PRESENT_LIKENESS, places.match[index] / PRESENT_MATCH])
+def _path_presence(places: FramePlaces, index: int, *, beyond: bool) -> float:
+    """How present a box track with a path is: ``PRESENT`` where it is as likely there as not.
+
+    Args:
+        places: of the frame.
+        index: of the track.
+        beyond: whether people said nothing of the track on one side of the frame.
+    """
+    match = places.match[index] / (PRESENT_MATCH_BEYOND if beyond else PRESENT_MATCH)
+    said = np.array([places.likeness[index] / PRESENT_LIKENESS, match])
     return float(np.clip(PRESENT * np.nanmax(said), 0, 1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ HEIGHT, WIDTH = 96, 128
 ALIKE = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
 
 
+def still_grid(cell_px: int) -> torch.Tensor:
+    """Every cell lies where it is."""
+    x = (torch.arange(WIDTH // cell_px) + 0.5) * 2 * cell_px / WIDTH - 1
+    y = (torch.arange(HEIGHT // cell_px) + 0.5) * 2 * cell_px / HEIGHT - 1
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
+
+
 class Still:
     """No motion; a cut before the frames that are given."""
 
@@ -25,11 +33,13 @@ class Still:
         self._cuts = cuts
 
     def coarse_grid(self, to: int, origin: int) -> torch.Tensor | None:
-        if max(to, origin) in self._cuts:
-            return None
-        x = (torch.arange(WIDTH // CELL_PX) + 0.5) * 2 * CELL_PX / WIDTH - 1
-        y = (torch.arange(HEIGHT // CELL_PX) + 0.5) * 2 * CELL_PX / HEIGHT - 1
-        return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
+        return None if max(to, origin) in self._cuts else still_grid(CELL_PX)
+
+    def grid(self, to: int, origin: int) -> torch.Tensor | None:
+        return None if max(to, origin) in self._cuts else still_grid(CELL_PX // 2)
+
+    def returns(self, to: int, origin: int) -> torch.Tensor:
+        return torch.ones((HEIGHT // 4, WIDTH // 4))
 
 
 def pictured(shown: Sequence[tuple[Box, torch.Tensor]]) -> torch.Tensor:
@@ -74,12 +84,11 @@ def places(
     scores = [place_scores(frame, i, sizes, settings) for i, frame in enumerate(frames)]
     there, back = PathSweep(sizes, settings), PathSweep(sizes, settings)
     count = len(frames)
-    matched = [frame.matched for frame in frames if frame.matched is not None]
-    forward = [there.step(i, scores[i], matched[i], anchors.get(i), motion, i > 0) for i in range(count)]
+    forward = [there.step(i, scores[i], frames[i], anchors.get(i), motion, i > 0) for i in range(count)]
     backward = [
-        back.step(i, scores[i], matched[i], anchors.get(i), motion, i < count - 1) for i in reversed(range(count))
+        back.step(i, scores[i], frames[i], anchors.get(i), motion, i < count - 1) for i in reversed(range(count))
     ][::-1]
-    return [best_places(i, frames[i], scores[i], forward[i], backward[i], sizes) for i in range(count)]
+    return [best_places(frames[i], scores[i], forward[i], backward[i]) for i in range(count)]
 
 
 def moving(frame: int, y: float = 20) -> Box:
@@ -177,3 +186,46 @@ def test_an_object_that_went_is_not_matched_again_by_what_stands_there() -> None
     found = places(frames, {0: anchor(0, moving(0))})
     assert min(float(found[i].match[0]) for i in range(1, 5)) > 0.65
     assert max(float(found[i].match[0]) for i in range(6, 13)) < 0.4
+
+
+class Spreading(Still):
+    """The picture grows about a point by a factor from each frame to the next."""
+
+    def __init__(self, factor: float, x: float, y: float) -> None:
+        super().__init__()
+        self._factor, self._middle = factor, torch.tensor([2 * x / WIDTH - 1, 2 * y / HEIGHT - 1])
+
+    def coarse_grid(self, to: int, origin: int) -> torch.Tensor:
+        return self._spread(still_grid(CELL_PX), to, origin)
+
+    def grid(self, to: int, origin: int) -> torch.Tensor:
+        return self._spread(still_grid(CELL_PX // 2), to, origin)
+
+    def _spread(self, grid: torch.Tensor, to: int, origin: int) -> torch.Tensor:
+        return self._middle + (grid - self._middle) / self._factor ** (to - origin)
+
+
+@pytest.mark.parametrize("factor", [1.08, 0.93])
+def test_a_box_grows_with_the_picture_in_it(factor: float) -> None:
+    """From one drawn box, onward and back; before, its size would have stayed."""
+
+    def grown(frame: int) -> Box:
+        half = 12 * factor ** (frame - 4)
+        return Box(64 - half, 48 - 1.2 * half, 64 + half, 48 + 1.2 * half)
+
+    found = places([evidence([grown(i)]) for i in range(9)], {4: anchor(4, grown(4))}, Spreading(factor, 64, 48))
+    assert max(grown(0).iou(grown(4)), grown(8).iou(grown(4))) < 0.6
+    assert min(overlap(found[i], grown(i)) for i in range(9)) > 0.75
+
+
+def test_sizes_do_not_leap_at_an_anchor() -> None:
+    """Between two drawn boxes both directions agree on what lies between them."""
+
+    def wide(frame: int) -> Box:
+        half = 10 + frame
+        return Box(64 - half, 32, 64 + half, 64)
+
+    found = places([evidence([wide(i)]) for i in range(13)], {0: anchor(0, wide(0)), 12: anchor(12, wide(12))})
+    widths = [float(place.boxes[0][2] - place.boxes[0][0]) for place in found]
+    assert widths == pytest.approx([2 * (10 + i) for i in range(13)], rel=0.12)
+    assert max(abs(after - before) for before, after in pairwise(widths)) < 4

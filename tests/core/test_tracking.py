@@ -140,6 +140,18 @@ def test_a_track_of_low_presence_is_absent(kind: ShapeKind) -> None:
     assert all(r.labels[0].shape is None and (r.labels[0].confidence or 0) > 0.9 for r in results[3:])
 
 
+@pytest.mark.parametrize(
+    ("match", "between", "beyond"),
+    [(0.45, State.ABSENT, State.ABSENT), (0.6, State.ABSENT, State.VISIBLE), (0.7, State.VISIBLE, State.VISIBLE)],
+)
+def test_a_filter_is_believed_sooner_where_nothing_follows(match: float, between: State, beyond: State) -> None:
+    """The head does not know the object any more; between two anchors it could be found again from the other one."""
+    unknown = posterior(5, [None], paths=[square(5)])
+    unknown = replace(unknown, places=replace(unknown.places, match=np.array([match], np.float32)))
+    both = replace(unknown, agreement=np.array([1.0], np.float32))
+    assert [track([one])[0].labels[0].state for one in (both, unknown)] == [between, beyond]
+
+
 def test_masks_are_those_of_the_posterior() -> None:
     """A track drawn as a mask gets masks of the size of the video."""
     (result,) = track([posterior(0, [square(0)])], kind=ShapeKind.MASK)

@@ -1,0 +1,157 @@
+"""How wide and high a box is between anchors: as its pixels vote, as the picture grows in it, and as people drew it.
+
+In each direction a Kalman filter on the logarithms of width and height starts on a drawn box. From frame to frame it
+grows as the optical flow spreads inside the box, and is corrected by the sides that the head's pixels vote for and, a
+little, by the size interpolated between the anchors. Both directions together make a smoother (Fraser & Potter, *The
+Optimum Linear Smoother as a Combination of Two Optimum Linear Filters*, 1969). What nobody can be sure of has a large
+deviation and counts little: votes of a head that hardly knows the object any more, votes for small boxes, flow that no
+single growth explains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["DRAWN_VARIANCE", "Extent", "ExtentSettings", "Growth", "between", "combined", "flow_growth"]
+
+FIT_ROUNDS = 5
+LEAST_ERROR_CELLS = 0.02
+"""Optical flow is no better than this."""
+LEAST_WEIGHT = 1e-4
+LEAST_GROWTH, MOST_GROWTH = 0.3, 3.0
+"""From one frame to the next; more is a failed measurement."""
+LEAST_LIKENESS = 0.05
+DRAWN_VARIANCE = 1e-6
+"""Of what people drew."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentSettings:
+    """Deviations of the logarithm of a side; dev-set values, see docs/experiments.md.
+
+    Attributes:
+        drift: of the growth from frame to frame, where the flow is sure of it.
+        flow_share: how much of the growth that the flow says is believed.
+        flow_doubt: factor on the deviation of the flow's growth.
+        growth_doubt: the same as a share of that growth.
+        vote: of a vote where the object looks as on its anchors.
+        vote_px: the same in work pixels, for small boxes.
+        usual: of the size interpolated between the anchors.
+        cut: of the growth across a scene cut.
+    """
+
+    drift: float = 0.02
+    flow_share: float = 0.7
+    flow_doubt: float = 4.0
+    growth_doubt: float = 0.5
+    vote: float = 0.12
+    vote_px: float = 20.0
+    usual: float = 0.4
+    cut: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How the picture inside a box grew from one frame to the next.
+
+    Attributes:
+        log: float64 ``(2,)`` natural logarithm of the factor on width and height.
+        deviation: float64 ``(2,)`` of ``log``.
+    """
+
+    log: Floats
+    deviation: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Width and height of a box, and how sure they are.
+
+    Attributes:
+        mean: float64 ``(2,)`` natural logarithms of width and height in work pixels.
+        variance: float64 ``(2,)`` of ``mean``.
+    """
+
+    mean: Floats
+    variance: Floats
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Width and height in work pixels."""
+        width, height = np.exp(self.mean)
+        return float(width), float(height)
+
+    def grown(self, growth: Growth | None, settings: ExtentSettings) -> Extent:
+        """What is expected one frame on; ``growth`` is None across a scene cut."""
+        if growth is None:
+            return Extent(self.mean, self.variance + settings.cut**2)
+        doubt = (settings.flow_doubt * growth.deviation) ** 2 + (settings.growth_doubt * growth.log) ** 2
+        return Extent(self.mean + settings.flow_share * growth.log, self.variance + settings.drift**2 + doubt)
+
+    def corrected(self, votes: Floats | None, likeness: float, usual: Floats, settings: ExtentSettings) -> Extent:
+        """What is believed after a look at the frame.
+
+        Args:
+            votes: logarithms of the width and height that pixels vote for; None where they say nothing.
+            likeness: of the object to its anchors; see ``paths.FramePlaces``.
+            usual: logarithms of the interpolated width and height.
+            settings: deviations.
+        """
+        believed = combined(self, Extent(usual, np.full(2, settings.usual**2)))
+        if votes is None:
+            return believed
+        least = settings.vote**2 + (settings.vote_px / float(np.exp(usual.mean()))) ** 2
+        doubt = least / float(np.clip(likeness, LEAST_LIKENESS, 1.0)) ** 2
+        return combined(believed, Extent(votes, np.full(2, doubt)))
+
+
+def combined(one: Extent, other: Extent) -> Extent:
+    """What two independent sources say together."""
+    precision = 1 / one.variance + 1 / other.variance
+    return Extent((one.mean / one.variance + other.mean / other.variance) / precision, 1 / precision)
+
+
+def between(there: Growth, back: Growth) -> Growth:
+    """The growth from one frame to another, of that and of the one back.
+
+    Where background in the box or the smoothness of the flow pulls both the same way, the mean of both is free of it.
+    """
+    apart = np.abs(there.log + back.log) / 2
+    return Growth((there.log - back.log) / 2, (there.deviation + back.deviation) / 2 + apart)
+
+
+def flow_growth(flow: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> Growth:
+    """The growth that explains the optical flow inside a box, robustly.
+
+    Args:
+        flow: float ``(h, w, 2)``: from each cell of the box to where it was a frame ago, in cells, x and y.
+        weight: float ``(h, w)``, 0 to 1: how far a cell belongs to the object and its flow is to be believed.
+    """
+    weights = weight.ravel().astype(np.float64) + LEAST_WEIGHT
+    rows, columns = np.indices(flow.shape[:2])
+    fits = [
+        _slope(places.ravel().astype(np.float64), flow[..., axis].ravel().astype(np.float64), weights)
+        for axis, places in enumerate((columns, rows))
+    ]
+    slopes, deviations = np.array(fits).T
+    return Growth(-np.log(np.clip(1 + slopes, LEAST_GROWTH, MOST_GROWTH)), deviations)
+
+
+def _slope(places: Floats, values: Floats, weights: Floats) -> tuple[float, float]:
+    """Slope of ``values`` over ``places`` and its deviation, by least squares reweighted after Cauchy."""
+    present, slope, error, spread = weights, 0.0, LEAST_ERROR_CELLS, 0.0
+    for _ in range(FIT_ROUNDS):
+        total = present.sum()
+        apart = places - (present * places).sum() / total
+        mean = (present * values).sum() / total
+        spread = max(float((present * apart**2).sum()), 1e-9)
+        slope = float((present * apart * (values - mean)).sum()) / spread
+        left = values - mean - slope * apart
+        error = max(1.5 * float(np.median(np.abs(left))), LEAST_ERROR_CELLS)
+        present = weights / (1 + (left / error) ** 2)
+    return slope, float(error / np.sqrt(spread))
