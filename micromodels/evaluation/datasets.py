@@ -8,6 +8,8 @@ The data is not part of the repository. Its root is the folder that ``MICROMODEL
     tld/<name>/video.mpg, boxes.csv      one box; a frame without a row: the object is not visible
     otb/<name>/frames, boxes.csv         one box on every frame up to the last row; nothing is known after it
     mot/<name>/frames, boxes.csv         boxes with ids
+
+``davis2016-boxes`` and ``cvc612-boxes`` are the boxes around the masks of those sets.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ FrameTruth = Mapping[str, TruthShape | None]
 """The truth of one frame by track; None where the object is not visible."""
 
 DATA_VARIABLE = "MICROMODELS_REAL_DATA"
+OF_MASKS = "-boxes"
+"""Ends the name of a set of masks that are taken for the boxes around them."""
 
 
 class ClipKind(StrEnum):
@@ -233,12 +237,33 @@ class _MaskTruth:
     def tracks(self) -> Mapping[str, str]:
         return {"1": self.object_class}
 
-    def frame(self, index: int) -> FrameTruth | None:
+    def frame(self, index: int) -> Mapping[str, npt.NDArray[np.bool_] | None] | None:
         path = self.folder / f"{index:05d}.png"
         if not path.exists():
             return None
         mask = _read_image(path) > self.threshold
         return {"1": mask if mask.any() else None}
+
+
+@dataclass(frozen=True)
+class _BoxesOfMasks:
+    """The boxes around masks."""
+
+    masks: _MaskTruth
+
+    def tracks(self) -> Mapping[str, str]:
+        return self.masks.tracks()
+
+    def frame(self, index: int) -> FrameTruth | None:
+        truth = self.masks.frame(index)
+        if truth is None:
+            return None
+        return {track: None if mask is None else _around(mask) for track, mask in truth.items()}
+
+
+def _around(mask: npt.NDArray[np.bool_]) -> Box:
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return Box(x, y, x + width, y + height)
 
 
 @dataclass(frozen=True)
@@ -287,14 +312,30 @@ class _BoxTruth:
         return {track: row.get(track) for track in self._tracks}
 
 
+def _davis_masks(folder: Path) -> _MaskTruth:
+    return _MaskTruth(folder / "masks", "object", 0)
+
+
 def _davis(folder: Path) -> Clip:
-    truth = _MaskTruth(folder / "masks", "object", 0)
-    return Clip("davis2016", folder.name, ClipKind.MASK, folder / "frames", truth, 0.8, {})
+    return Clip("davis2016", folder.name, ClipKind.MASK, folder / "frames", _davis_masks(folder), 0.8, {})
+
+
+def _davis_boxes(folder: Path) -> Clip:
+    truth = _BoxesOfMasks(_davis_masks(folder))
+    return Clip("davis2016" + OF_MASKS, folder.name, ClipKind.BOX, folder / "frames", truth, 0.7, {})
+
+
+def _cvc_masks(folder: Path) -> _MaskTruth:
+    return _MaskTruth(folder / "masks", "polyp", 127)
 
 
 def _cvc(folder: Path) -> Clip:
-    truth = _MaskTruth(folder / "masks", "polyp", 127)
-    return Clip("cvc612", folder.name, ClipKind.MASK, folder / "frames", truth, 0.8, {})
+    return Clip("cvc612", folder.name, ClipKind.MASK, folder / "frames", _cvc_masks(folder), 0.8, {})
+
+
+def _cvc_boxes(folder: Path) -> Clip:
+    truth = _BoxesOfMasks(_cvc_masks(folder))
+    return Clip("cvc612" + OF_MASKS, folder.name, ClipKind.BOX, folder / "frames", truth, 0.7, {})
 
 
 def _vocalfolds(folder: Path) -> Clip:
@@ -326,6 +367,8 @@ _READERS: Mapping[str, Callable[[Path], Clip]] = {
     "tld": _tld,
     "mot": _mot,
     "vocalfolds": _vocalfolds,
+    "davis2016" + OF_MASKS: _davis_boxes,
+    "cvc612" + OF_MASKS: _cvc_boxes,
 }
 SETS = tuple(_READERS)
 """Names of the sets, in the order of the benchmark's table."""
@@ -354,7 +397,7 @@ def load_clips(root: Path, sets: Iterable[str], names: Iterable[str] = ()) -> li
     for set_name in sets:
         if set_name not in _READERS:
             raise InvalidInput("sets", set_name, ", ".join(SETS))
-        folder = root / set_name
+        folder = root / set_name.removesuffix(OF_MASKS)
         if not folder.is_dir():
             raise FailedPrecondition(f"{folder}: no such folder")
         clips += [_READERS[set_name](path) for path in sorted(folder.iterdir()) if path.is_dir()]

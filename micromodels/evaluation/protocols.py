@@ -51,6 +51,7 @@ __all__ = [
     "MAIN_METRIC",
     "PROTOCOL_SETS",
     "SCORED_TOGETHER",
+    "SETS_ON_REQUEST",
     "Outcome",
     "Protocol",
     "Row",
@@ -83,6 +84,9 @@ PROTOCOL_SETS: Mapping[Protocol, tuple[str, ...]] = {
     Protocol.CALIBRATION: ("davis2016", "cvc612", "otb", "tld", "mot", "vocalfolds"),
 }
 """Which sets each protocol runs on."""
+
+SETS_ON_REQUEST: Mapping[Protocol, tuple[str, ...]] = {Protocol.BOXES: ("davis2016-boxes", "cvc612-boxes")}
+"""Which others it runs on where they are named: objects that change their shape more than those of otb and tld."""
 
 SCORED_TOGETHER = (Protocol.MASKS, Protocol.BOXES, Protocol.MANY_OBJECTS, Protocol.REGIONS)
 """The protocols whose runs protocol G sums up."""

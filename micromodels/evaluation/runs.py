@@ -32,6 +32,7 @@ from micromodels.evaluation.pictures import draw_worst
 from micromodels.evaluation.protocols import (
     PROTOCOL_SETS,
     SCORED_TOGETHER,
+    SETS_ON_REQUEST,
     Protocol,
     Row,
     SharedModels,
@@ -262,7 +263,8 @@ def plan(
     wanted = set(protocols) | (set(SCORED_TOGETHER) if Protocol.CALIBRATION in protocols else set())
     jobs: list[Job] = []
     for protocol in [p for p in Protocol if p in wanted and p is not Protocol.CALIBRATION]:
-        own = [clip for clip in clips if clip.set_name in PROTOCOL_SETS[protocol]]
+        sets = PROTOCOL_SETS[protocol] + SETS_ON_REQUEST.get(protocol, ())
+        own = [clip for clip in clips if clip.set_name in sets]
         if protocol is Protocol.ECONOMY:
             players = systems if economy_systems is None else economy_systems
             jobs += [

@@ -17,6 +17,9 @@ from micromodels.evaluation.datasets import (
     load_clips,
     seed_frames,
 )
+from micromodels.evaluation.peers import find_system
+from micromodels.evaluation.protocols import Protocol
+from micromodels.evaluation.runs import plan
 from micromodels.types import Box, Mask, State
 
 
@@ -130,6 +133,22 @@ def test_every_class_but_void_is_a_track(small_data: Path) -> None:
     assert (2, "intubation") not in states
 
 
+@pytest.mark.parametrize("name", ["davis2016", "cvc612"])
+def test_boxes_around_masks(small_data: Path, name: str) -> None:
+    """The same pictures and frames; each box is as tight as the mask on its frame."""
+    masks, boxes = clip_of(small_data, name), clip_of(small_data, f"{name}-boxes")
+    assert (boxes.source, boxes.kind, boxes.known_frames()) == (masks.source, ClipKind.BOX, masks.known_frames())
+    for frame in masks.known_frames():
+        drawn, box = (masks.truth(frame) or {})["1"], (boxes.truth(frame) or {})["1"]
+        assert isinstance(drawn, np.ndarray)
+        assert isinstance(box, Box)
+        rows, columns = np.nonzero(drawn)
+        assert box.as_list() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    (job,) = plan([Protocol.BOXES], [boxes], [find_system("copy")], [1])
+    assert job.clip is boxes
+    assert plan([Protocol.ECONOMY], [boxes], [find_system("copy")], [1]) == []
+
+
 def test_frame_class_seeds_move_until_each_value_is_seen(small_data: Path) -> None:
     """tld hides its object on frames 5 and 6 only; the nearest of three seeds moves there."""
     clip = clip_of(small_data, "tld")
@@ -163,7 +182,7 @@ def test_the_data_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_real_sets_are_as_described(real_data: Path) -> None:
     """Numbers of frames, tracks and hidden frames of the real sets."""
     clips = {f"{clip.set_name}/{clip.name}": clip for clip in load_clips(real_data, SETS)}
-    assert len(clips) == 8 + 2 + 3 + 4 + 1 + 2
+    assert len(clips) == 8 + 2 + 3 + 4 + 1 + 2 + 8 + 2
     assert {name: clip.frame_count for name, clip in clips.items() if clip.set_name == "tld"} == {
         "tld/car": 945,
         "tld/jumping": 313,
