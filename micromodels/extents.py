@@ -1,7 +1,8 @@
 """How wide and high a box is between anchors: as its pixels vote, as the picture grows in it, and as people drew it.
 
 In each direction a Kalman filter on the logarithms of width and height starts on a drawn box. From frame to frame it
-grows as the optical flow spreads inside the box, and is corrected by the sides that the head's pixels vote for and, a
+grows as the optical flow spreads inside the box, and is corrected by the sides that the head's pixels vote for, by the
+outline of the pixels that are likely the object's, with the slack that people left around it when they drew, and, a
 little, by the size interpolated between the anchors. Both directions together make a smoother (Fraser & Potter, *The
 Optimum Linear Smoother as a Combination of Two Optimum Linear Filters*, 1969). What nobody can be sure of has a large
 deviation and counts little: votes of a head that hardly knows the object any more, votes for small boxes, flow that no
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DRAWN_VARIANCE", "Extent", "ExtentSettings", "Growth", "between", "combined", "flow_growth"]
+__all__ = ["DRAWN_VARIANCE", "Extent", "ExtentSettings", "Growth", "Slack", "between", "combined", "flow_growth"]
 
 FIT_ROUNDS = 5
 LEAST_ERROR_CELLS = 0.02
@@ -28,6 +29,8 @@ DRAWN_VARIANCE = 1e-6
 """Of what people drew."""
 
 Floats = npt.NDArray[np.float64]
+Box = npt.NDArray[np.float32]
+"""x1, y1, x2, y2 in work pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,22 @@ class ExtentSettings:
         growth_doubt: the same as a share of that growth.
         vote: of a vote where the object looks as on its anchors.
         vote_px: the same in work pixels, for small boxes.
+        outline: of an outline where the object looks as on its anchors; far larger where it does not.
+        outline_px: the same in work pixels.
+        outline_likeness: below it an outline says nothing.
         usual: of the size interpolated between the anchors.
         cut: of the growth across a scene cut.
     """
 
     drift: float = 0.02
-    flow_share: float = 0.7
-    flow_doubt: float = 4.0
+    flow_share: float = 0.8
+    flow_doubt: float = 5.0
     growth_doubt: float = 0.5
     vote: float = 0.12
-    vote_px: float = 20.0
+    vote_px: float = 40.0
+    outline: float = 0.07
+    outline_px: float = 15.0
+    outline_likeness: float = 0.25
     usual: float = 0.4
     cut: float = 1.0
 
@@ -93,21 +102,59 @@ class Extent:
         doubt = (settings.flow_doubt * growth.deviation) ** 2 + (settings.growth_doubt * growth.log) ** 2
         return Extent(self.mean + settings.flow_share * growth.log, self.variance + settings.drift**2 + doubt)
 
-    def corrected(self, votes: Floats | None, likeness: float, usual: Floats, settings: ExtentSettings) -> Extent:
+    def corrected(
+        self,
+        votes: Floats | None,
+        outline: Floats | None,
+        likeness: float,
+        usual: Floats,
+        settings: ExtentSettings,
+    ) -> Extent:
         """What is believed after a look at the frame.
 
         Args:
             votes: logarithms of the width and height that pixels vote for; None where they say nothing.
+            outline: the same of the outline, with its slack; None where there is none.
             likeness: of the object to its anchors; see ``paths.FramePlaces``.
             usual: logarithms of the interpolated width and height.
             settings: deviations.
         """
+        side_px, alike = float(np.exp(usual.mean())), float(np.clip(likeness, LEAST_LIKENESS, 1.0))
         believed = combined(self, Extent(usual, np.full(2, settings.usual**2)))
-        if votes is None:
-            return believed
-        least = settings.vote**2 + (settings.vote_px / float(np.exp(usual.mean()))) ** 2
-        doubt = least / float(np.clip(likeness, LEAST_LIKENESS, 1.0)) ** 2
-        return combined(believed, Extent(votes, np.full(2, doubt)))
+        if votes is not None:
+            doubt = (settings.vote**2 + (settings.vote_px / side_px) ** 2) / alike**2
+            believed = combined(believed, Extent(votes, np.full(2, doubt)))
+        if outline is not None and likeness >= settings.outline_likeness:
+            doubt = (settings.outline**2 + (settings.outline_px / side_px) ** 2) / alike**4
+            believed = combined(believed, Extent(outline, np.full(2, doubt)))
+        return believed
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """How a drawn box lies around the outline of its pixels: people draw loosely or tightly, and heads see a part.
+
+    Attributes:
+        log: float64 ``(2,)`` natural logarithm of width and height of the box against those of the outline.
+        shift: float64 ``(2,)`` from the middle of the outline to that of the box, as a share of its sides.
+    """
+
+    log: Floats
+    shift: Floats
+
+    @classmethod
+    def of(cls, outline: Box, drawn: Box) -> Slack:
+        """The slack of a drawn box; both are x1, y1, x2, y2."""
+        sides = np.maximum(drawn[2:] - drawn[:2], 1.0)
+        log = np.log(sides / np.maximum(outline[2:] - outline[:2], 1.0))
+        return cls(
+            log.astype(np.float64), ((drawn[:2] + drawn[2:] - outline[:2] - outline[2:]) / 2 / sides).astype(float)
+        )
+
+    def around(self, outline: Box) -> tuple[Floats, Floats]:
+        """Logarithms of width and height, and the middle, of the box that leaves this slack around an outline."""
+        log = np.log(np.maximum(outline[2:] - outline[:2], 1.0)) + self.log
+        return log, (outline[:2] + outline[2:]) / 2 + self.shift * np.exp(log)
 
 
 def combined(one: Extent, other: Extent) -> Extent:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +23,10 @@ import torch
 from torch.nn import functional as F
 
 from micromodels.evidence import FrameEvidence
-from micromodels.extents import DRAWN_VARIANCE, Extent, ExtentSettings, Growth, between, combined, flow_growth
+from micromodels.extents import DRAWN_VARIANCE, Extent, ExtentSettings, Growth, Slack, between, combined
 from micromodels.matching import CELL_PX, Follower, FollowerSettings
 from micromodels.seeds import SeedFrame
+from micromodels.sightings import Warp, outlined_box, spreading, voted_box
 
 __all__ = [
     "FramePlaces",
@@ -34,7 +34,6 @@ __all__ = [
     "PathSweep",
     "PlaceScores",
     "Sizes",
-    "Warp",
     "Ways",
     "best_places",
     "no_places",
@@ -47,26 +46,11 @@ LEAST_LEVEL = 0.02
 STRANGE_MIDDLE, FAMILIAR_MIDDLE, FAMILIAR = 0.2, 0.5, 0.4
 """Weight of the middle that pixels vote for, against the best place: of an object that the head does not know any more,
 and of one whose likeness reaches ``FAMILIAR``."""
-FLOW_CELL_PX = 4
+OUTLINED_MIDDLE = 0.5
+"""Weight of the middle of the outline, of a familiar object, against both."""
 EXTENTS = ExtentSettings()
 
 Floats = npt.NDArray[np.float32]
-
-
-class Warp(Protocol):
-    """Motion between neighbouring frames."""
-
-    def coarse_grid(self, to: int, origin: int) -> torch.Tensor | None:
-        """Where each cell of frame ``to`` lies on ``origin``, ``(1, h8, w8, 2)`` for ``grid_sample``; None at a cut."""
-        ...
-
-    def grid(self, to: int, origin: int) -> torch.Tensor | None:
-        """The same at stride 4."""
-        ...
-
-    def returns(self, to: int, origin: int) -> torch.Tensor:
-        """Where the flow from frame ``to`` to ``origin`` and the flow back agree, ``(h4, w4)``, 0 to 1."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +178,7 @@ class Ways:
             ``Follower.learn``; NaN where there is none.
         expected: sizes before a look at the frame, by track; of those that are alive.
         found: sizes after it.
+        slacks: of the drawn boxes that this direction comes from, by track; where an outline was seen there.
     """
 
     worth: torch.Tensor = field(repr=False)
@@ -202,6 +187,7 @@ class Ways:
     matches: Floats
     expected: Mapping[int, Extent]
     found: Mapping[int, Extent]
+    slacks: Mapping[int, Slack]
 
 
 def place_scores(evidence: FrameEvidence, frame: int, sizes: Sizes, settings: PathSettings) -> PlaceScores:
@@ -251,6 +237,7 @@ class PathSweep:
         self._levels = np.full(len(sizes.boxes), np.nan, np.float32)
         self._followers: dict[int, Follower] = {}
         self._extents: dict[int, Extent] = {}
+        self._slacks: dict[int, Slack] = {}
         self._boxes: dict[int, Floats] = {}
         self._evidence: FrameEvidence | None = None
 
@@ -277,8 +264,7 @@ class PathSweep:
             The worth of each place.
         """
         worth, matches = scores.worth.clone(), np.full(len(scores.worth), np.nan, np.float32)
-        assert evidence.matched is not None, "a head of boxes has them"
-        features = evidence.matched.float()
+        features = _features(evidence)
         if self._worth is not None and known:
             grid = motion.coarse_grid(frame, self._frame)
             if grid is not None:
@@ -289,31 +275,47 @@ class PathSweep:
                 worth += torch.maximum(moved, still)
         drawn = set(np.nonzero(anchor.known)[0].tolist()) if anchor is not None else set()
         for track in drawn:
-            worth[track] = self._begin(track, frame, scores, features)
+            worth[track] = self._begin(track, frame, scores, evidence)
         expected = dict(self._extents)
         for track in self._followers.keys() - drawn:
             matches[track] = self._follow(track, features, worth[track])
-            x, y, row, column = _peak(worth[track])
-            box = _box_around(x, y, self._extents[track].sides)
+            place = _peak(worth[track])
+            box = _box_around(place[0], place[1], self._extents[track].sides)
             growth = self._growth(track, frame, evidence, box, motion) if known else None
             self._boxes[track], expected[track] = box, self._extents[track].grown(growth, EXTENTS)
-            likeness = float(scores.inside[track, row, column]) / max(LEAST_LEVEL, float(self._levels[track]))
-            votes = _voted(evidence, track, box)
-            said = None if votes is None else _log_size(votes)
-            usual = self._sizes.log_at(track, frame)
-            self._extents[track] = expected[track].corrected(said, likeness, usual, EXTENTS)
+            likeness = float(scores.inside[track, place[2], place[3]]) / max(LEAST_LEVEL, float(self._levels[track]))
+            self._extents[track] = self._seen(track, frame, evidence, box, likeness, expected[track])
         # Only differences count; this keeps numbers small on a long way.
         self._worth = worth - worth.amax(dim=(1, 2), keepdim=True)
         self._frame, self._evidence = frame, evidence
-        return Ways(self._worth, self._alive.copy(), self._levels.copy(), matches, expected, dict(self._extents))
+        found, slacks = dict(self._extents), dict(self._slacks)
+        return Ways(self._worth, self._alive.copy(), self._levels.copy(), matches, expected, found, slacks)
 
-    def _begin(self, track: int, frame: int, scores: PlaceScores, features: torch.Tensor) -> torch.Tensor:
+    def _seen(
+        self, track: int, frame: int, evidence: FrameEvidence, box: Floats, likeness: float, expected: Extent
+    ) -> Extent:
+        """The size of a track after a look at the box where it is thought to be."""
+        votes, outline, slack = (
+            voted_box(evidence, track, box),
+            outlined_box(evidence, track, box),
+            self._slacks.get(track),
+        )
+        return expected.corrected(
+            None if votes is None else _log_size(votes),
+            None if outline is None or slack is None else slack.around(outline)[0],
+            likeness,
+            self._sizes.log_at(track, frame),
+            EXTENTS,
+        )
+
+    def _begin(self, track: int, frame: int, scores: PlaceScores, evidence: FrameEvidence) -> torch.Tensor:
         """Start anew with what people said of a track on a frame; returns the worth of places there."""
         box = self._sizes.boxes[track].get(frame)
         # Nobody has to come from where the object was not.
         self._alive[track] = box is not None
         self._followers.pop(track, None)
         self._extents.pop(track, None)
+        self._slacks.pop(track, None)
         if box is None:
             return scores.worth[track]
         worth = _drawn(box, scores.worth[track])
@@ -321,15 +323,18 @@ class PathSweep:
         x, y = (float(side) / CELL_PX for side in (box[:2] + box[2:]) / 2)
         width, height = _sides(box)
         size = width / CELL_PX, height / CELL_PX
-        self._followers[track] = Follower(features, (x, y), size, FollowerSettings())
+        self._followers[track] = Follower(_features(evidence), (x, y), size, FollowerSettings())
         self._extents[track], self._boxes[track] = Extent(_log_size(box), np.full(2, DRAWN_VARIANCE)), box
+        outline = outlined_box(evidence, track, box)
+        if outline is not None:
+            self._slacks[track] = Slack.of(outline, box)
         return worth
 
     def _growth(self, track: int, frame: int, evidence: FrameEvidence, box: Floats, motion: Warp) -> Growth | None:
         """How much larger the picture inside a box is than on the frame before; None across a cut."""
         assert self._evidence is not None
-        here = _spreading(evidence, track, box, motion, frame, self._frame)
-        there = _spreading(self._evidence, track, self._boxes[track], motion, self._frame, frame)
+        here = spreading(evidence, track, box, motion, frame, self._frame)
+        there = spreading(self._evidence, track, self._boxes[track], motion, self._frame, frame)
         return None if here is None or there is None else between(here, there)
 
     def _follow(self, track: int, features: torch.Tensor, worth: torch.Tensor) -> float:
@@ -372,12 +377,15 @@ def best_places(evidence: FrameEvidence, scores: PlaceScores, forward: Ways, bac
             total = total - scores.worth[track]  # both have counted it
         x, y, row, column = _peak(total)
         placed = _box_around(x, y, _extent(track, forward, backward).sides)
-        votes = _voted(evidence, track, placed)
+        votes, outline = voted_box(evidence, track, placed), outlined_box(evidence, track, placed)
         voted = placed if votes is None else votes
         accord[track] = _iou(placed, voted)
         level = max(LEAST_LEVEL, float(np.mean([ways.levels[track] for ways in reached])))
         likeness[track] = float(scores.inside[track, row, column]) / level
-        boxes[track] = _nudged(placed, voted, float(likeness[track]))
+        middles = [
+            slack.around(outline)[1] for ways in reached if outline is not None and (slack := ways.slacks.get(track))
+        ]
+        boxes[track] = _nudged(placed, voted, middles, float(likeness[track]))
         margin[track] = _margin(total, row, column, _sides(placed))
         match[track] = max(float(ways.matches[track]) for ways in reached)
     return FramePlaces(boxes, likeness, margin, accord, match)
@@ -410,11 +418,20 @@ def _extent(track: int, forward: Ways, backward: Ways) -> Extent:
     return combined(forward.found[track], backward.expected[track])
 
 
-def _nudged(placed: Floats, voted: Floats, likeness: float) -> Floats:
-    """The box on its way to the middle of the voted one."""
-    share = STRANGE_MIDDLE + (FAMILIAR_MIDDLE - STRANGE_MIDDLE) * min(1.0, likeness / FAMILIAR)
-    way = share * ((voted[:2] + voted[2:]) - (placed[:2] + placed[2:])) / 2
-    return placed + np.tile(way, 2).astype(np.float32)
+def _features(evidence: FrameEvidence) -> torch.Tensor:
+    assert evidence.matched is not None, "a head of boxes has them"
+    return evidence.matched.float()
+
+
+def _nudged(placed: Floats, voted: Floats, outlined: Sequence[npt.NDArray[np.float64]], likeness: float) -> Floats:
+    """The box on its way to the middle of the voted one, and on to those that outlines say."""
+    familiar = min(1.0, likeness / FAMILIAR)
+    middle = (placed[:2] + placed[2:]) / 2
+    share = STRANGE_MIDDLE + (FAMILIAR_MIDDLE - STRANGE_MIDDLE) * familiar
+    aim = middle + share * ((voted[:2] + voted[2:]) / 2 - middle)
+    if outlined and likeness >= EXTENTS.outline_likeness:
+        aim = aim + OUTLINED_MIDDLE * familiar * (np.mean(outlined, axis=0) - aim)
+    return placed + np.tile(aim - middle, 2).astype(np.float32)
 
 
 def _sides(box: Floats) -> tuple[float, float]:
@@ -425,53 +442,10 @@ def _log_size(box: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(box[2:] - box[:2], 1.0)), np.float64)
 
 
-def _spreading(
-    evidence: FrameEvidence, track: int, box: Floats, motion: Warp, frame: int, origin: int
-) -> Growth | None:
-    """How much larger the picture inside a box is than on another frame, by the flow to it; None across a cut."""
-    grid = motion.grid(frame, origin)
-    if grid is None:
-        return None
-    height, width = grid.shape[1:3]
-    rows, columns = _cells(box, FLOW_CELL_PX, height, width)
-    part = grid[0, rows, columns].cpu().numpy()
-    y, x = np.mgrid[rows, columns]
-    flow = np.stack([(part[..., 0] + 1) * width / 2 - x, (part[..., 1] + 1) * height / 2 - y], axis=-1) - 0.5
-    odds = evidence.log_odds[track, 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop].float()
-    weight = torch.sigmoid(F.avg_pool2d(odds[None], 2)[0]) * motion.returns(frame, origin)[rows, columns]
-    return flow_growth(flow.astype(np.float32), weight.cpu().numpy())
-
-
-def _cells(box: Floats, cell_px: int, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of a grid that a box covers, at least one each."""
-    low = np.clip(np.floor(box[:2] / cell_px), 0, [width - 1, height - 1]).astype(int)
-    high = np.clip(np.ceil(box[2:] / cell_px), low + 1, [width, height]).astype(int)
-    return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-
-
 def _iou(one: Floats, other: Floats) -> float:
     low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
     overlap = float(np.prod(np.maximum(high - low, 0)))
     return overlap / float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - overlap)
-
-
-def _voted(evidence: FrameEvidence, track: int, box: Floats) -> Floats | None:
-    """The box that the track's pixels in the middle of ``box`` vote for; None where they say nothing."""
-    if evidence.sides is None:
-        return None
-    height, width = evidence.sides.shape[1:]
-    middle, half = (box[:2] + box[2:]) / 2, 0.4 * (box[2:] - box[:2])
-    low = np.clip(np.round((middle - half) / 4), 0, [width - 1, height - 1]).astype(int)
-    high = np.clip(np.round((middle + half) / 4), low + 1, [width, height]).astype(int)
-    columns, rows = slice(low[0], high[0]), slice(low[1], high[1])
-    odds = evidence.log_odds[track, 2 * low[1] : 2 * high[1], 2 * low[0] : 2 * high[0]].float()
-    votes = torch.sigmoid(F.avg_pool2d(odds[None], 2)[0]).cpu().numpy()
-    if votes.sum() < 0.05 * votes.size:
-        return None
-    left, top, right, bottom = evidence.sides[:, rows, columns].astype(np.float32)
-    y, x = np.mgrid[rows, columns] * 4.0 + 2.0
-    edges = np.stack([x - left, y - top, x + right, y + bottom])
-    return np.asarray((edges * votes).sum(axis=(1, 2)) / votes.sum(), np.float32)
 
 
 def _margin(total: torch.Tensor, row: int, column: int, size: tuple[float, float]) -> float:

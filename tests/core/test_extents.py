@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from micromodels.extents import DRAWN_VARIANCE, Extent, ExtentSettings, Growth, between, combined, flow_growth
+from micromodels.extents import DRAWN_VARIANCE, Extent, ExtentSettings, Growth, Slack, between, combined, flow_growth
 
 SETTINGS = ExtentSettings()
 DRAWN = Extent(np.log([40.0, 80.0]), np.full(2, DRAWN_VARIANCE))
@@ -55,7 +55,7 @@ def test_every_measurement_is_finite(rows: int, columns: int, length: float, wei
     flow = np.full((rows, columns, 2), length, np.float32)
     flow[0, 0] = -length
     growth = flow_growth(flow, np.full((rows, columns), weight, np.float32))
-    grown = DRAWN.grown(growth, SETTINGS).corrected(None, 0.0, DRAWN.mean, SETTINGS)
+    grown = DRAWN.grown(growth, SETTINGS).corrected(None, None, 0.0, DRAWN.mean, SETTINGS)
     assert np.isfinite([*growth.log, *growth.deviation, *grown.mean, *grown.variance]).all()
     assert (grown.variance > 0).all()
 
@@ -68,10 +68,10 @@ def test_votes_count_as_far_as_the_head_knows_the_object() -> None:
     def shrunk(likeness: float, scale: float = 1.0) -> float:
         shift = np.log(scale)
         own = Extent(expected.mean + shift, expected.variance)
-        found = own.corrected(halved + shift, likeness, DRAWN.mean + shift, SETTINGS)
+        found = own.corrected(halved + shift, None, likeness, DRAWN.mean + shift, SETTINGS)
         return float(np.exp(found.mean - own.mean).mean())
 
-    assert shrunk(1.0, scale=4.0) < 0.65 < 0.7 < shrunk(1.0, scale=0.4)
+    assert shrunk(1.0, scale=4.0) < 0.75 < 0.9 < shrunk(1.0, scale=0.4)
     assert shrunk(1.0, scale=4.0) < shrunk(0.4, scale=4.0) < shrunk(0.1, scale=4.0)
     assert shrunk(0.1) > 0.95
 
@@ -81,14 +81,14 @@ def test_without_votes_the_interpolated_size_comes_back() -> None:
     extent = Extent(DRAWN.mean + 0.5, np.full(2, 0.1**2))
     still = Growth(np.zeros(2), np.zeros(2))
     for _ in range(200):
-        extent = extent.grown(still, SETTINGS).corrected(None, 0.0, DRAWN.mean, SETTINGS)
+        extent = extent.grown(still, SETTINGS).corrected(None, None, 0.0, DRAWN.mean, SETTINGS)
     assert extent.sides == pytest.approx((40, 80), rel=0.02)
 
 
 def test_nothing_is_known_of_growth_across_a_cut() -> None:
     """The next votes say how large the object is there."""
     halved = DRAWN.mean - np.log(2)
-    found = DRAWN.grown(None, SETTINGS).corrected(halved, 1.0, halved, SETTINGS)
+    found = DRAWN.grown(None, SETTINGS).corrected(halved, halved, 1.0, halved, SETTINGS)
     assert found.sides == pytest.approx((20, 40), rel=0.1)
 
 
@@ -97,3 +97,33 @@ def test_the_surer_of_two_directions_counts_more() -> None:
     sure, unsure = Extent(np.zeros(2), np.full(2, 0.01)), Extent(np.ones(2), np.full(2, 0.09))
     assert combined(sure, unsure).mean == pytest.approx([0.1, 0.1])
     assert combined(unsure, sure).variance == pytest.approx([0.009, 0.009])
+
+
+def test_outlines_are_believed_of_familiar_objects_only() -> None:
+    """More than votes there; not at all where the head hardly knows the object."""
+    expected = Extent(DRAWN.mean, np.full(2, 0.2**2))
+    halved = DRAWN.mean - np.log(2)
+
+    def shrunk(likeness: float, **seen: np.ndarray) -> float:
+        both = {"votes": None, "outline": None} | seen
+        found = expected.corrected(both["votes"], both["outline"], likeness, DRAWN.mean, SETTINGS)
+        return float(np.exp(found.mean - expected.mean).mean())
+
+    assert shrunk(1.0, outline=halved) < shrunk(1.0, votes=halved) < shrunk(0.5, outline=halved) < 1
+    least = SETTINGS.outline_likeness
+    assert shrunk(least - 0.01, outline=halved) == pytest.approx(1.0)
+    assert shrunk(least, outline=halved) < 1.0
+
+
+boxes = st.tuples(st.floats(-50, 500), st.floats(-50, 500), st.floats(4, 300), st.floats(4, 300)).map(
+    lambda values: np.array([values[0], values[1], values[0] + values[2], values[1] + values[3]], np.float32)
+)
+
+
+@given(boxes, boxes, st.floats(0.3, 3), st.floats(-100, 100))
+def test_slack_goes_along_with_an_outline(outline: np.ndarray, drawn: np.ndarray, scale: float, shift: float) -> None:
+    """The box that was drawn around an outline lies around it as before when it has moved and grown."""
+    slack = Slack.of(outline, drawn)
+    log, middle = slack.around(outline * scale + shift)
+    assert np.exp(log) == pytest.approx((drawn[2:] - drawn[:2]) * scale, rel=1e-3, abs=0.1)
+    assert middle == pytest.approx((drawn[:2] + drawn[2:]) / 2 * scale + shift, rel=1e-3, abs=0.1)
