@@ -26,14 +26,14 @@ __all__ = ["Tracker"]
 
 MAX_GAP_FRAMES = 128
 """A track that is out of sight for longer is not held to be behind something."""
-SHORT_GAP_FRAMES = 4
+SHORT_GAP_FRAMES = 3
 CLASS_KERNEL = (1, 2, 3, 2, 1)
 HIDING_COVER = 0.3
 PRESENT = 0.5
 """A track is there where its presence reaches this."""
 PRESENT_UNANNOUNCED = 0.9
 """Mean probability where a box track between people's words that it is absent is as likely there as not."""
-PRESENT_LIKENESS = 0.25
+PRESENT_LIKENESS = 0.28
 """Likeness to its anchors (see ``paths.FramePlaces``) where a box track is as likely there as not."""
 PRESENT_MATCH = 0.65
 """The same of its match: either will do. The one knows the drawn frames, the other those just before."""
