@@ -25,6 +25,8 @@ LEAST_WEIGHT = 1e-4
 LEAST_GROWTH, MOST_GROWTH = 0.3, 3.0
 """From one frame to the next; more is a failed measurement."""
 LEAST_LIKENESS = 0.05
+MOST_SLACK, SLACK_DOUBT = 0.4, 0.4
+"""Natural logarithm, and the deviation of a size as a share of it."""
 DRAWN_VARIANCE = 1e-6
 """Of what people drew."""
 
@@ -105,7 +107,7 @@ class Extent:
     def corrected(
         self,
         votes: Floats | None,
-        outline: Floats | None,
+        outline: Extent | None,
         likeness: float,
         usual: Floats,
         settings: ExtentSettings,
@@ -114,7 +116,7 @@ class Extent:
 
         Args:
             votes: logarithms of the width and height that pixels vote for; None where they say nothing.
-            outline: the same of the outline, with its slack; None where there is none.
+            outline: what the outline says with its slack; None where there is none.
             likeness: of the object to its anchors; see ``paths.FramePlaces``.
             usual: logarithms of the interpolated width and height.
             settings: deviations.
@@ -126,7 +128,7 @@ class Extent:
             believed = combined(believed, Extent(votes, np.full(2, doubt)))
         if outline is not None and likeness >= settings.outline_likeness:
             doubt = (settings.outline**2 + (settings.outline_px / side_px) ** 2) / alike**4
-            believed = combined(believed, Extent(outline, np.full(2, doubt)))
+            believed = combined(believed, Extent(outline.mean, outline.variance + doubt))
         return believed
 
 
@@ -151,10 +153,15 @@ class Slack:
             log.astype(np.float64), ((drawn[:2] + drawn[2:] - outline[:2] - outline[2:]) / 2 / sides).astype(float)
         )
 
-    def around(self, outline: Box) -> tuple[Floats, Floats]:
-        """Logarithms of width and height, and the middle, of the box that leaves this slack around an outline."""
+    @property
+    def is_usable(self) -> bool:
+        """Whether the outline had to do with the box: of an object that a head hardly sees it may be anything."""
+        return bool(np.abs(self.log).max() <= MOST_SLACK)
+
+    def around(self, outline: Box) -> tuple[Extent, Floats]:
+        """Size and middle of the box that leaves this slack around an outline; the more slack, the less sure."""
         log = np.log(np.maximum(outline[2:] - outline[:2], 1.0)) + self.log
-        return log, (outline[:2] + outline[2:]) / 2 + self.shift * np.exp(log)
+        return Extent(log, (SLACK_DOUBT * self.log) ** 2), (outline[:2] + outline[2:]) / 2 + self.shift * np.exp(log)
 
 
 def combined(one: Extent, other: Extent) -> Extent:

@@ -326,8 +326,8 @@ class PathSweep:
         self._followers[track] = Follower(_features(evidence), (x, y), size, FollowerSettings())
         self._extents[track], self._boxes[track] = Extent(_log_size(box), np.full(2, DRAWN_VARIANCE)), box
         outline = outlined_box(evidence, track, box)
-        if outline is not None:
-            self._slacks[track] = Slack.of(outline, box)
+        if outline is not None and (slack := Slack.of(outline, box)).is_usable:
+            self._slacks[track] = slack
         return worth
 
     def _growth(self, track: int, frame: int, evidence: FrameEvidence, box: Floats, motion: Warp) -> Growth | None:

@@ -88,7 +88,7 @@ def test_without_votes_the_interpolated_size_comes_back() -> None:
 def test_nothing_is_known_of_growth_across_a_cut() -> None:
     """The next votes say how large the object is there."""
     halved = DRAWN.mean - np.log(2)
-    found = DRAWN.grown(None, SETTINGS).corrected(halved, halved, 1.0, halved, SETTINGS)
+    found = DRAWN.grown(None, SETTINGS).corrected(halved, Extent(halved, np.zeros(2)), 1.0, halved, SETTINGS)
     assert found.sides == pytest.approx((20, 40), rel=0.1)
 
 
@@ -105,8 +105,8 @@ def test_outlines_are_believed_of_familiar_objects_only() -> None:
     halved = DRAWN.mean - np.log(2)
 
     def shrunk(likeness: float, **seen: np.ndarray) -> float:
-        both = {"votes": None, "outline": None} | seen
-        found = expected.corrected(both["votes"], both["outline"], likeness, DRAWN.mean, SETTINGS)
+        outline = Extent(seen["outline"], np.zeros(2)) if "outline" in seen else None
+        found = expected.corrected(seen.get("votes"), outline, likeness, DRAWN.mean, SETTINGS)
         return float(np.exp(found.mean - expected.mean).mean())
 
     assert shrunk(1.0, outline=halved) < shrunk(1.0, votes=halved) < shrunk(0.5, outline=halved) < 1
@@ -124,6 +124,15 @@ boxes = st.tuples(st.floats(-50, 500), st.floats(-50, 500), st.floats(4, 300), s
 def test_slack_goes_along_with_an_outline(outline: np.ndarray, drawn: np.ndarray, scale: float, shift: float) -> None:
     """The box that was drawn around an outline lies around it as before when it has moved and grown."""
     slack = Slack.of(outline, drawn)
-    log, middle = slack.around(outline * scale + shift)
-    assert np.exp(log) == pytest.approx((drawn[2:] - drawn[:2]) * scale, rel=1e-3, abs=0.1)
+    extent, middle = slack.around(outline * scale + shift)
+    assert extent.sides == pytest.approx((drawn[2:] - drawn[:2]) * scale, rel=1e-3, abs=0.1)
     assert middle == pytest.approx((drawn[:2] + drawn[2:]) / 2 * scale + shift, rel=1e-3, abs=0.1)
+
+
+def test_an_outline_far_from_the_drawn_box_is_of_no_use() -> None:
+    """The head saw a corner of the object only; of a little slack the sizes are surer than of much."""
+    drawn, outline = np.array([0, 0, 40, 40], np.float32), np.array([2, 4, 38, 34], np.float32)
+    assert Slack.of(outline, drawn).is_usable
+    assert not Slack.of(np.array([0, 0, 20, 38], np.float32), drawn).is_usable
+    extent, _ = Slack.of(outline, drawn).around(outline)
+    assert extent.variance[0] < extent.variance[1]
