@@ -25,8 +25,10 @@ LEAST_WEIGHT = 1e-4
 LEAST_GROWTH, MOST_GROWTH = 0.3, 3.0
 """From one frame to the next; more is a failed measurement."""
 LEAST_LIKENESS = 0.05
-MOST_SLACK, SLACK_DOUBT = 0.4, 0.4
-"""Natural logarithm, and the deviation of a size as a share of it."""
+MOST_SLACK = 0.4
+"""Natural logarithm of a side of the box against the outline's."""
+SLACK_DOUBT = 0.4
+"""Deviation of a size as a share of the slack that it is known with."""
 DRAWN_VARIANCE = 1e-6
 """Of what people drew."""
 
@@ -149,9 +151,8 @@ class Slack:
         """The slack of a drawn box; both are x1, y1, x2, y2."""
         sides = np.maximum(drawn[2:] - drawn[:2], 1.0)
         log = np.log(sides / np.maximum(outline[2:] - outline[:2], 1.0))
-        return cls(
-            log.astype(np.float64), ((drawn[:2] + drawn[2:] - outline[:2] - outline[2:]) / 2 / sides).astype(float)
-        )
+        shift = (drawn[:2] + drawn[2:] - outline[:2] - outline[2:]) / 2 / sides
+        return cls(log.astype(np.float64), shift.astype(np.float64))
 
     @property
     def is_usable(self) -> bool:

@@ -14,7 +14,8 @@ from micromodels.extents import Growth, flow_growth
 
 __all__ = ["Warp", "outlined_box", "spreading", "voted_box"]
 
-FLOW_CELL_PX, VOTE_CELL_PX, PIXEL_PX = 4, 4, 2
+CELL_PX, PIXEL_PX = 4, 2
+"""Of votes and flow, and of log-odds."""
 VOTERS = 0.8
 """Share of a box, from its middle, whose pixels vote."""
 LEAST_VOTES = 0.05
@@ -49,15 +50,14 @@ def voted_box(evidence: FrameEvidence, track: int, box: Floats) -> Floats | None
         return None
     height, width = evidence.sides.shape[1:]
     middle, half = (box[:2] + box[2:]) / 2, VOTERS / 2 * (box[2:] - box[:2])
-    low = np.clip(np.round((middle - half) / VOTE_CELL_PX), 0, [width - 1, height - 1]).astype(int)
-    high = np.clip(np.round((middle + half) / VOTE_CELL_PX), low + 1, [width, height]).astype(int)
+    low = np.clip(np.round((middle - half) / CELL_PX), 0, [width - 1, height - 1]).astype(int)
+    high = np.clip(np.round((middle + half) / CELL_PX), low + 1, [width, height]).astype(int)
     columns, rows = slice(low[0], high[0]), slice(low[1], high[1])
-    odds = evidence.log_odds[track, 2 * low[1] : 2 * high[1], 2 * low[0] : 2 * high[0]].float()
-    votes = torch.sigmoid(F.avg_pool2d(odds[None], 2)[0]).cpu().numpy()
+    votes = _probability(evidence, track, rows, columns).cpu().numpy()
     if votes.sum() < LEAST_VOTES * votes.size:
         return None
     left, top, right, bottom = evidence.sides[:, rows, columns].astype(np.float32)
-    y, x = np.mgrid[rows, columns] * 4.0 + 2.0
+    y, x = (np.mgrid[rows, columns] + 0.5) * CELL_PX
     edges = np.stack([x - left, y - top, x + right, y + bottom])
     return np.asarray((edges * votes).sum(axis=(1, 2)) / votes.sum(), np.float32)
 
@@ -93,13 +93,18 @@ def spreading(evidence: FrameEvidence, track: int, box: Floats, motion: Warp, fr
     if grid is None:
         return None
     height, width = grid.shape[1:3]
-    rows, columns = _cells(box, FLOW_CELL_PX, height, width)
+    rows, columns = _cells(box, CELL_PX, height, width)
     part = grid[0, rows, columns].cpu().numpy()
     y, x = np.mgrid[rows, columns]
     flow = np.stack([(part[..., 0] + 1) * width / 2 - x, (part[..., 1] + 1) * height / 2 - y], axis=-1) - 0.5
-    odds = evidence.log_odds[track, 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop].float()
-    weight = torch.sigmoid(F.avg_pool2d(odds[None], 2)[0]) * motion.returns(frame, origin)[rows, columns]
+    weight = _probability(evidence, track, rows, columns) * motion.returns(frame, origin)[rows, columns]
     return flow_growth(flow.astype(np.float32), weight.cpu().numpy())
+
+
+def _probability(evidence: FrameEvidence, track: int, rows: slice, columns: slice) -> torch.Tensor:
+    """Of a track, in cells of ``CELL_PX``."""
+    odds = evidence.log_odds[track, 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop].float()
+    return torch.sigmoid(F.avg_pool2d(odds[None], 2)[0])
 
 
 def _cells(box: Floats, cell_px: int, height: int, width: int) -> tuple[slice, slice]:

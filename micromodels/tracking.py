@@ -298,7 +298,7 @@ def _path_presence(places: FramePlaces, index: int, *, beyond: bool) -> float:
     Args:
         places: of the frame.
         index: of the track.
-        beyond: whether people said nothing of the track on one side of the frame.
+        beyond: whether people said nothing of the track on one side of the frame, as far as sweeps reach.
     """
     match = places.match[index] / (PRESENT_MATCH_BEYOND if beyond else PRESENT_MATCH)
     said = np.array([places.likeness[index] / PRESENT_LIKENESS, match])
