@@ -242,8 +242,8 @@ class JobError:
     """Why a job failed."""
 
     reason: str
-    """For machines: ``OOM``, ``DEVICE_LOST`` (the GPU failed), ``DIVERGED``,
-    ``VIDEO_REFUSED``, ``DECODE_CRASH``, ``FRAME_MISMATCH``, ``MODEL_REFUSED``,
+    """For machines: ``OOM``, ``RESOURCE_EXHAUSTED`` (no room on the disk), ``DEVICE_LOST`` (the GPU failed),
+    ``DIVERGED``, ``VIDEO_REFUSED``, ``DECODE_CRASH``, ``FRAME_MISMATCH``, ``MODEL_REFUSED``,
     ``TRAINING_FAILED``, ``INVALID_INPUT``, ``FAILED_PRECONDITION``, ``WORKER_CRASHED`` (or hung), ``INTERNAL``, or
     another error's class in this way of writing."""
     message: str

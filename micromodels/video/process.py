@@ -154,8 +154,11 @@ class DecodeProcess:
         self.kill()
         self._sandbox, self._buffer = [], bytearray()
         self._start()
-        for message in self._unanswered:
-            self._write(message)
+        try:
+            for message in self._unanswered:
+                self._write(message)
+        except (BrokenPipeError, ValueError):
+            raise self._failed(self._how_it_ended()) from None
         return True
 
     def receive(self, timeout_seconds: float) -> tuple[Kind, bytes]:

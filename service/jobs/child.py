@@ -7,6 +7,7 @@ It ends when its standard input does: nothing of a job outlives the server. ``PR
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import importlib
 import json
@@ -128,8 +129,12 @@ def main() -> None:
         pipe.say(Say.ERROR, error_class=name, reason=error_reason(error), message=str(error) or "out of memory")
     except Exception as error:
         traceback.print_exc()
-        reason = "DEVICE_LOST" if _is_of_device(error) else "INTERNAL"
-        pipe.say(Say.ERROR, error_class="", reason=reason, message=f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            pipe.say(Say.ERROR, error_class="ResourceExhausted", reason="RESOURCE_EXHAUSTED", message=message)
+        else:
+            reason = "DEVICE_LOST" if _is_of_device(error) else "INTERNAL"
+            pipe.say(Say.ERROR, error_class="", reason=reason, message=message)
     stop_traces()
     sys.stderr.flush()
     os._exit(0)  # threads and finalizers of the libraries have nothing left to do

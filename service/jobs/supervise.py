@@ -40,6 +40,7 @@ from service.jobs.specs import JobSpec, PropagateSpec, RetrainSpec, TrainSpec, s
 from service.records import provenance_version
 from service.settings import Settings
 from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
+from service.store.blobs import disk_errors
 from service.store.erasure import cache_folder
 
 __all__ = ["Supervisor"]
@@ -58,7 +59,11 @@ _MEMORY_SHARE = 0.9  # of the machine's, which a job's process may take where no
 _STAGE_SECONDS = 2.0
 _STAGE_SHARE = 0.01
 # What the next try does otherwise after an end of this kind.
-_SECOND_TRIES: dict[str, dict[str, Any]] = {"OOM": {"smaller": True}, "DEVICE_LOST": {"device": "cpu"}}
+_SECOND_TRIES: dict[str, dict[str, Any]] = {
+    "OOM": {"smaller": True},
+    "DEVICE_LOST": {"device": "cpu"},
+    "RESOURCE_EXHAUSTED": {},  # nothing: it is leased again when the disk has room
+}
 _SNAPSHOTS = {"training_progress": "training", "propagation_progress": "propagation"}
 
 
@@ -145,7 +150,7 @@ class Supervisor:
             task = self._patiently(self._prepare)
         self._apply(Effects(state=JobState.RUNNING))
         killed_before = oom_kills()
-        process = start_child(task, self._scratch, self._preload, self._settings.trace_file)
+        process = self._patiently(lambda: start_child(task, self._scratch, self._preload, self._settings.trace_file))
         try:
             self._listen(process)
             await_exit(process)
@@ -398,11 +403,12 @@ class Supervisor:
         self._orders = self._patiently(lambda: self._store.jobs.commit(self._lease, effects, after_beat=beat))
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        """Repeat what database or object store cannot do at the moment, for as long as it may last."""
+        """Repeat what database, object store or disk cannot do at the moment, for as long as it may last."""
         limit = time.monotonic() + self._settings.outage_seconds
         while True:
             try:
-                return act()
+                with disk_errors():
+                    return act()
             except (Unavailable, ResourceExhausted) as error:
                 if self._stopping.is_set() or time.monotonic() > limit:
                     raise

@@ -4,11 +4,13 @@ Keys: ``frames``; ``seconds_per_frame``; ``steps`` and ``seconds_per_step`` of t
 (``"train"``, ``"probe"`` or ``"frame N"``), at each of which the process is killed once; ``hang``: the same, but it
 stops doing anything; ``fail``: name of an error that training raises; ``large``: an effort above which training runs
 out of memory; ``eats``: MiB that training takes for each unit of effort, and ``room``: with more of them it takes no
-end; ``lose_device``: training on any device but the CPU loses it; ``deaf``: ignores orders.
+end; ``no_room``: how many times training finds the disk full; ``lose_device``: training on any device but the CPU loses
+it; ``deaf``: ignores orders.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -155,6 +157,9 @@ def train(
     while video.script.get("eats", 0) * settings.effort > video.script.get("room", 1 << 40):
         time.sleep(0.01)  # until it is noticed
     del eaten
+    if (number := len(list(video.path.parent.glob("*.noroom*")))) < video.script.get("no_room", 0):
+        Path(f"{video.path}.noroom{number}").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
     if video.script.get("lose_device") and run.device != "cpu":
         raise RuntimeError("CUDA error: unspecified launch failure")
     run.on_event(Warned("this is a fake"))

@@ -12,6 +12,7 @@ import pytest
 
 from micromodels.errors import VideoError
 from micromodels.video import open_video, sandbox
+from micromodels.video.process import DecodeProcess
 from tests.databases import lacking
 
 
@@ -87,6 +88,18 @@ def test_a_sandbox_that_does_not_start_is_done_without(
         assert video.frame(2).shape[2] == 3
     assert "decoded without a sandbox" in caplog.text
     assert "no such mount" in caplog.text
+
+
+def test_a_decoder_that_dies_beside_its_sandbox(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure of decoding, not of a pipe."""
+    monkeypatch.setattr(sandbox, "prefix", lambda path, names: ["/bin/sh", "-c", "exit 1"])
+
+    def broken(self: DecodeProcess, message: bytes) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(DecodeProcess, "_write", broken)
+    with pytest.raises(VideoError, match="decoding process"), open_video(make_clip("clip.mp4", count=3)):
+        pass
 
 
 @pytest.mark.parametrize("script", ["echo 'No permissions to create new namespace' >&2; exit 1", "", None])
