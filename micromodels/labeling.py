@@ -21,7 +21,7 @@ from micromodels.types import AnyLabel, FrameResult, Ontology
 
 __all__ = ["RECIPES", "MicroModel", "TrainSettings", "label_video", "load_model", "train"]
 
-RECIPES = {"head": "micromodels.dense", "yolo": "micromodels.yolo"}
+RECIPES = {"head": "micromodels.dense", "finetune": "micromodels.finetuning", "yolo": "micromodels.yolo"}
 """Recipe name to the module that holds it; modules are imported when asked for (ultralytics is AGPL-3.0)."""
 
 
@@ -30,7 +30,7 @@ class TrainSettings:
     """How to make a micro-model.
 
     Attributes:
-        recipe: ``auto``, ``head`` or ``yolo``.
+        recipe: ``auto``, ``head``, ``finetune`` or ``yolo``.
         experiments: how many variants of the recipe are tried; the best by leave-one-seed-out is kept.
         seed: of every random choice.
         encoder: ``auto`` or a name as ``micromodels.encoder.load_encoder`` takes it.

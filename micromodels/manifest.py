@@ -10,13 +10,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from micromodels.errors import ModelError
 from micromodels.seeds import SeedSet, TrackSpec
 from micromodels.types import ShapeKind
 
-__all__ = ["FORMAT", "MANIFEST_FILE", "Manifest", "seeds_digest", "weights_digest"]
+__all__ = ["FORMAT", "MANIFEST_FILE", "Manifest", "seeds_digest"]
 
 FORMAT = 2
 MANIFEST_FILE = "manifest.json"
@@ -29,7 +27,7 @@ class Manifest:
 
     Attributes:
         version: name of the weights: the first 12 hex digits of their SHA-256.
-        recipe: ``head`` or ``yolo``.
+        recipe: ``head``, ``finetune`` or ``yolo``.
         encoder: name to load the encoder by, "" where the recipe has none.
         encoder_weights: digest-bearing name of the encoder that ran.
         tracks: what it follows.
@@ -135,15 +133,6 @@ def _check_types(raw: Mapping[str, Any]) -> None:
         raise ModelError(f"{MANIFEST_FILE}: typical_areas must have one number per track")
     if not all(isinstance(track, dict) and track.get("track") for track in raw["tracks"]):
         raise ModelError(f"{MANIFEST_FILE}: every track must have a name")
-
-
-def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names and values of tensors, hex; its first 12 digits are a version's name."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def seeds_digest(seeds: SeedSet) -> str:

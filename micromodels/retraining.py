@@ -1,5 +1,7 @@
 """A retrained micro-model is taken only when it does better on human labels that neither model has seen.
 
+It is a new head on the encoder that the old one has.
+
 The newest human labels are held out. The model that the session had before they came has not seen them, and neither
 has a new one trained from scratch on the others; both label the held-out frames from the other human labels, and the
 mean IoU with what people drew decides.
@@ -14,11 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from micromodels import dense
 from micromodels.dense_model import DenseModel
 from micromodels.errors import FailedPrecondition
 from micromodels.events import Run
 from micromodels.features import FrameSource
-from micromodels.labeling import TrainSettings, train
+from micromodels.labeling import TrainSettings
 from micromodels.pace import HELD_OUT_SHARE
 from micromodels.types import AnyLabel, Box, Label, Mask, Ontology, Polygon, Shape, shape_box
 
@@ -97,9 +100,9 @@ def retrain(
     kept = [label for label in anchors if label.frame in old.frames]
     shown = {label.track for label in kept if isinstance(label, Label) and label.shape is not None}
     kept = [label for label in kept if not isinstance(label, Label) or label.track in shown]
-    model = train(video, kept, settings, ontology=ontology, run=run)
-    if not isinstance(model, DenseModel):
-        raise FailedPrecondition(f"micro-models of recipe {model.manifest.recipe!r} cannot learn from corrections")
+    # The features that a session holds are those of its encoder.
+    settings = replace(settings, encoder=old.model.manifest.encoder)
+    model = dense.train(video, kept, settings, ontology, run, old.model.tuned)
     asked = [label for label in anchors if isinstance(label, Label) and label.frame in held_out]
     scores = [_score(video, one, kept, [x for x in asked if x.track in shown], run) for one in (old.model, model)]
     return Retrained(model, held_out, scores[0], scores[1])

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from micromodels.checkpoints import Checkpoints
-from micromodels.encoder import Features
+from micromodels.encoder import Features, Level
 from micromodels.errors import Cancelled, Diverged
 from micromodels.events import Run, StopRequest, TrainingProgress
 from micromodels.heads import DenseHead
@@ -124,6 +124,8 @@ class HeadTrainer:
         learning_rate: peak of a one-cycle schedule.
         checkpoints: where its state is kept and looked for; None for nowhere.
         outside: JSON that is kept with the state, for the caller.
+        slowly: factors on the learning rate, by the name of a part of the head; 1 for what is not named.
+        levels: that samples end with, where the head is given others than it looks at.
     """
 
     def __init__(
@@ -134,8 +136,12 @@ class HeadTrainer:
         learning_rate: float = 8e-3,
         checkpoints: Checkpoints | None = None,
         outside: Mapping[str, Any] | None = None,
+        slowly: Mapping[str, float] | None = None,
+        levels: Sequence[Level] | None = None,
     ) -> None:
         self.head = head
+        self._slowly = dict(slowly or {})
+        self._levels = head.settings.levels if levels is None else tuple(levels)
         self._seed = seed
         self._checkpoints = checkpoints
         self._outside = dict(outside or {})
@@ -181,8 +187,10 @@ class HeadTrainer:
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         rate = self._rate * rate_scale
-        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-3, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
+        groups = self._groups(rate)
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-3, fused=True)
+        rates = [group["lr"] for group in groups]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=0.15)
         number, self._fits = self._fits, self._fits + 1
         first = self._resume(number, steps, optimizer, schedule, clock)
         batches = prefetched(
@@ -219,6 +227,13 @@ class HeadTrainer:
                 break
         batches.close()
         head.eval()
+
+    def _groups(self, rate: float) -> list[dict[str, Any]]:
+        """Parameters by learning rate."""
+        groups: dict[float, list[nn.Parameter]] = {1.0: [], **{factor: [] for factor in self._slowly.values()}}
+        for name, parameter in self.head.named_parameters():
+            groups[self._slowly.get(name.partition(".")[0], 1.0)].append(parameter)
+        return [{"params": parameters, "lr": rate * factor} for factor, parameters in groups.items() if parameters]
 
     def _save(self, number: int, step: int, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
         assert self._checkpoints is not None
@@ -265,7 +280,7 @@ class HeadTrainer:
 
     def _draw(self, views: Sequence[Sample], pseudo: Sequence[Sample], count: int) -> _Batch:
         from_video = self._batch // 2 if pseudo else 0
-        levels, stride = self.head.settings.levels, self.head.settings.stride
+        levels, stride = self._levels, self.head.settings.stride
         crops_of = [self._crop(pseudo, len(pseudo)) for _ in range(from_video)]
         crops_of += [self._crop(views, count) for _ in range(self._batch - from_video)]
         samples, windows = [sample for sample, _ in crops_of], [window for _, window in crops_of]

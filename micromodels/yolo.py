@@ -28,12 +28,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from micromodels.encoder import load_encoder, select_device, work_size
+from micromodels.encoder import load_encoder, select_device, weights_digest, work_size
 from micromodels.errors import Cancelled, ModelError, OutOfMemory
 from micromodels.events import ExperimentFinished, PropagationProgress, Run, Stage, StageFinished, StopRequest
 from micromodels.features import FrameSource, to_work_image
 from micromodels.heads import FrameClassifier, pooled_size
-from micromodels.manifest import Manifest, seeds_digest, weights_digest
+from micromodels.manifest import Manifest, seeds_digest
 from micromodels.seeds import SeedFrame, SeedSet, View, ViewMaker
 from micromodels.training import Clock
 from micromodels.types import AnyLabel, Box, FrameResult, Ontology

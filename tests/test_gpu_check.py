@@ -28,10 +28,11 @@ def cpu() -> Measurement:
     return Measurement("cpu", "2 threads", features, masks, masks, 0.9, 100.0, 50.0, 20.0)
 
 
-def test_the_check_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe", ["head", "finetune"])
+def test_the_check_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
     """It says that there is none, prints the numbers of the CPU, and that is no failure."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = CliRunner().invoke(gpu_check.app, SMALL, env={"COLUMNS": "160"})
+    result = CliRunner().invoke(gpu_check.app, [*SMALL, "--recipe", recipe], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     assert "no CUDA device" in result.output
     for row in ("encoding, ms a frame", "training, ms a step", "masks by the same weights"):

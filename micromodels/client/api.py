@@ -293,7 +293,7 @@ class Client:
 
         Args:
             video: name of the video.
-            recipe: ``auto``, ``head`` or ``yolo``.
+            recipe: ``auto``, ``head``, ``finetune`` or ``yolo``.
             experiments: how many settings to try.
             seed: of all random numbers.
             effort: factor on the amount of training, 0.01 to 20; below 1 is quicker and worse.

@@ -33,8 +33,8 @@ __all__ = ["main"]
 LONGEST_DRAWING_SECONDS = 15.0
 """A server is given so much of the time that drawing a frame takes, lest the benchmark take days."""
 EVERY_PEER = "all"
-_NOT_IN_ALL = "head"
-"""The same as the default today."""
+_NOT_IN_ALL = ("head", "finetune")
+"""The one is the default today, the other is for GPUs."""
 _ECONOMY_PEERS = ("linear", "default")
 """What protocol F compares where no systems are named: others would label the video anew after every drawing."""
 
@@ -151,7 +151,7 @@ def _jobs(asked: Mapping[str, str]) -> list[Job]:
     protocols = [Protocol(letter.upper()) for letter in _listed(asked["protocol"])]
     wanted = _listed(asked["sets"]) or [name for protocol in protocols for name in PROTOCOL_SETS[protocol]]
     every = asked["peers"] == EVERY_PEER
-    named = [name for name in PEERS if name != _NOT_IN_ALL] if every else _listed(asked["peers"])
+    named = [name for name in PEERS if name not in _NOT_IN_ALL] if every else _listed(asked["peers"])
     jobs = plan(
         protocols,
         load_clips(data_root(), dict.fromkeys(wanted), _listed(asked["sequences"])),

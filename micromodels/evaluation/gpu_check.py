@@ -287,11 +287,11 @@ def main(
     width: Annotated[int, typer.Option(help="Width of the clip in pixels.", min=16)] = 480,
     effort: Annotated[float, typer.Option(help="Factor on views and training steps.", min=0.01, max=20)] = 0.2,
     encoder: Annotated[str, typer.Option(help="Name of the encoder, or auto.")] = "auto",
+    recipe: Annotated[str, typer.Option(help="head, or finetune, which trains the encoder too.")] = "head",
 ) -> None:
     """Compare encoder, training and labelling on the GPU with the CPU, in answers and in speed."""
     console = Console(soft_wrap=True)
     gpu = torch.cuda.is_available()
-    settings = TrainSettings(effort=effort, encoder=default_encoder_name() if encoder == "auto" else encoder)
     problems: list[str] = []
     if not gpu:
         console.print("torch finds no CUDA device here: CPU numbers only, nothing to compare with.")
@@ -300,6 +300,8 @@ def main(
     clip = synthetic_clip(frames, height, width)
     measurements: list[Measurement] = []
     try:
+        name = default_encoder_name() if encoder == "auto" else encoder
+        settings = TrainSettings(recipe=recipe, effort=effort, encoder=name)
         with tempfile.TemporaryDirectory(prefix="micromodels-") as folder:
             for device in ("cpu", "cuda") if gpu else ("cpu",):
                 measurements.append(measure(device, clip, settings, Path(folder) / "model"))

@@ -220,6 +220,7 @@ PEERS: Mapping[str, System] = {
         *(System(name, _tracker(name), _tracker_lacks(name), title=title) for name, title in _TRACKERS.items()),
         _library("yolo", "YOLO11n from scratch + ByteTrack", "yolo", _propagate),
         _library("head", "micromodels, recipe head", "head", _propagate, "head"),
+        _library("finetune", "micromodels, recipe finetune", "finetune", _propagate, "finetune"),
         _library("default", "micromodels", "auto", _propagate, "auto"),
         _library("frames", "micromodels without temporal inference", "auto", _frame_by_frame),
     )

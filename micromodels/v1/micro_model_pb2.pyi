@@ -64,7 +64,7 @@ class MicroModelVersion(_message.Message):
     parent_version: _builtins.str
     """The version it was made from; empty for a first one."""
     recipe: _builtins.str
-    """The recipe that made it: `head` or `yolo`."""
+    """The recipe that made it: `head`, `finetune` or `yolo`."""
     operation: _builtins.str
     """The operation that made it: `projects/{project}/operations/{operation}`."""
     @_builtins.property
@@ -149,7 +149,7 @@ class TrainSettings(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     EFFORT_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
-    """`auto` (also when empty), `head` or `yolo`."""
+    """`auto` (also when empty), `head`, `finetune` or `yolo`."""
     experiments: _builtins.int
     """How many settings to try; the best is kept. 0 for 1, at most 32."""
     seed: _builtins.int

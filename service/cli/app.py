@@ -70,6 +70,7 @@ class Recipe(StrEnum):
 
     AUTO = "auto"
     HEAD = "head"
+    FINETUNE = "finetune"
     YOLO = "yolo"
 
 

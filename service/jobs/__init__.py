@@ -34,7 +34,7 @@ __all__ = [
     "submit",
 ]
 
-_LEARNS = "head"
+_LEARNS = ("head", "finetune")
 
 
 def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", request_id: str = "") -> Job:
@@ -88,7 +88,7 @@ def _check_retrain(store: Store, project_id: str, spec: RetrainSpec, video: Vide
         model = store.models.get(project_id, spec.model_id, spec.version)
     if model is None:
         raise FailedPrecondition(f"no micro-model has been trained on video {video.video_id!r}; train one first")
-    if model.recipe != _LEARNS:
+    if model.recipe not in _LEARNS:
         raise FailedPrecondition(
             f"a micro-model of recipe {model.recipe!r} cannot learn from corrections; train a new one"
         )
@@ -109,7 +109,7 @@ def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frame
         NotFound: there is no such project or video.
     """
     model = store.models.of_video(project_id, video_id)
-    if model is None or model.recipe != _LEARNS:
+    if model is None or model.recipe not in _LEARNS:
         return None
     last = store.jobs.newest(project_id, video_id, JobKind.RETRAIN)
     if last is not None and not last.state.is_final:

@@ -20,7 +20,7 @@ __all__ = [
     "spec_from_dict",
 ]
 
-RECIPES = ("auto", "head", "yolo")
+RECIPES = ("auto", "head", "finetune", "yolo")
 DEVICES = ("", "auto", "cpu", "cuda")
 EXPORT_FORMATS = ("jsonl", "coco", "archive", "review_report")
 MAX_EXPERIMENTS = 32
@@ -53,7 +53,7 @@ class TrainSpec:
     kind: ClassVar[JobKind] = JobKind.TRAIN
     video_id: str
     recipe: str = "auto"
-    """``auto``, ``head`` or ``yolo``."""
+    """``auto``, ``head``, ``finetune`` or ``yolo``."""
     experiments: int = 1
     """How many settings to try; the best is kept."""
     seed: int = 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from micromodels import dense, dense_model, features
-from micromodels.encoder import Encoder
+from micromodels.encoder import Encoder, Weights
 from tests.core.doubles import ColourEncoder
 
 
@@ -16,8 +16,8 @@ def _own_size(height_px: int, width_px: int) -> tuple[int, int]:
     return height_px, width_px
 
 
-def _colour_encoder(name: str, device: torch.device) -> Encoder:
-    assert name == "colour", name
+def _colour_encoder(name: str, device: torch.device, tuned: Weights | None = None) -> Encoder:
+    assert (name, tuned) == ("colour", None)
     return ColourEncoder()
 
 

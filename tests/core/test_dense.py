@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from micromodels import dense
-from micromodels.dense import DenseModel, DenseSettings
+from micromodels.dense import DenseModel
 from micromodels.errors import Cancelled, FailedPrecondition, InvalidInput, MicromodelsError, ModelError
 from micromodels.events import (
     Event,
@@ -28,6 +28,7 @@ from micromodels.events import (
     StopRequest,
     TrainingProgress,
 )
+from micromodels.experiments import DenseSettings, Trial
 from micromodels.labeling import TrainSettings, label_video, load_model, train
 from micromodels.manifest import MANIFEST_FILE
 from micromodels.types import (
@@ -330,17 +331,38 @@ def test_experiments_are_compared_on_a_held_out_seed(tiny: None) -> None:
     assert last.step == last.steps - 1
 
 
+def test_the_worse_half_of_the_experiments_is_given_up(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five experiments last one, two and three rounds; who lasts longest wins, whatever others scored before."""
+    asked: list[tuple[int, float]] = []
+    score_of = {0: [0.9, 0.1], 1: [0.2], 2: [0.8, 0.3, 0.5], 3: [0.7, 0.6, 0.4], 4: [0.1]}
+
+    def advance(self: Trial, share: float, clock: Any, run: Run) -> None:
+        asked.append((self.number, share))
+        self.steps += self.steps_until(share)
+        self.score = score_of[self.number].pop(0)
+
+    monkeypatch.setattr(Trial, "advance", advance)
+    recorder = Recorder()
+    trained = train(video(), [seed(2), seed(11)], TrainSettings(experiments=5, effort=0.02), run=recorder.run)
+    rounds = {share: sorted(number for number, at in asked if at == share) for _, share in asked}
+    assert rounds == {0.125: [0, 1, 2, 3, 4], 0.25: [0, 2, 3], 0.5: [2, 3]}
+    finished = {e.experiment: e for e in recorder.events if isinstance(e, ExperimentFinished)}
+    assert [number for number, event in finished.items() if event.kept] == [2]
+    assert {number: event.score for number, event in finished.items()} == {0: 0.1, 1: 0.2, 2: 0.5, 3: 0.4, 4: 0.1}
+    assert trained.manifest.metrics["leave_one_seed_out"] == 0.5
+
+
 def test_experiments_run_at_once_and_report_in_one_thread(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores train two heads side by side; events come from the thread that called, and scores repeat."""
     monkeypatch.setattr(dense, "worker_count", lambda: 2)
     both = threading.Barrier(2, timeout=60)
-    trial = dense._Training._trial
+    advance = Trial.advance
 
-    def meet(self: Any, *arguments: Any) -> Any:
+    def meet(self: Trial, *arguments: Any) -> None:
         both.wait()  # breaks, and fails the training, unless two trials are under way
-        return trial(self, *arguments)
+        advance(self, *arguments)
 
-    monkeypatch.setattr(dense._Training, "_trial", meet)
+    monkeypatch.setattr(Trial, "advance", meet)
     threads: set[int] = set()
     scores: list[list[float | None]] = []
     for _ in range(2):

@@ -24,7 +24,7 @@ def test_the_library_is_corrected_in_a_session(
 ) -> None:
     """What is drawn is what the session was corrected with; what was looked at and right is settled; times are told."""
     monkeypatch.setattr(features, "work_size", lambda height_px, width_px: (64, 64))
-    monkeypatch.setattr(dense, "load_encoder", lambda name, device: ColourEncoder())
+    monkeypatch.setattr(dense, "load_encoder", lambda name, device, tuned: ColourEncoder())
     monkeypatch.setattr(dense, "default_encoder_name", lambda: "colour")
     monkeypatch.setattr(labeling, "TrainSettings", partial(labeling.TrainSettings, effort=0.02))
     corrected: list[int] = []
