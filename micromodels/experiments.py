@@ -17,12 +17,14 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from micromodels.events import Event, Run, Stage, StageFinished, StopRequest
 from micromodels.heads import DenseHead
 from micromodels.seeds import IGNORE
-from micromodels.training import Clock, HeadTrainer, Sample, SharedClock
+from micromodels.training import BOX_STRIDE_PX, Clock, HeadTrainer, Sample, SharedClock
+from micromodels.types import Box
 
 __all__ = ["THIN", "DenseSettings", "Outcome", "Trial", "best_of", "successive_halving"]
 
@@ -136,7 +138,7 @@ class Trial:
             self._trainer.fit(self._views, steps, clock, run)
             self.steps += steps
             run.on_event(StageFinished(Stage.TRAIN, time.perf_counter() - started))
-        self.score = _iou(self._trainer.head.eval(), self._asked)
+        self.score = _overlap(self._trainer.head.eval(), self._asked)
         self.seconds += time.perf_counter() - started
 
 
@@ -186,17 +188,44 @@ def successive_halving(
     return [Outcome(trial.score, trial.seconds, trial.steps, reached[trial.number]) for trial in trials]
 
 
-def _iou(head: DenseHead, sample: Sample) -> float:
-    """Mean IoU over the tracks of which something is known on a frame, 0 where there is none."""
+def _overlap(head: DenseHead, sample: Sample) -> float:
+    """Mean IoU over the tracks of which something is known on a frame: of boxes where it says boxes, else of pixels."""
     device = next(head.parameters()).device
     with torch.inference_mode():
-        predicted = head([torch.from_numpy(level)[None].to(device).float() for level in sample.features]).logits
-    labels = predicted[0].argmax(0).cpu().numpy()
-    scored = sample.label_map != IGNORE
+        output = head([torch.from_numpy(level)[None].to(device).float() for level in sample.features])
+    labels = output.logits[0].argmax(0).cpu().numpy()
+    sides = None if output.sides is None else output.sides[0].float().cpu().numpy()
     scores = []
     for track in np.nonzero(sample.known)[0] + 1:
+        true_box = sample.boxes[track - 1]
+        if sides is not None and not np.isnan(true_box[0]):
+            scores.append(_box_overlap(labels == track, sides, true_box))
+            continue
+        scored = sample.label_map != IGNORE
         truth, found = (sample.label_map == track) & scored, (labels == track) & scored
         union = (truth | found).sum()
         if union:
             scores.append(float((truth & found).sum() / union))
     return float(np.mean(scores)) if scores else 0.0
+
+
+def _box_overlap(
+    found: npt.NDArray[np.bool_], sides: npt.NDArray[np.float32], true_box: npt.NDArray[np.float32]
+) -> float:
+    """IoU of a box with the median of the boxes that an object's pixels speak of; 0 where there are none.
+
+    Args:
+        found: bool, the pixels of the object, at 2 or 4 times the resolution of ``sides``.
+        sides: float32 ``(4, h, w)`` distances to left, top, right and bottom at stride ``BOX_STRIDE_PX``.
+        true_box: float32 ``(4,)``.
+    """
+    step = found.shape[0] // sides.shape[1]
+    rows, columns = np.nonzero(found[::step, ::step])
+    if not len(rows):
+        return 0.0
+    x, y = (columns + 0.5) * BOX_STRIDE_PX, (rows + 0.5) * BOX_STRIDE_PX
+    left, top, right, bottom = sides[:, rows, columns]
+    x1, y1, x2, y2 = (float(np.median(side)) for side in (x - left, y - top, x + right, y + bottom))
+    if x2 <= x1 or y2 <= y1:
+        return 0.0
+    return Box(x1, y1, x2, y2).iou(Box(*true_box.tolist()))

@@ -31,6 +31,8 @@ from micromodels.seeds import IGNORE
 __all__ = ["Clock", "HeadTrainer", "Sample", "SharedClock"]
 
 CELL_PX = 32
+BOX_STRIDE_PX = 4
+"""Of the distances to box sides."""
 CROP_CELLS = {1: (5, 8), 2: (6, 10)}
 """Rows and columns of a crop in units of 32 work pixels, by the stride of the head: steps take the same time."""
 FOCUSED_CROPS = {"thin": 0.95, "masks": 0.9, "boxes": 0.65}
@@ -406,7 +408,7 @@ def box_loss(sides: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor) -> 
         if not len(ys):
             losses.append(sides.sum() * 0.0)
             continue
-        px, py = xs * 4.0 + 2.0, ys * 4.0 + 2.0
+        px, py = (xs + 0.5) * BOX_STRIDE_PX, (ys + 0.5) * BOX_STRIDE_PX
         true = torch.stack([px - own[:, 0], py - own[:, 1], own[:, 2] - px, own[:, 3] - py], dim=1).clamp(min=0.5)
         predicted = sides[index, :, ys, xs].T
         low = torch.minimum(true, predicted)

@@ -28,7 +28,7 @@ from micromodels.events import (
     StopRequest,
     TrainingProgress,
 )
-from micromodels.experiments import DenseSettings, Trial
+from micromodels.experiments import DenseSettings, Trial, _box_overlap
 from micromodels.labeling import TrainSettings, label_video, load_model, train
 from micromodels.manifest import MANIFEST_FILE
 from micromodels.types import (
@@ -463,3 +463,17 @@ def test_settings_are_checked(field: str, settings: dict[str, object]) -> None:
     with pytest.raises(InvalidInput) as refused:
         TrainSettings(**settings)  # type: ignore[arg-type]
     assert refused.value.field == field
+
+
+def test_boxes_are_scored_as_boxes() -> None:
+    """The median of what the pixels say, against the drawn box; no pixel is no box."""
+    found = np.zeros((16, 24), bool)
+    found[4:8, 6:12] = True
+    x, y = np.meshgrid((np.arange(12) + 0.5) * 4, (np.arange(8) + 0.5) * 4)
+    sides = np.stack([x - 10, y - 6, 50 - x, 26 - y]).astype(np.float32)
+    drawn = np.array([10, 6, 50, 26], np.float32)
+    assert _box_overlap(found, sides, drawn) == pytest.approx(1.0)
+    sides[:, 2, 3] += 100  # one pixel that errs changes nothing
+    assert _box_overlap(found, sides, drawn) == pytest.approx(1.0)
+    assert _box_overlap(found, sides, drawn + np.array([0, 0, 40, 0], np.float32)) == pytest.approx(0.5)
+    assert _box_overlap(np.zeros_like(found), sides, drawn) == 0.0
