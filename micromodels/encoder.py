@@ -134,13 +134,20 @@ class Lite0Encoder:
         # Spinning threads starve whatever else runs on the same cores (docs/architecture.md, "Threads").
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-        # Graphs of tuned weights are of use to one micro-model only, and are not kept.
-        keep = _artefact_dir() if tuned is None else None
-        with tempfile.TemporaryDirectory(prefix="micromodels-") as temporary:
-            model = (keep or Path(temporary)) / f"{self.name}.onnx"
-            if not model.is_file():
-                backbones.lite0_onnx(model, backbones.lite0(tuned))
-            self._session = ort.InferenceSession(str(model), options, providers=[*providers, "CPUExecutionProvider"])
+        graph = self._graph(tuned)
+        self._session = ort.InferenceSession(graph, options, providers=[*providers, "CPUExecutionProvider"])
+
+    def _graph(self, tuned: Weights | None) -> bytes:
+        """The network as ONNX; that of tuned weights is of use to one micro-model only, and is not kept."""
+        if tuned is not None:
+            with tempfile.TemporaryDirectory(prefix="micromodels-") as temporary:
+                path = Path(temporary) / "lite0.onnx"
+                backbones.lite0_onnx(path, backbones.lite0(tuned))
+                return path.read_bytes()
+        path = _artefact_dir() / f"{self.name}.onnx"
+        if not path.is_file():
+            backbones.lite0_onnx(path, backbones.lite0())
+        return path.read_bytes()
 
     def encode(self, image: Image) -> Features:
         """See ``Encoder.encode``."""

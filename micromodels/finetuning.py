@@ -55,7 +55,7 @@ RATE, NETWORK_RATE = 4e-3, 0.05
 def train(
     video: FrameSource, seeds: Sequence[AnyLabel], settings: TrainSettings, ontology: Ontology | None, run: Run
 ) -> DenseModel:
-    """Train this recipe; see ``micromodels.labeling.train``.
+    """Train this recipe; see ``micromodels.labeling.train``. Frame classes alone are the recipe ``head``'s.
 
     Raises:
         InvalidInput: several experiments (the network has seen the seed that they would leave out), or an encoder

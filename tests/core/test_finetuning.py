@@ -15,7 +15,7 @@ from micromodels.encoder import load_encoder
 from micromodels.errors import InvalidInput, ModelError
 from micromodels.labeling import TrainSettings, load_model, train
 from micromodels.session import LabelSession
-from micromodels.types import Label, Mask, ShapeKind
+from micromodels.types import Box, Label, Mask, ShapeKind
 from tests.core.doubles import MemoryVideo, Recorder, box_mask, iou, scene, seed, square
 
 FRAMES = 12
@@ -60,8 +60,8 @@ def test_the_encoder_has_learned(model: DenseModel) -> None:
     for result in model.propagate(video(), [], run=Recorder().run):
         (label,) = result.labels
         assert isinstance(label, Label)
-        assert label.shape is not None
-        mask = label.shape.to_array() if isinstance(label.shape, Mask) else box_mask(label.shape)  # type: ignore[arg-type]
+        assert isinstance(label.shape, Mask | Box)
+        mask = label.shape.to_array() if isinstance(label.shape, Mask) else box_mask(label.shape)
         assert iou(mask, box_mask(square(result.frame))) > 0.6
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -11,17 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from micromodels.errors import FailedPrecondition, OutOfRange
-from micromodels.types import AnyLabel, Box, Label, ObjectClass, Ontology, ProvenanceKind, State
+from micromodels.types import Box, Label, ObjectClass, Ontology, ProvenanceKind, State
 from service.errors import NotFound, Unavailable
-from service.jobs import AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec, submit, supervise
-from service.jobs.protocol import write_labels
+from service.jobs import AutoLabelSpec, ExportSpec, PropagateSpec, TrainSpec, submit
 from service.jobs.runner import JobRunner, prune_cache
 from service.store import Job, JobState, LabelKey, Store, VideoState
 from service.store.labels import Labels
@@ -197,34 +195,6 @@ def test_f54_a_job_that_takes_too_much_memory_is_ended(bench: Bench) -> None:
     assert job.error is not None
     assert (job.state, job.tries, job.error.reason) == (JobState.FAILED, 2, "OOM")
     assert "629145600 bytes" in job.error.message
-
-
-@pytest.mark.parametrize(("times", "state", "tries"), [(1, "succeeded", 2), (9, "failed", 3)])
-def test_f57_a_job_that_finds_the_disk_full_is_tried_again(bench: Bench, times: int, state: str, tries: int) -> None:
-    """There may be room the next time; where there never is, the job says so."""
-    video = bench.ready(frames=3, no_room=times)
-    bench.start()
-    job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id)).job_id)
-    assert (job.state.value, job.tries) == (state, tries)
-    assert (job.error and (job.error.reason, job.error.error_class)) == (
-        ("RESOURCE_EXHAUSTED", "ResourceExhausted") if state == "failed" else None
-    )
-
-
-def test_f57_a_job_that_cannot_be_laid_out_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full before the job has begun is no fault of it, and no try."""
-    times = iter(range(2))
-
-    def full(path: Path, labels: Iterable[AnyLabel]) -> None:
-        if next(times, None) is not None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_labels(path, labels)
-
-    monkeypatch.setattr(supervise, "write_labels", full)
-    video = bench.ready(frames=3)
-    bench.start()
-    job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id)).job_id)
-    assert (job.state, job.tries, next(times, None)) == (JobState.SUCCEEDED, 1, None)
 
 
 @pytest.mark.parametrize(("device", "state", "tries"), [("", "succeeded", 2), ("cuda", "failed", 1)])
