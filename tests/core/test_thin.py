@@ -91,7 +91,7 @@ def test_pixels_say_nothing_of_frame_classes() -> None:
 @pytest.fixture
 def fine_encoder(own_size: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("micromodels.dense", "micromodels.dense_model"):
-        monkeypatch.setattr(f"{module}.load_encoder", lambda name, device: FINE)
+        monkeypatch.setattr(f"{module}.load_encoder", lambda name, device, tuned=None: FINE)
 
 
 def test_lines_come_out_of_the_whole_way(fine_encoder: None, tmp_path: Path) -> None:
