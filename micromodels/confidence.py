@@ -20,6 +20,8 @@ __all__ = ["BoxSigns", "MaskSigns", "absence", "acceptance", "mask_signs"]
 Floats = npt.NDArray[np.float32]
 
 FAR_FRAMES = 64
+FAMILIAR_LIKENESS = 0.6
+USUAL_ACCORD = 0.8
 LOWEST, HIGHEST = 0.01, 0.99
 
 
@@ -55,23 +57,29 @@ class BoxSigns:
 
     Attributes:
         likeness: to the anchors; see ``paths.FramePlaces``.
-        margin: of the path against the next best one.
-        accord: IoU of the box and the one that the pixels vote for.
         match: with what was there a moment ago; see ``paths.FramePlaces``.
+        accord: IoU with the box that the outline says; NaN where there is none.
+        change: of the sides since they were drawn; see ``paths.FramePlaces``.
+        is_between: whether there are anchors on both sides of the frame.
     """
 
     likeness: float
-    margin: float
-    accord: float
     match: float
+    accord: float
+    change: float
+    is_between: bool
 
     def values(self) -> dict[str, float]:
         """Numbers of like size, by name."""
+        # What a head does not know has an outline that says nothing, neither for nor against the box.
+        familiar = float(np.clip(self.likeness / FAMILIAR_LIKENESS, 0.0, 1.0))
+        apart = 0.0 if np.isnan(self.accord) else _log(1.02 - self.accord, 0.02) - _log(1.02 - USUAL_ACCORD, 0.02)
         return {
             # The better of both: one knows what people drew, the other what was there a moment ago.
             "strangeness": -_log(float(np.nanmax([self.likeness, self.match])), 0.05, 1.2),
-            "margin": float(np.log1p(np.clip(self.margin, 0.0, 50.0))),
-            "discord": _log(1.02 - self.accord, 0.02),
+            "discord": familiar * apart,
+            "change": min(self.change, 1.0),
+            "one_sided": float(not self.is_between),
         }
 
 
@@ -110,7 +118,7 @@ class _Regression:
 
 
 MASKS = _Regression(0.8, 1.21, {"doubt": 1.13, "disagreement": 0.013, "distance": 0.065, "growth": 0.142}, 0.31)
-BOXES = _Regression(0.7, -1.06, {"strangeness": 0.61, "margin": -0.455, "discord": 0.22}, 0.57)
+BOXES = _Regression(0.7, -1.68, {"strangeness": 0.4, "discord": 0.55, "change": 1.25, "one_sided": 0.14}, 0.55)
 
 
 def acceptance(signs: MaskSigns | BoxSigns) -> float:

@@ -40,7 +40,6 @@ __all__ = [
     "place_scores",
 ]
 
-NEVER = -1e9
 LEAST_LEVEL = 0.02
 """Below this a head knows nothing of a track even on its anchors."""
 STRANGE_MIDDLE, FAMILIAR_MIDDLE, FAMILIAR = 0.2, 0.5, 0.4
@@ -82,24 +81,24 @@ class FramePlaces:
         boxes: float32 ``(tracks, 4)`` x1, y1, x2, y2 in work pixels; NaN for tracks without a path.
         likeness: float32 ``(tracks,)`` mean probability of the track in its box, relative to that in the boxes
             that people drew on the neighbouring anchors: about 1 where it is seen as well as there; NaN as above.
-        margin: float32 ``(tracks,)`` how much better the path is than the best one elsewhere; NaN as above.
-        accord: float32 ``(tracks,)`` IoU of the box and the one that pixels vote for.
         match: float32 ``(tracks,)`` how far a follower has kept to the object all the way from an anchor: about 1 where
             each frame looked like those before it; NaN on anchors, and as above.
+        accord: float32 ``(tracks,)`` IoU of the box and the one that its outline says; NaN where there is none.
+        change: float32 ``(tracks,)`` natural logarithm of how much longer or shorter its sides are, at the mean, than
+            those of the more alike of the boxes that people drew on the neighbouring anchors; NaN as ``boxes``.
     """
 
     boxes: Floats = field(repr=False)
     likeness: Floats
-    margin: Floats
-    accord: Floats
     match: Floats
+    accord: Floats
+    change: Floats
 
 
 def no_places(tracks: int) -> FramePlaces:
     """Places of tracks without a path."""
-    nothing = np.full(tracks, np.nan, np.float32)
-    boxes = np.full((tracks, 4), np.nan, np.float32)
-    return FramePlaces(boxes, nothing, nothing, nothing, nothing)
+    likeness, match, accord, change = np.full((4, tracks), np.nan, np.float32)
+    return FramePlaces(np.full((tracks, 4), np.nan, np.float32), likeness, match, accord, change)
 
 
 class Sizes:
@@ -167,27 +166,38 @@ class PlaceScores:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A box that people drew, and what a head sees there.
+
+    Attributes:
+        log_size: float64 ``(2,)`` natural logarithms of width and height in work pixels.
+        level: mean probability inside the box, at least ``LEAST_LEVEL``.
+        slack: around the outline; None where none is seen that has to do with the box.
+    """
+
+    log_size: npt.NDArray[np.float64]
+    level: float
+    slack: Slack | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ways:
     """The best ways of one direction to the places of a frame.
 
     Attributes:
         worth: ``(tracks, h8, w8)`` worth of the best way to each place.
-        alive: bool ``(tracks,)``: whether an anchor of the track was met, where it was there.
-        levels: float32 ``(tracks,)`` mean probability inside the box on that anchor; NaN before the first.
+        drawn: the box on the last anchor that was met, by track; of those that were there.
         matches: float32 ``(tracks,)`` how far the followers of this direction have kept to their objects, of
             ``Follower.learn``; NaN where there is none.
-        expected: sizes before a look at the frame, by track; of those that are alive.
+        expected: sizes before a look at the frame, by track as ``drawn``.
         found: sizes after it.
-        slacks: of the drawn boxes that this direction comes from, by track; where an outline was seen there.
     """
 
     worth: torch.Tensor = field(repr=False)
-    alive: npt.NDArray[np.bool_]
-    levels: Floats
+    drawn: Mapping[int, Drawn]
     matches: Floats
     expected: Mapping[int, Extent]
     found: Mapping[int, Extent]
-    slacks: Mapping[int, Slack]
 
 
 def place_scores(evidence: FrameEvidence, frame: int, sizes: Sizes, settings: PathSettings) -> PlaceScores:
@@ -233,11 +243,9 @@ class PathSweep:
         self._sizes, self._settings = sizes, settings
         self._worth: torch.Tensor | None = None
         self._frame = -1
-        self._alive = np.zeros(len(sizes.boxes), bool)
-        self._levels = np.full(len(sizes.boxes), np.nan, np.float32)
+        self._drawn: dict[int, Drawn] = {}
         self._followers: dict[int, Follower] = {}
         self._extents: dict[int, Extent] = {}
-        self._slacks: dict[int, Slack] = {}
         self._boxes: dict[int, Floats] = {}
         self._evidence: FrameEvidence | None = None
 
@@ -283,23 +291,19 @@ class PathSweep:
             box = _box_around(place[0], place[1], self._extents[track].sides)
             growth = self._growth(track, frame, evidence, box, motion) if known else None
             self._boxes[track], expected[track] = box, self._extents[track].grown(growth, EXTENTS)
-            likeness = float(scores.inside[track, place[2], place[3]]) / max(LEAST_LEVEL, float(self._levels[track]))
+            likeness = float(scores.inside[track, place[2], place[3]]) / self._drawn[track].level
             self._extents[track] = self._seen(track, frame, evidence, box, likeness, expected[track])
         # Only differences count; this keeps numbers small on a long way.
         self._worth = worth - worth.amax(dim=(1, 2), keepdim=True)
         self._frame, self._evidence = frame, evidence
-        found, slacks = dict(self._extents), dict(self._slacks)
-        return Ways(self._worth, self._alive.copy(), self._levels.copy(), matches, expected, found, slacks)
+        return Ways(self._worth, dict(self._drawn), matches, expected, dict(self._extents))
 
     def _seen(
         self, track: int, frame: int, evidence: FrameEvidence, box: Floats, likeness: float, expected: Extent
     ) -> Extent:
         """The size of a track after a look at the box where it is thought to be."""
-        votes, outline, slack = (
-            voted_box(evidence, track, box),
-            outlined_box(evidence, track, box),
-            self._slacks.get(track),
-        )
+        votes, outline = voted_box(evidence, track, box), outlined_box(evidence, track, box)
+        slack = self._drawn[track].slack
         return expected.corrected(
             None if votes is None else _log_size(votes),
             None if outline is None or slack is None else slack.around(outline)[0],
@@ -311,23 +315,21 @@ class PathSweep:
     def _begin(self, track: int, frame: int, scores: PlaceScores, evidence: FrameEvidence) -> torch.Tensor:
         """Start anew with what people said of a track on a frame; returns the worth of places there."""
         box = self._sizes.boxes[track].get(frame)
-        # Nobody has to come from where the object was not.
-        self._alive[track] = box is not None
-        self._followers.pop(track, None)
-        self._extents.pop(track, None)
-        self._slacks.pop(track, None)
         if box is None:
+            # Nobody has to come from where the object was not.
+            for known in (self._drawn, self._followers, self._extents):
+                known.pop(track, None)
             return scores.worth[track]
-        worth = _drawn(box, scores.worth[track])
-        self._levels[track] = float(scores.inside[track].flatten()[worth.argmax()])
+        worth = _drawn_worth(box, scores.worth[track])
+        level = max(LEAST_LEVEL, float(scores.inside[track].flatten()[worth.argmax()]))
         x, y = (float(side) / CELL_PX for side in (box[:2] + box[2:]) / 2)
         width, height = _sides(box)
         size = width / CELL_PX, height / CELL_PX
         self._followers[track] = Follower(_features(evidence), (x, y), size, FollowerSettings())
         self._extents[track], self._boxes[track] = Extent(_log_size(box), np.full(2, DRAWN_VARIANCE)), box
         outline = outlined_box(evidence, track, box)
-        if outline is not None and (slack := Slack.of(outline, box)).is_usable:
-            self._slacks[track] = slack
+        slack = None if outline is None else Slack.of(outline, box)
+        self._drawn[track] = Drawn(_log_size(box), level, slack if slack is not None and slack.is_usable else None)
         return worth
 
     def _growth(self, track: int, frame: int, evidence: FrameEvidence, box: Floats, motion: Warp) -> Growth | None:
@@ -348,7 +350,7 @@ class PathSweep:
         return follower.learn(features, (x / CELL_PX, y / CELL_PX), size, float(match[row, column]))
 
 
-def _drawn(box: Floats, like: torch.Tensor) -> torch.Tensor:
+def _drawn_worth(box: Floats, like: torch.Tensor) -> torch.Tensor:
     """Worth of places on an anchor: the drawn one, and next to none else."""
     rows = (torch.arange(like.shape[0], device=like.device) + 0.5) * CELL_PX
     columns = (torch.arange(like.shape[1], device=like.device) + 0.5) * CELL_PX
@@ -366,10 +368,9 @@ def best_places(evidence: FrameEvidence, scores: PlaceScores, forward: Ways, bac
         backward: the same from the anchors after.
     """
     places = no_places(len(scores.worth))
-    boxes = places.boxes
-    likeness, margin, accord, match = (np.full(len(boxes), np.nan, np.float32) for _ in range(4))
+    boxes, likeness, match, accord, change = places.boxes, places.likeness, places.match, places.accord, places.change
     for track in range(len(scores.worth)):
-        reached = [ways for ways in (forward, backward) if ways.alive[track]]
+        reached = [ways for ways in (forward, backward) if track in ways.drawn]
         if not reached:
             continue
         total = sum((ways.worth[track] for ways in reached), torch.zeros_like(scores.worth[track]))
@@ -377,18 +378,24 @@ def best_places(evidence: FrameEvidence, scores: PlaceScores, forward: Ways, bac
             total = total - scores.worth[track]  # both have counted it
         x, y, row, column = _peak(total)
         placed = _box_around(x, y, _extent(track, forward, backward).sides)
-        votes, outline = voted_box(evidence, track, placed), outlined_box(evidence, track, placed)
-        voted = placed if votes is None else votes
-        accord[track] = _iou(placed, voted)
-        level = max(LEAST_LEVEL, float(np.mean([ways.levels[track] for ways in reached])))
-        likeness[track] = float(scores.inside[track, row, column]) / level
-        middles = [
-            slack.around(outline)[1] for ways in reached if outline is not None and (slack := ways.slacks.get(track))
-        ]
-        boxes[track] = _nudged(placed, voted, middles, float(likeness[track]))
-        margin[track] = _margin(total, row, column, _sides(placed))
+        drawn = [ways.drawn[track] for ways in reached]
+        likeness[track] = float(scores.inside[track, row, column]) / float(np.mean([box.level for box in drawn]))
+        outlined = _outlined(evidence, track, placed, drawn)
+        boxes[track] = _nudged(placed, voted_box(evidence, track, placed), outlined, float(likeness[track]))
         match[track] = max(float(ways.matches[track]) for ways in reached)
-    return FramePlaces(boxes, likeness, margin, accord, match)
+        accord[track] = np.nan if outlined is None else _iou(boxes[track], outlined)
+        change[track] = min(float(np.abs(_log_size(boxes[track]) - box.log_size).mean()) for box in drawn)
+    return places
+
+
+def _outlined(evidence: FrameEvidence, track: int, placed: Floats, drawn: Sequence[Drawn]) -> Floats | None:
+    """The box that the outline around ``placed`` says, with the slack of what was drawn; None where it says nothing."""
+    outline, slacks = outlined_box(evidence, track, placed), [box.slack for box in drawn if box.slack is not None]
+    if outline is None or not slacks:
+        return None
+    said = [slack.around(outline) for slack in slacks]
+    boxes = [_box_around(float(x), float(y), extent.sides) for extent, (x, y) in said]
+    return np.asarray(np.mean(boxes, axis=0), np.float32)
 
 
 def _peak(total: torch.Tensor) -> tuple[float, float, int, int]:
@@ -413,8 +420,8 @@ def _box_around(x: float, y: float, size: tuple[float, float]) -> Floats:
 
 def _extent(track: int, forward: Ways, backward: Ways) -> Extent:
     """What both directions say of a size; only one of them may have looked at the frame."""
-    if not (forward.alive[track] and backward.alive[track]):
-        return (forward if forward.alive[track] else backward).found[track]
+    if not (track in forward.drawn and track in backward.drawn):
+        return (forward if track in forward.drawn else backward).found[track]
     return combined(forward.found[track], backward.expected[track])
 
 
@@ -423,15 +430,19 @@ def _features(evidence: FrameEvidence) -> torch.Tensor:
     return evidence.matched.float()
 
 
-def _nudged(placed: Floats, voted: Floats, outlined: Sequence[npt.NDArray[np.float64]], likeness: float) -> Floats:
-    """The box on its way to the middle of the voted one, and on to those that outlines say."""
+def _nudged(placed: Floats, voted: Floats | None, outlined: Floats | None, likeness: float) -> Floats:
+    """The box on its way to the middle of the voted one, and on to that of the outlined one."""
     familiar = min(1.0, likeness / FAMILIAR)
-    middle = (placed[:2] + placed[2:]) / 2
-    share = STRANGE_MIDDLE + (FAMILIAR_MIDDLE - STRANGE_MIDDLE) * familiar
-    aim = middle + share * ((voted[:2] + voted[2:]) / 2 - middle)
-    if outlined and likeness >= EXTENTS.outline_likeness:
-        aim = aim + OUTLINED_MIDDLE * familiar * (np.mean(outlined, axis=0) - aim)
+    aim = middle = _middle(placed)
+    if voted is not None:
+        aim = middle + (STRANGE_MIDDLE + (FAMILIAR_MIDDLE - STRANGE_MIDDLE) * familiar) * (_middle(voted) - middle)
+    if outlined is not None and likeness >= EXTENTS.outline_likeness:
+        aim = aim + OUTLINED_MIDDLE * familiar * (_middle(outlined) - aim)
     return placed + np.tile(aim - middle, 2).astype(np.float32)
+
+
+def _middle(box: Floats) -> Floats:
+    return np.asarray((box[:2] + box[2:]) / 2, np.float32)
 
 
 def _sides(box: Floats) -> tuple[float, float]:
@@ -446,11 +457,3 @@ def _iou(one: Floats, other: Floats) -> float:
     low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
     overlap = float(np.prod(np.maximum(high - low, 0)))
     return overlap / float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - overlap)
-
-
-def _margin(total: torch.Tensor, row: int, column: int, size: tuple[float, float]) -> float:
-    """How much the best place is better than the best one more than half a box away."""
-    elsewhere = total.clone()
-    height, width = (max(1, round(side / CELL_PX / 2)) for side in (size[1], size[0]))
-    elsewhere[max(0, row - height) : row + height + 1, max(0, column - width) : column + width + 1] = NEVER
-    return float(total[row, column] - elsewhere.max())

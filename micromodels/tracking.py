@@ -209,8 +209,9 @@ class Tracker:
                     if distance >= 0:
                         presence *= PRESENT / PRESENT_UNANNOUNCED
                 else:
-                    presence = _path_presence(posterior.places, index, beyond=np.isnan(agreement))
-                    signs = _box_signs(posterior.places, index)
+                    beyond = bool(np.isnan(agreement))
+                    presence = _path_presence(posterior.places, index, beyond=beyond)
+                    signs = _box_signs(posterior.places, index, beyond=beyond)
                 if found is not None:
                     scale = np.array([width / self._size[1], height / self._size[0]] * 2, np.float32)
                     shape = _to_box(_clipped(found * scale, width, height))
@@ -305,12 +306,13 @@ def _path_presence(places: FramePlaces, index: int, *, beyond: bool) -> float:
     return float(np.clip(PRESENT * np.nanmax(said), 0, 1))
 
 
-def _box_signs(places: FramePlaces, index: int) -> BoxSigns:
+def _box_signs(places: FramePlaces, index: int, *, beyond: bool) -> BoxSigns:
     return BoxSigns(
-        float(places.likeness[index]),
-        float(places.margin[index]),
-        float(places.accord[index]),
-        float(places.match[index]),
+        likeness=float(places.likeness[index]),
+        match=float(places.match[index]),
+        accord=float(places.accord[index]),
+        change=float(places.change[index]),
+        is_between=not beyond,
     )
 
 

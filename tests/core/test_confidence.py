@@ -10,7 +10,7 @@ import pytest
 from micromodels.confidence import BOXES, MASKS, BoxSigns, MaskSigns, absence, acceptance, mask_signs
 
 GOOD_MASK = MaskSigns(0.95, 0.95, 2, 0.0)
-GOOD_BOX = BoxSigns(1.0, 4.0, 0.9, 1.0)
+GOOD_BOX = BoxSigns(likeness=1.0, match=1.0, accord=0.9, change=0.05, is_between=True)
 
 
 def disc(radius: float, odds: float = 8.0) -> np.ndarray:
@@ -42,20 +42,29 @@ def test_nothing_is_no_mask() -> None:
         replace(GOOD_MASK, growth=-1.5),
         replace(GOOD_MASK, anchor_distance=40),
         replace(GOOD_BOX, likeness=0.3, match=0.2),
-        replace(GOOD_BOX, margin=0.5),
         replace(GOOD_BOX, accord=0.4),
+        replace(GOOD_BOX, change=0.4),
+        replace(GOOD_BOX, is_between=False),
     ],
 )
 def test_each_sign_of_doubt_lowers_the_confidence(worse: MaskSigns | BoxSigns) -> None:
-    """Pixels in doubt, sweeps that differ, objects hardly seen, boxes that do not fit."""
+    """Pixels in doubt, sweeps that differ, objects hardly seen, boxes that do not fit or are not as they were drawn."""
     good = GOOD_MASK if isinstance(worse, MaskSigns) else GOOD_BOX
     assert 0.01 <= acceptance(worse) < acceptance(good) <= 0.99
 
 
 def test_a_box_is_known_by_the_drawn_frames_or_by_those_just_before() -> None:
-    """Either will do, and both say no more."""
-    assert acceptance(replace(GOOD_BOX, likeness=0.2)) == acceptance(GOOD_BOX)
-    assert acceptance(replace(GOOD_BOX, match=0.2)) == acceptance(GOOD_BOX)
+    """Either will do, and both say no more, where no outline does."""
+    good = replace(GOOD_BOX, accord=float("nan"))
+    assert acceptance(replace(good, likeness=0.2)) == acceptance(good)
+    assert acceptance(replace(good, match=0.2)) == acceptance(good)
+
+
+def test_an_outline_says_nothing_of_what_is_not_known() -> None:
+    """Where the head hardly sees the object, it does not matter whether box and outline agree, or there is one."""
+    strange = replace(GOOD_BOX, likeness=0.0)
+    assert acceptance(replace(strange, accord=0.3)) == acceptance(strange)
+    assert acceptance(replace(GOOD_BOX, accord=0.5)) < acceptance(replace(GOOD_BOX, accord=float("nan")))
 
 
 def test_every_weight_has_its_sign() -> None:
@@ -83,7 +92,7 @@ def test_signs_are_finite_at_their_ends() -> None:
     for signs in (
         MaskSigns(0.0, float("nan"), -1, -9.0),
         MaskSigns(1.0, 1.0, 10**6, 9.0),
-        BoxSigns(0.0, -5.0, 0.0, float("nan")),
-        BoxSigns(50.0, 1e9, 1.0, 9.0),
+        BoxSigns(0.0, float("nan"), float("nan"), 9.0, False),
+        BoxSigns(50.0, 9.0, 1.0, 0.0, True),
     ):
         assert 0.01 <= acceptance(signs) <= 0.99

@@ -114,7 +114,33 @@ def test_a_look_alike_that_does_not_lead_to_the_next_anchor_is_left_alone() -> N
     assert min(overlap(found[i], moving(i)) for i in range(12)) > 0.4
     assert all(overlap(place, double) == 0 for place in found)
     assert max(float(found[i].likeness[0]) for i in (5, 6, 7)) < 0.3
-    assert min(float(place.margin[0]) for place in found) > 0
+
+
+def test_a_box_that_its_outline_contradicts_is_told() -> None:
+    """From the sixth frame on a half of the object is seen: the box keeps its size, and its outline says less."""
+    half = [Box(box.x1, box.y1, box.x2, box.y1 + 16) if i > 5 else box for i, box in enumerate(map(moving, range(12)))]
+    found = places([evidence([box]) for box in half], {0: anchor(0, moving(0))})
+    accord = np.array([place.accord[0] for place in found])
+    assert accord[1:6].min() > 0.8 > accord[6:].max()
+
+
+def test_sides_are_compared_with_the_more_alike_of_the_neighbouring_anchors() -> None:
+    """A box is drawn at both ends, twice as large at the last: half-way it is a square root of two off both."""
+    boxes = [
+        Box(60 - 12 * 2 ** (i / 8), 46 - 16 * 2 ** (i / 8), 60 + 12 * 2 ** (i / 8), 46 + 16 * 2 ** (i / 8))
+        for i in range(9)
+    ]
+    found = places([evidence([box]) for box in boxes], {0: anchor(0, boxes[0]), 8: anchor(8, boxes[8])})
+    change = [float(place.change[0]) for place in found]
+    assert change[0] == pytest.approx(0, abs=0.02)
+    assert change[8] == pytest.approx(0, abs=0.02)
+    assert change[4] == max(change) == pytest.approx(np.log(2) / 2, abs=0.1)
+
+
+def test_what_is_not_seen_has_no_outline() -> None:
+    """Nothing is said for or against the box."""
+    found = places([evidence([moving(i)] if i < 3 else []) for i in range(6)], {0: anchor(0, moving(0))})
+    assert [bool(np.isnan(place.accord[0])) for place in found] == [False] * 3 + [True] * 3
 
 
 def test_two_alike_keep_their_identities_when_they_cross() -> None:

@@ -53,7 +53,7 @@ def posterior(
         likeness = np.array([0.0 if box is None else 1.0 for box in boxes], np.float32)
         ones = np.ones_like(likeness)
         corners = np.array([box.as_list() for box in paths], np.float32)
-        places = FramePlaces(corners, likeness, ones, ones, np.zeros_like(likeness))
+        places = FramePlaces(corners, likeness, match=0 * ones, accord=ones, change=0 * ones)
     return FramePosterior(
         frame, log_odds, sides, agreement, np.ones(len(boxes), np.int64), np.array(pooled, np.float32), places
     )
