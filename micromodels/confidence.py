@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoxSigns", "MaskSigns", "absence", "acceptance", "mask_signs"]
+__all__ = ["BOXES", "MASKS", "BoxSigns", "ErrorModel", "MaskSigns", "absence", "acceptance", "mask_signs"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -102,8 +102,13 @@ def mask_signs(log_odds: Floats, agreement: float, anchor_distance: int, expecte
 
 
 @dataclass(frozen=True, slots=True)
-class _Regression:
-    """``log(1 - IoU)`` is ``constant`` plus the weighted signs, with a standard deviation of ``deviation``."""
+class ErrorModel:
+    """``log(1 - IoU)`` is ``constant`` plus the weighted signs, with a standard deviation of ``deviation``.
+
+    Attributes:
+        accepted_iou: from which IoU on a reviewer accepts.
+        weights: by name of the sign.
+    """
 
     accepted_iou: float
     constant: float
@@ -111,20 +116,19 @@ class _Regression:
     deviation: float
 
     def probability(self, values: Mapping[str, float]) -> float:
-        """Probability that the IoU reaches ``accepted_iou``."""
+        """Probability that the IoU reaches ``accepted_iou``, ``LOWEST`` to ``HIGHEST``."""
         predicted = self.constant + sum(weight * values[name] for name, weight in self.weights.items())
         distance = (math.log(1 - self.accepted_iou) - predicted) / self.deviation
-        return 0.5 * (1 + math.erf(distance / math.sqrt(2)))
+        return float(np.clip(0.5 * (1 + math.erf(distance / math.sqrt(2))), LOWEST, HIGHEST))
 
 
-MASKS = _Regression(0.8, 1.21, {"doubt": 1.13, "disagreement": 0.013, "distance": 0.065, "growth": 0.142}, 0.31)
-BOXES = _Regression(0.7, -1.68, {"strangeness": 0.4, "discord": 0.55, "change": 1.25, "one_sided": 0.14}, 0.55)
+MASKS = ErrorModel(0.8, 1.21, {"doubt": 1.13, "disagreement": 0.013, "distance": 0.065, "growth": 0.142}, 0.31)
+BOXES = ErrorModel(0.7, -1.68, {"strangeness": 0.4, "discord": 0.55, "change": 1.25, "one_sided": 0.14}, 0.55)
 
 
 def acceptance(signs: MaskSigns | BoxSigns) -> float:
     """Probability that a reviewer accepts the label, .01 to .99."""
-    regression = MASKS if isinstance(signs, MaskSigns) else BOXES
-    return float(np.clip(regression.probability(signs.values()), LOWEST, HIGHEST))
+    return (MASKS if isinstance(signs, MaskSigns) else BOXES).probability(signs.values())
 
 
 def absence(presence: float) -> float:

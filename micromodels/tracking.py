@@ -275,7 +275,12 @@ class Tracker:
             for label in self._seeds.frame_labels
             if label.frame == frame and label.frame_class not in self._frame_classes
         ]
-        return FrameResult(frame, tuple(labels), tuple(frame_labels))
+        signs = {
+            label.track: signs.values()
+            for label, signs in zip(labels, (measure.signs for measure in row.measures), strict=False)
+            if label.provenance is self._provenance and label.shape is not None and signs is not None
+        }
+        return FrameResult(frame, tuple(labels), tuple(frame_labels), signs)
 
     def _label(self, frame: int, index: int, row: _Row) -> Label:
         spec, measure = self._tracks[index], row.measures[index]

@@ -8,7 +8,7 @@ shape ``(height, width)``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -405,11 +405,15 @@ class FrameResult:
     """All labels of one frame as propagation gives them: one per track (``absent`` ones too) and frame class.
 
     Anchors on the frame are passed through unchanged.
+
+    Attributes:
+        signs: what confidences come from, by track and name; of the labels of a micro-model that show an object.
     """
 
     frame: int
     labels: tuple[Label, ...] = ()
     frame_labels: tuple[FrameLabel, ...] = field(default=())
+    signs: Mapping[str, Mapping[str, float]] = field(default_factory=dict, compare=False, repr=False)
 
     def all(self) -> Sequence[AnyLabel]:
         """Object labels, then frame labels."""
