@@ -122,7 +122,7 @@ class ErrorModel:
         return float(np.clip(0.5 * (1 + math.erf(distance / math.sqrt(2))), LOWEST, HIGHEST))
 
 
-MASKS = ErrorModel(0.8, 1.21, {"doubt": 1.13, "disagreement": 0.013, "distance": 0.065, "growth": 0.142}, 0.31)
+MASKS = ErrorModel(0.8, 0.76, {"doubt": 0.97, "disagreement": 0.054, "distance": 0.11, "growth": 0.17}, 0.35)
 BOXES = ErrorModel(0.7, -1.68, {"strangeness": 0.4, "discord": 0.55, "change": 1.25, "one_sided": 0.14}, 0.55)
 
 
