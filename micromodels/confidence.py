@@ -1,9 +1,9 @@
 """How sure a label is: the probability that a reviewer would accept it.
 
 The error of a label, 1 - IoU, is predicted on a log scale from signs of its quality by a linear regression, whose few
-weights were fitted to labels of the benchmark's development sequences (docs/experiments.md); what that leaves open is
-taken as normal. A reviewer accepts masks of J >= .8 and boxes of IoU >= .7. The signs are relative (to the object's
-size, to its anchors), so the weights are the same for all videos.
+weights ``scripts/calibrate`` fits to labels of the benchmark's development sequences (docs/experiments.md); what that
+leaves open is taken as normal. A reviewer accepts masks of J >= .8 and boxes of IoU >= .7. The signs are relative (to
+the object's size, to its anchors), so the weights are the same for all videos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ Floats = npt.NDArray[np.float32]
 
 FAR_FRAMES = 64
 FAMILIAR_LIKENESS = 0.6
+"""From here on the outline of an object is fully believed."""
 USUAL_ACCORD = 0.8
+"""Where an outline speaks neither for nor against a box, as where there is none."""
 LOWEST, HIGHEST = 0.01, 0.99
 
 

@@ -275,10 +275,11 @@ class Tracker:
             for label in self._seeds.frame_labels
             if label.frame == frame and label.frame_class not in self._frame_classes
         ]
+        own = zip(labels, row.measures, strict=False)  # anchors of other tracks come last, and have none
         signs = {
-            label.track: signs.values()
-            for label, signs in zip(labels, (measure.signs for measure in row.measures), strict=False)
-            if label.provenance is self._provenance and label.shape is not None and signs is not None
+            label.track: measure.signs.values()
+            for label, measure in own
+            if label.provenance is self._provenance and label.shape is not None and measure.signs is not None
         }
         return FrameResult(frame, tuple(labels), tuple(frame_labels), signs)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from micromodels.evaluation import metrics
 from micromodels.evaluation.datasets import Clip, data_root, load_clips
 from micromodels.evaluation.peers import find_system
 from micromodels.events import Run
-from micromodels.types import FrameResult, Mask
+from micromodels.types import Box, FrameResult
 from micromodels.video import open_video
 
 __all__ = ["ERROR_MODELS", "SignedLabel", "fitted", "left_out", "main", "signed_labels"]
@@ -81,7 +82,7 @@ def signed_labels(clip: Clip, k: int, results: Iterable[FrameResult]) -> list[Si
             continue
         for label in (label for label in result.labels if label.track in result.signs):
             shape, signs = truth.get(label.track), dict(result.signs[label.track])
-            kind = "mask" if isinstance(label.shape, Mask) else "box"
+            kind = "box" if isinstance(label.shape, Box) else "mask"
             iou = 0.0 if shape is None else metrics.label_iou(label, shape)
             found.append(SignedLabel(clip.set_name, clip.name, k, kind, result.frame, label.track, signs, iou))
     return found
@@ -93,7 +94,7 @@ def fitted(labels: Sequence[SignedLabel], now: ErrorModel) -> ErrorModel:
     Each run weighs as the root of the number of its labels, which are alike: neither long clips nor short ones rule.
     """
     names = list(now.weights)
-    counts = {run: sum(label.run == run for label in labels) for run in {label.run for label in labels}}
+    counts = Counter(label.run for label in labels)
     weights = np.array([counts[label.run] ** -0.5 for label in labels])
     rows = np.array([[1.0, *(label.signs[name] for name in names)] for label in labels])
     errors = np.log(np.maximum([1 - label.iou for label in labels], LEAST_ERROR))

@@ -37,9 +37,10 @@ from service.jobs.processes import (
 from service.jobs.protocol import Order, Say, Task, label_from_json, write_labels
 from service.jobs.review_report import FILE_NAME, write_report
 from service.jobs.specs import JobSpec, PropagateSpec, RetrainSpec, TrainSpec, spec_from_dict
+from service.jobs.told import Told
 from service.records import provenance_version
 from service.settings import Settings
-from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewEvent, NewModel, Orders, Store
+from service.store import BlobFile, Effects, Job, JobError, JobKind, JobState, Lease, NewModel, Orders, Store
 from service.store.blobs import disk_errors
 from service.store.erasure import cache_folder
 
@@ -52,19 +53,13 @@ _PAUSE_SECONDS = 1.0
 _COMMIT_SECONDS = 0.25
 _COMMIT_LABELS = 500
 _BEAT_SECONDS = 1.0  # also how soon a cancel is noticed
-_WARNINGS_KEPT = 20
 _MEMORY_SHARE = 0.9  # of the machine's, which a job's process may take where nothing else is said
-# The library tells the time of each stage frame by frame. Its events here are sums, this far apart at first, then at a
-# hundredth of the job's time, so that their number stays small however long a job is.
-_STAGE_SECONDS = 2.0
-_STAGE_SHARE = 0.01
 # What the next try does otherwise after an end of this kind.
 _SECOND_TRIES: dict[str, dict[str, Any]] = {
     "OOM": {"smaller": True},
     "DEVICE_LOST": {"device": "cpu"},
     "RESOURCE_EXHAUSTED": {},  # nothing: it is leased again when the disk has room
 }
-_SNAPSHOTS = {"training_progress": "training", "propagation_progress": "propagation"}
 
 
 class Supervisor:
@@ -92,13 +87,10 @@ class Supervisor:
         self._checkpoints: Path | None = None
         self._label_revisions: dict[str, int] = {}
         self._model_name = ""
-        self._progress: dict[str, Any] = dict(job.progress)
+        self._told = Told(job.progress)
         self._frames = int(job.checkpoint.get("frames", 0))
         self._next_frame = 0
         self._labels: list[AnyLabel] = []
-        self._events: list[NewEvent] = []
-        self._stages: dict[str, float] = {}
-        """Seconds by stage of which no event tells yet."""
         self._news = False
         self._frame_table: Mapping[str, Any] | None = None
         self._files: list[BlobFile] = []
@@ -108,7 +100,7 @@ class Supervisor:
         """What is newer stays as it is; 0 not to look."""
         self._end: Mapping[str, Any] | None = None
         self._orders = Orders()
-        self._begun = self._committed = self._heard = self._stages_told = time.monotonic()
+        self._committed = self._heard = time.monotonic()
         self._cancelled_at = self._stopped_at = 0.0
         self._killed = ""
         self._memory_bytes = settings.job_memory_bytes or int(_MEMORY_SHARE * machine_memory_bytes())
@@ -295,7 +287,7 @@ class Supervisor:
             self._labels += [self._signed(label_from_json(values)) for values in message["labels"]]
             self._frames += 1
             self._next_frame = int(message["frame"]) + 1
-            self._progress["frames_done"] = self._frames
+            self._told.progress["frames_done"] = self._frames
         elif say is Say.FRAME_TABLE:
             self._frame_table = message["table"]
         elif say is Say.MODEL:
@@ -318,41 +310,11 @@ class Supervisor:
         return replace(label, provenance=Provenance(label.provenance.kind, self._model_name))
 
     def _take_event(self, message: Mapping[str, Any]) -> None:
-        kind, payload = message["kind"], message["payload"]
         picture = ""
         if message["picture"]:
             data = base64.b64decode(message["picture"])
             picture = self._patiently(lambda: self._store.blobs.add_bytes(data))
-        if kind in _SNAPSHOTS:
-            self._progress[_SNAPSHOTS[kind]] = payload
-        elif kind == "experiment_finished":
-            self._progress["experiments"] = [*self._progress.get("experiments", []), payload]
-        elif kind == "stage_finished":
-            stages = self._progress.get("stages", {})
-            name, seconds = payload["stage"], payload["seconds"]
-            self._progress["stages"] = {**stages, name: stages.get(name, 0.0) + seconds}
-            self._stages[name] = self._stages.get(name, 0.0) + seconds
-            return
-        elif kind == "warned":
-            warnings = [*self._progress.get("warnings", []), payload["message"]]
-            self._progress["warnings"] = warnings[-_WARNINGS_KEPT:]
-        self._append(NewEvent(kind, payload, picture))
-
-    def _append(self, event: NewEvent) -> None:
-        """Keep an event for the next commit; of snapshots the newest stands for all since the last commit."""
-        if event.kind in _SNAPSHOTS:
-            self._events = [other for other in self._events if _likeness(other) != _likeness(event)]
-        self._events.append(event)
-
-    def _tell_stages(self, *, last: bool = False) -> None:
-        """Make events of the time spent in stages, if it is time for them or nothing will follow."""
-        now = time.monotonic()
-        pause = max(_STAGE_SECONDS, _STAGE_SHARE * (now - self._begun))
-        if last or now - self._stages_told >= pause:
-            self._stages_told = now
-            for name, seconds in self._stages.items():
-                self._events.append(NewEvent("stage_finished", {"stage": name, "seconds": seconds}))
-            self._stages = {}
+        self._told.take(message["kind"], message["payload"], picture)
 
     def _model(self, folder: Path, manifest: Mapping[str, Any]) -> NewModel:
         spec = spec_from_dict(self._job.kind, self._job.spec)
@@ -382,12 +344,12 @@ class Supervisor:
         """Store everything that has come since the last commit, in one transaction."""
         checkpoint = {"next_frame": self._next_frame, "frames": self._frames} if self._next_frame else None
         effects = Effects()
-        self._tell_stages()
-        if self._news or self._events or model or state:
+        self._told.tell_stages()
+        if self._news or self._told.events or model or state:
             effects = Effects(
                 labels=self._labels,
-                events=self._events,
-                progress=self._progress,
+                events=self._told.events,
+                progress=self._told.progress,
                 checkpoint=checkpoint,
                 base_revision=self._base_revision,
                 model=model,
@@ -395,7 +357,7 @@ class Supervisor:
                 **end,
             )
         self._apply(effects)
-        self._labels, self._events, self._news = [], [], False
+        self._labels, self._told.events, self._news = [], [], False
         self._committed = time.monotonic()
 
     def _apply(self, effects: Effects) -> None:
@@ -445,7 +407,7 @@ class Supervisor:
     # 4. How it ended.
 
     def _conclude(self, code: int, out_of_memory: bool) -> None:
-        self._tell_stages(last=True)
+        self._told.tell_stages(last=True)
         result: dict[str, Any] = {"video_id": self._job.video_id, **self._result}
         if self._frames:
             result["frames"] = self._frames
@@ -479,7 +441,7 @@ class Supervisor:
         crowded = self._patiently(lambda: self._store.labels.crowded(self._job.project_id, self._job.video_id))
         for name, count in crowded.items():
             message = f"{count} frames have more of {name!r} than max_instances allows; GetDiagnostics shows where"
-            self._take_event({"kind": "warned", "payload": {"message": message}, "picture": ""})
+            self._told.take("warned", {"message": message})
 
     def _may_change(self, reason: str) -> bool:
         """Whether the next try may do what this one could not: leave a device only if none was asked for."""
@@ -500,7 +462,3 @@ class Supervisor:
         if out_of_memory and code == -signal.SIGKILL:
             return JobError("OOM", "the machine ran out of memory", "OutOfMemory")
         return JobError("WORKER_CRASHED", f"the job's process died: {self._killed or how}")
-
-
-def _likeness(event: NewEvent) -> tuple[str, object]:
-    return event.kind, event.payload.get("experiment")
