@@ -1,4 +1,4 @@
-"""Micro-models: a few hand labels in, a fully labelled video out.
+"""Micro-models: a few hand labels in, a fully labeled video out.
 
 Importing this package imports nothing heavy, so that the light client (``micromodels.client``) works without torch.
 The way of the data: ``types`` -> ``video`` -> ``encoder`` -> ``seeds`` -> ``heads`` -> ``training`` -> ``propagation``

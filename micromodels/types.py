@@ -148,7 +148,7 @@ class Polygon:
         return f"Polygon({len(self.points)} points)"
 
     def to_array(self, height_px: int, width_px: int) -> npt.NDArray[np.bool_]:
-        """Rasterise to a bool mask ``(height_px, width_px)`` as the COCO API does (pixel centres inside the ring)."""
+        """Rasterize to a bool mask ``(height_px, width_px)`` as the COCO API does (pixel centers inside the ring)."""
         from pycocotools import mask as coco_mask
 
         flat = [min(max(float(v), -1e5), 1e5) for point in self.points for v in point]
@@ -372,7 +372,7 @@ def _check_excluded(path: str, one: ObjectClass | FrameClass, names: Sequence[st
 
 @dataclass(frozen=True, slots=True)
 class Ontology:
-    """What may be labelled."""
+    """What may be labeled."""
 
     object_classes: tuple[ObjectClass, ...] = ()
     frame_classes: tuple[FrameClass, ...] = ()

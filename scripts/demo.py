@@ -1,4 +1,4 @@
-"""The demo: starts a server, sends it a video and a few seeds, shows training live, leaves the labelled video.
+"""The demo: starts a server, sends it a video and a few seeds, shows training live, leaves the labeled video.
 
 Everything goes through the gRPC API, as an annotation tool would use it; only the pictures are drawn here.
 """
@@ -25,7 +25,9 @@ from rich.console import Console
 
 from micromodels.client import ApiError, Client
 from micromodels.errors import MicromodelsError
-from micromodels.events import (
+from micromodels.labels.files import by_frame, read_labels
+from micromodels.output.run_report import RunReport
+from micromodels.runtime.run import (
     Event,
     ExperimentFinished,
     FlipBookPicture,
@@ -35,8 +37,6 @@ from micromodels.events import (
     TrainingProgress,
     Warned,
 )
-from micromodels.label_files import by_frame, read_labels
-from micromodels.report import RunReport
 from micromodels.types import AnyLabel, FrameLabel, FrameResult, Label, Ontology
 from micromodels.v1 import labeling_pb2
 from micromodels.video import open_video

@@ -24,8 +24,9 @@ from service.api import ApiServer
 from service.jobs.runner import JobRunner
 from service.settings import Settings
 from service.store import Store
+from service.store.metrics import watch_store
 from service.telemetry.logs import set_up_logs
-from service.telemetry.metrics import REGISTRY, serve_metrics, watch_store
+from service.telemetry.metrics import REGISTRY, serve_metrics
 from service.telemetry.traces import set_up_traces, stop_traces
 from service.web import WebServer
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from micromodels.correction.retrain_policy import RETRAIN_CORRECTIONS
 from micromodels.errors import InvalidInput
-from micromodels.pace import RETRAIN_CORRECTIONS
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "cache_folder"]
 
 _PREFIX = "MICROMODELS_"
 
@@ -106,7 +106,7 @@ class Settings:
     """A session that nobody asked anything for this long ends."""
 
     retrain_corrections: int = RETRAIN_CORRECTIONS
-    """So many frames with new hand labels after the last training, a video's micro-model is trained anew when its
+    """So many frames with new hand labels after the last training, a video's micro-model is retrained when its
     corrector pauses; the new one takes over if it does better on labels that neither has seen. 0 for never."""
 
     retrain_idle_seconds: float = 30.0
@@ -198,3 +198,8 @@ def _parse(name: str, text: str, hint: object) -> object:
         return hint(text)  # type: ignore[operator]  # Path, str, int or float
     except ValueError:
         raise InvalidInput(name, text, f"a value of type {getattr(hint, '__name__', hint)}") from None
+
+
+def cache_folder(settings: Settings, content_hash: str) -> Path:
+    """Where jobs cache what they compute from a video: a folder of its own, which goes with it."""
+    return settings.data_dir.resolve() / "cache" / (content_hash or "unread")

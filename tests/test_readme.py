@@ -72,9 +72,9 @@ def test_readme_has_one_example_for_python_and_one_for_grpc() -> None:
 
 
 def test_the_python_example_labels_every_frame(folder: Path) -> None:
-    """Training, saving, loading and labelling again, as README says."""
+    """Training, saving, loading and labeling again, as README says."""
     arguments = "settings=module.TrainSettings(effort=0.05)"
-    before = LESS_EFFORT.format(module="labeling", name="train", how="partial", arguments=arguments)
+    before = LESS_EFFORT.format(module="recipes.base", name="train", how="partial", arguments=arguments)
     printed = run_example(before, examples()[0], folder).splitlines()
     assert printed[0] == "24 frames of 128x96, h264"
     assert [int(line.split()[0]) for line in printed[1:]] == list(range(24))

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(p for p in (REPOSITORY / "scripts").iterdir() if p.is_file() and not p.suffix)
 LIGHT = ("micromodels/v1/", "micromodels/client/")
 """The light client: the only part of the library folder that may know gRPC."""
-OVER_GRPC = "micromodels/evaluation/service_desk.py"
+OVER_GRPC = "scripts/benchmark/grpc_reviewer.py"
 """Measures a server from outside, through the light client."""
 
 SERVER_ONLY = {

@@ -84,7 +84,7 @@ class Access:
             yield from page.entries
 
     def verify_audit(self, expected_head: str = "") -> audit_pb2.VerifyAuditResponse:
-        """Compute the chain of the audit anew; ``problem`` is empty if every row holds.
+        """Compute the chain of the audit again; ``problem`` is empty if every row holds.
 
         Args:
             expected_head: ``head`` of an earlier answer, which the chain must still contain; empty not to check.

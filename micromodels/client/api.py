@@ -320,7 +320,7 @@ class Client:
         effort: float = 1.0,
         device: str = "",
     ) -> Operation[labeling_pb2.RetrainResponse]:
-        """Train anew on the hand labels of a video; the result takes over if it does better on labels it has not seen.
+        """Retrain on the hand labels of a video; the result takes over if it does better on labels it has not seen.
 
         Args:
             video: name of the video.

@@ -52,7 +52,7 @@ class Reviewing:
         base_revision: int | None = None,
         micro_model_version: str = "",
     ) -> Iterator[correction_pb2.CorrectLabelsResponse]:
-        """Correct labels: the acknowledgement, then what changes because of it, then a summary.
+        """Correct labels: the acknowledgment, then what changes because of it, then a summary.
 
         Goes on by itself after a broken connection. The labels are stored when the first message has come.
 

@@ -39,7 +39,7 @@ class AuditEntry(_message.Message):
     sequence: _builtins.int
     """Counts from 1 without gaps, over all projects."""
     user: _builtins.str
-    """Name of the user; empty where nobody was recognised. For what the server does by itself, the name of the task."""
+    """Name of the user; empty where nobody was recognized. For what the server does by itself, the name of the task."""
     token: _builtins.str
     """Which of the user's tokens: `tokens/{token}`; empty where none was needed."""
     method: _builtins.str
@@ -183,7 +183,7 @@ class VerifyAuditRequest(_message.Message):
     EXPECTED_HEAD_FIELD_NUMBER: _builtins.int
     expected_head: _builtins.str
     """`head` of an earlier answer, kept elsewhere: the chain must still contain it. Empty not to check. Without it, somebody
-    who can write to the database and computes every hash anew cannot be found out.
+    who can write to the database and recomputes every hash cannot be found out.
     """
     def __init__(
         self,

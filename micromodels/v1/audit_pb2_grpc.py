@@ -74,7 +74,7 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyAudit(self, request, context):
-        """Computes the whole chain anew. For administrators of the server. It takes a minute or two for a million rows.
+        """Recomputes the whole chain. For administrators of the server. It takes a minute or two for a million rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class AuditServiceStub:
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEntriesRequest, _audit_pb2.ListAuditEntriesResponse]
     """Lists the rows of a project, oldest first. For administrators of the project. Errors: `NOT_FOUND`."""
     VerifyAudit: _grpc.UnaryUnaryMultiCallable[_audit_pb2.VerifyAuditRequest, _audit_pb2.VerifyAuditResponse]
-    """Computes the whole chain anew. For administrators of the server. It takes a minute or two for a million rows."""
+    """Recomputes the whole chain. For administrators of the server. It takes a minute or two for a million rows."""
     GetDeletionReceipt: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetDeletionReceiptRequest, _audit_pb2.DeletionReceipt]
     """What was removed with a video that was deleted. For those who may delete. Errors: `NOT_FOUND`."""
 
@@ -60,7 +60,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEntriesRequest, _audit_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
     """Lists the rows of a project, oldest first. For administrators of the project. Errors: `NOT_FOUND`."""
     VerifyAudit: _aio.UnaryUnaryMultiCallable[_audit_pb2.VerifyAuditRequest, _audit_pb2.VerifyAuditResponse]  # type: ignore[assignment]
-    """Computes the whole chain anew. For administrators of the server. It takes a minute or two for a million rows."""
+    """Recomputes the whole chain. For administrators of the server. It takes a minute or two for a million rows."""
     GetDeletionReceipt: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetDeletionReceiptRequest, _audit_pb2.DeletionReceipt]  # type: ignore[assignment]
     """What was removed with a video that was deleted. For those who may delete. Errors: `NOT_FOUND`."""
 
@@ -87,7 +87,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.VerifyAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.VerifyAuditResponse, _abc.Awaitable[_audit_pb2.VerifyAuditResponse]]:
-        """Computes the whole chain anew. For administrators of the server. It takes a minute or two for a million rows."""
+        """Recomputes the whole chain. For administrators of the server. It takes a minute or two for a million rows."""
 
     @_abc_1.abstractmethod
     def GetDeletionReceipt(

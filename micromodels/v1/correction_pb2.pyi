@@ -44,10 +44,10 @@ class _SuggestionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sugg
     """Confidence drops."""
     SUGGESTION_REASON_SWEEPS_DISAGREE: _SuggestionReason.ValueType  # 8
     """Predictions from both sides disagree."""
-    SUGGESTION_REASON_UNLIKE_LABELLED: _SuggestionReason.ValueType  # 9
-    """It looks unlike every frame that was labelled by hand."""
-    SUGGESTION_REASON_FAR_FROM_LABELLED: _SuggestionReason.ValueType  # 10
-    """It is far from every frame that was labelled by hand."""
+    SUGGESTION_REASON_UNLIKE_LABELED: _SuggestionReason.ValueType  # 9
+    """It looks unlike every frame that was labeled by hand."""
+    SUGGESTION_REASON_FAR_FROM_LABELED: _SuggestionReason.ValueType  # 10
+    """It is far from every frame that was labeled by hand."""
     SUGGESTION_REASON_UNSURE: _SuggestionReason.ValueType  # 11
     """The micro-model is unsure."""
 
@@ -72,10 +72,10 @@ SUGGESTION_REASON_CONFIDENCE_DROP: SuggestionReason.ValueType  # 7
 """Confidence drops."""
 SUGGESTION_REASON_SWEEPS_DISAGREE: SuggestionReason.ValueType  # 8
 """Predictions from both sides disagree."""
-SUGGESTION_REASON_UNLIKE_LABELLED: SuggestionReason.ValueType  # 9
-"""It looks unlike every frame that was labelled by hand."""
-SUGGESTION_REASON_FAR_FROM_LABELLED: SuggestionReason.ValueType  # 10
-"""It is far from every frame that was labelled by hand."""
+SUGGESTION_REASON_UNLIKE_LABELED: SuggestionReason.ValueType  # 9
+"""It looks unlike every frame that was labeled by hand."""
+SUGGESTION_REASON_FAR_FROM_LABELED: SuggestionReason.ValueType  # 10
+"""It is far from every frame that was labeled by hand."""
 SUGGESTION_REASON_UNSURE: SuggestionReason.ValueType  # 11
 """The micro-model is unsure."""
 Global___SuggestionReason: _TypeAlias = SuggestionReason  # noqa: Y015
@@ -101,7 +101,7 @@ class CorrectLabelsRequest(_message.Message):
     """Makes the call safe to repeat; see CreateProjectRequest."""
     micro_model_version: _builtins.str
     """`projects/{project}/microModels/{micro_model}/versions/{version}`: what computes. Empty: the version that was
-    trained last on this video, or else the one that labelled it last.
+    trained last on this video, or else the one that labeled it last.
     """
     resume_token: _builtins.str
     """The last `resume_token` received by a call with the same `request_id`; empty to hear everything."""
@@ -223,7 +223,7 @@ class LabelDifferenceBatch(_message.Message):
     """The revision that has them."""
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelDifference]:
-        """The differences, each key once. A key may come again in a later batch: first as it follows from the evidence that
+        """The differences, each key once. A key may come again in a later batch: first as it follows from the predictions that
         is there, then as the micro-model has it after learning from the correction.
         """
 
@@ -290,7 +290,7 @@ class CorrectionSummary(_message.Message):
     LABEL_REVISION_FIELD_NUMBER: _builtins.int
     LEARNED_COUNT_FIELD_NUMBER: _builtins.int
     duration_seconds: _builtins.float
-    """Seconds from the acknowledgement to the last stored difference."""
+    """Seconds from the acknowledgment to the last stored difference."""
     changed_count: _builtins.int
     """How many labels of other keys changed."""
     changed_frame_count: _builtins.int

@@ -70,7 +70,7 @@ class CorrectionServiceServicer:
     """
 
     def CorrectLabels(self, request, context):
-        """Writes what a person says, then computes the spans between the neighbouring anchors of these objects again and
+        """Writes what a person says, then computes the spans between the neighboring anchors of these objects again and
         tells what changed. Other objects, other spans, and accepted and locked labels stay byte for byte as they are.
 
         The first message acknowledges: the labels are stored, whatever happens after it. Changes follow as they are

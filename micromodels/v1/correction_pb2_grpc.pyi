@@ -39,7 +39,7 @@ class CorrectionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CorrectionServiceAsyncStub: ...
     CorrectLabels: _grpc.UnaryStreamMultiCallable[_correction_pb2.CorrectLabelsRequest, _correction_pb2.CorrectLabelsResponse]
-    """Writes what a person says, then computes the spans between the neighbouring anchors of these objects again and
+    """Writes what a person says, then computes the spans between the neighboring anchors of these objects again and
     tells what changed. Other objects, other spans, and accepted and locked labels stay byte for byte as they are.
 
     The first message acknowledges: the labels are stored, whatever happens after it. Changes follow as they are
@@ -68,7 +68,7 @@ class CorrectionServiceAsyncStub(CorrectionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CorrectLabels: _aio.UnaryStreamMultiCallable[_correction_pb2.CorrectLabelsRequest, _correction_pb2.CorrectLabelsResponse]  # type: ignore[assignment]
-    """Writes what a person says, then computes the spans between the neighbouring anchors of these objects again and
+    """Writes what a person says, then computes the spans between the neighboring anchors of these objects again and
     tells what changed. Other objects, other spans, and accepted and locked labels stay byte for byte as they are.
 
     The first message acknowledges: the labels are stored, whatever happens after it. Changes follow as they are
@@ -100,7 +100,7 @@ class CorrectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _correction_pb2.CorrectLabelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_correction_pb2.CorrectLabelsResponse], _abc.AsyncIterator[_correction_pb2.CorrectLabelsResponse]]:
-        """Writes what a person says, then computes the spans between the neighbouring anchors of these objects again and
+        """Writes what a person says, then computes the spans between the neighboring anchors of these objects again and
         tells what changed. Other objects, other spans, and accepted and locked labels stay byte for byte as they are.
 
         The first message acknowledges: the labels are stored, whatever happens after it. Changes follow as they are

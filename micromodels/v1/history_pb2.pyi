@@ -36,7 +36,7 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     CHANGE_KIND_RECOMPUTE: _ChangeKind.ValueType  # 3
     """A micro-model computed the spans next to a correction again."""
     CHANGE_KIND_PROPAGATE: _ChangeKind.ValueType  # 4
-    """An operation labelled frames."""
+    """An operation labeled frames."""
     CHANGE_KIND_SWAP: _ChangeKind.ValueType  # 5
     """A person exchanged two tracks."""
     CHANGE_KIND_SPLIT: _ChangeKind.ValueType  # 6
@@ -64,7 +64,7 @@ CHANGE_KIND_CORRECT: ChangeKind.ValueType  # 2
 CHANGE_KIND_RECOMPUTE: ChangeKind.ValueType  # 3
 """A micro-model computed the spans next to a correction again."""
 CHANGE_KIND_PROPAGATE: ChangeKind.ValueType  # 4
-"""An operation labelled frames."""
+"""An operation labeled frames."""
 CHANGE_KIND_SWAP: ChangeKind.ValueType  # 5
 """A person exchanged two tracks."""
 CHANGE_KIND_SPLIT: ChangeKind.ValueType  # 6
@@ -94,7 +94,7 @@ class _ReviewActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewAc
     REVIEW_ACTION_REJECT: _ReviewAction.ValueType  # 2
     """It is wrong, and somebody should draw it."""
     REVIEW_ACTION_RESET: _ReviewAction.ValueType  # 3
-    """Neither: the judgement is taken away."""
+    """Neither: the judgment is taken away."""
     REVIEW_ACTION_LOCK: _ReviewAction.ValueType  # 4
     """No micro-model changes what stands here, also after it was edited."""
     REVIEW_ACTION_UNLOCK: _ReviewAction.ValueType  # 5
@@ -112,7 +112,7 @@ REVIEW_ACTION_ACCEPT: ReviewAction.ValueType  # 1
 REVIEW_ACTION_REJECT: ReviewAction.ValueType  # 2
 """It is wrong, and somebody should draw it."""
 REVIEW_ACTION_RESET: ReviewAction.ValueType  # 3
-"""Neither: the judgement is taken away."""
+"""Neither: the judgment is taken away."""
 REVIEW_ACTION_LOCK: ReviewAction.ValueType  # 4
 """No micro-model changes what stands here, also after it was edited."""
 REVIEW_ACTION_UNLOCK: ReviewAction.ValueType  # 5
@@ -162,7 +162,7 @@ class Change(_message.Message):
     undone_by_revision: _builtins.int
     """The revision of the change that has taken it back; 0 while it stands."""
     duration_seconds: _builtins.float
-    """Of a correction: seconds from its acknowledgement to the last recomputed label; 0 while they are computed."""
+    """Of a correction: seconds from its acknowledgment to the last recomputed label; 0 while they are computed."""
     comment: _builtins.str
     """What the person said with it."""
     learned_count: _builtins.int

@@ -89,7 +89,7 @@ class _ProvenanceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Proven
     PROVENANCE_KIND_MODEL: _ProvenanceKind.ValueType  # 2
     """Made by a micro-model."""
     PROVENANCE_KIND_INTERPOLATED: _ProvenanceKind.ValueType  # 3
-    """Computed from neighbouring labels."""
+    """Computed from neighboring labels."""
 
 class ProvenanceKind(_ProvenanceKind, metaclass=_ProvenanceKindEnumTypeWrapper):
     """The kinds of source of a label."""
@@ -101,7 +101,7 @@ PROVENANCE_KIND_HUMAN: ProvenanceKind.ValueType  # 1
 PROVENANCE_KIND_MODEL: ProvenanceKind.ValueType  # 2
 """Made by a micro-model."""
 PROVENANCE_KIND_INTERPOLATED: ProvenanceKind.ValueType  # 3
-"""Computed from neighbouring labels."""
+"""Computed from neighboring labels."""
 Global___ProvenanceKind: _TypeAlias = ProvenanceKind  # noqa: Y015
 
 @_typing.final
@@ -188,7 +188,7 @@ class Review(_message.Message):
     REVIEWER_FIELD_NUMBER: _builtins.int
     REVIEW_TIME_FIELD_NUMBER: _builtins.int
     state: Global___ReviewState.ValueType
-    """The judgement of this version of the label; a new version has none."""
+    """The judgment of this version of the label; a new version has none."""
     locked: _builtins.bool
     """Whether micro-models are kept off this key, whatever stands there. A lock goes over to new versions."""
     reviewer: _builtins.str

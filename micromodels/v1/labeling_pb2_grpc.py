@@ -103,7 +103,7 @@ class LabelingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Retrain(self, request, context):
-        """Trains a micro-model anew on the labels that people made on a video, and compares it with the one that is there on
+        """Trains a micro-model again on the labels that people made on a video, and compares it with the one that is there on
         frames which neither has seen: the newest labels are held out. Only if it does better there it becomes a new version
         of the micro-model, learns from the held-out labels too, and labels the video. Labels made by people, accepted and
         locked ones stay, and so does what others changed while this went on. The operation's response is the

@@ -70,7 +70,7 @@ class ReviewServiceServicer:
     """
 
     def ReviewLabels(self, request, context):
-        """Accepts, rejects, locks or unlocks labels, or takes the judgement away. Errors: `NOT_FOUND` for the video;
+        """Accepts, rejects, locks or unlocks labels, or takes the judgment away. Errors: `NOT_FOUND` for the video;
         `OUT_OF_RANGE` for a range outside of it; `ABORTED` with the conflicting keys if a label was changed after
         `base_revision` (nothing is done).
         """

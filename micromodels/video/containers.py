@@ -189,7 +189,7 @@ class ContainerSource:
 
     def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
         """See ``FrameSource``."""
-        # Opened anew rather than sought: not every container finds its first frame again, and the decoder starts
+        # Opened again rather than sought: not every container finds its first frame again, and the decoder starts
         # in the same state as when the table was made.
         self._stream = self._open()
         return self._decode(threads)

@@ -114,7 +114,7 @@ def _weights(count: int, stream: int) -> npt.NDArray[np.uint64]:
 def fingerprint(frame: av.VideoFrame) -> int:
     """A 64-bit checksum of the decoded planes: a weighted sum modulo 2**64, at the speed of memory.
 
-    It tells a frame from its neighbours and from one decoded with missing references; it is no defence against forgery.
+    It tells a frame from its neighbors and from one decoded with missing references; it is no defense against forgery.
     """
     total = 0
     for number, rows in enumerate(_plane_rows(frame)):
@@ -148,9 +148,9 @@ def is_16_bit(frame: av.VideoFrame) -> bool:
 
 def _wide_samples(frame: av.VideoFrame, reformatter: VideoReformatter) -> npt.NDArray[np.uint16]:
     """A 16-bit frame as ``(height, width, 1 or 3)``, alpha dropped."""
-    grey = frame.format.name.startswith(("gray", "ya"))
-    wide = reformatter.reformat(frame, format="gray16le" if grey else "rgb48le", threads=1)
-    channels = 1 if grey else 3
+    gray = frame.format.name.startswith(("gray", "ya"))
+    wide = reformatter.reformat(frame, format="gray16le" if gray else "rgb48le", threads=1)
+    channels = 1 if gray else 3
     rows = np.frombuffer(memoryview(wide.planes[0]), np.uint16).reshape(wide.height, wide.planes[0].line_size // 2)
     return rows[:, : wide.width * channels].reshape(wide.height, wide.width, channels)
 

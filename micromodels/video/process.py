@@ -28,7 +28,7 @@ from micromodels.video.source import VideoSource
 __all__ = ["DecodeProcess"]
 
 _LOG = logging.getLogger(__name__)
-_SIGNALLED = 128  # how a sandbox says that the process in it was ended by a signal: this and its number
+_SIGNALED = 128  # how a sandbox says that the process in it was ended by a signal: this and its number
 _START_SECONDS = 120.0
 """Until the first message: imports from a cold disk on a busy machine take long."""
 
@@ -201,8 +201,8 @@ class DecodeProcess:
         code = self._process.returncode
         if code is None:
             return "it closed its output"
-        if self._sandbox and code > _SIGNALLED:
-            code = _SIGNALLED - code
+        if self._sandbox and code > _SIGNALED:
+            code = _SIGNALED - code
         if code == -signal.SIGXCPU:
             return "it used more processor time than the limit allows"
         if code < 0:

@@ -1,4 +1,4 @@
-"""The frame table: which frames a video has, when each is shown, and how to recognise them again."""
+"""The frame table: which frames a video has, when each is shown, and how to recognize them again."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FrameTable:
     """SHA-256 (hex) of the file's bytes; of a folder: of the lines ``<sha256>  <name>\\n`` of its files."""
 
     pixel_hashes: Mapping[int, str] = field(repr=False)
-    """Frame index to SHA-256 (hex) of the decoded planes (before colour conversion and rotation, which vary between
+    """Frame index to SHA-256 (hex) of the decoded planes (before color conversion and rotation, which vary between
     processors) of a sample of frames: the first and evenly spaced ones after it."""
 
     fingerprints: npt.NDArray[np.uint64] = field(repr=False)

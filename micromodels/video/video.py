@@ -191,7 +191,7 @@ class Video:
             if kind is Kind.END and REQUEST.unpack(payload)[0] == request:
                 return None
             if kind is Kind.ERROR and json.loads(payload)["request"] == request:
-                self._request += 1  # an iterator that goes on nevertheless asks anew
+                self._request += 1  # an iterator that goes on nevertheless asks again
                 raise _received_error(payload)
 
 

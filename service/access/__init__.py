@@ -1,14 +1,14 @@
 """Who may use the service: roles and permissions, tokens, certificates, and the call that is being answered.
 
 The tables behind it are the store's (``service/store/access.py``, ``service/store/audit.py``); the API asks in
-``service/api/guard.py``.
+``service/api/authorization.py``.
 """
 
 from __future__ import annotations
 
 from service.access.calls import Call, calling, current_call, current_caller, note
-from service.access.roles import LOCAL_OWNER, PERMISSIONS, Caller, Permission, Role
 from service.access.rules import RULES, Rule
+from service.domain.access import LOCAL_OWNER, PERMISSIONS, Caller, Permission, Role
 
 __all__ = [
     "LOCAL_OWNER",

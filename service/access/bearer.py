@@ -12,7 +12,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from service.errors import Unauthenticated
+from service.domain.errors import Unauthenticated
 
 __all__ = ["Bearer", "bearer_of", "new_bearer"]
 

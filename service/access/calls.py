@@ -12,7 +12,7 @@ from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.access.roles import LOCAL_OWNER, Caller
+from service.domain.access import LOCAL_OWNER, Caller
 
 __all__ = ["Call", "calling", "context_of", "current_call", "current_caller", "forget_notes", "note"]
 

@@ -1,8 +1,8 @@
 """Certificates of the server's own authority, made at the first start: for machines that have no other.
 
 In the folder: ``ca.pem`` (give it to clients), ``ca.key``, ``server.pem``, ``server.key``. Keys are readable by their
-owner alone. The authority lasts ten years; the server's certificate two, and is made anew at a start that finds it with
-less than 90 days left or for other names.
+owner alone. The authority lasts ten years; the server's certificate two, and is made again at a start that finds it
+with less than 90 days left or for other names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from micromodels.errors import InvalidInput
-from service.store.blobs import disk_errors
+from service.domain.errors import disk_errors
 
 __all__ = ["ServerCertificate", "fingerprint", "issue_client", "own_certificate", "reachable_names"]
 

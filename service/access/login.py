@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from service.errors import ResourceExhausted
+from service.domain.errors import ResourceExhausted
 
 __all__ = ["LoginLimiter"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.access.roles import Permission
+from service.domain.access import Permission
 
 __all__ = ["RULES", "Rule", "Subject", "subject_of"]
 

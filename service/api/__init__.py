@@ -32,9 +32,10 @@ from service.access.transport import PLAIN, Transport
 from service.api.access import AccessServicer
 from service.api.assignments import AssignmentServicer
 from service.api.audit import AuditServicer
+from service.api.authorization import Guard
+from service.api.backend import Backend
 from service.api.corrections import CorrectionServicer
 from service.api.diagnostics import DiagnosticsServicer
-from service.api.guard import Guard
 from service.api.history import HistoryServicer, TrackServicer
 from service.api.interceptor import CallInterceptor
 from service.api.labeling import LabelingServicer
@@ -43,9 +44,8 @@ from service.api.micro_models import FileServicer, MicroModelServicer
 from service.api.operations import OperationsServicer, Results
 from service.api.projects import ProjectServicer
 from service.api.reviews import ReviewServicer
-from service.api.threads import Backend
 from service.api.videos import VideoServicer
-from service.jobs.sessions import Sessions
+from service.sessions.pool import Sessions
 from service.store import Store
 
 __all__ = ["SERVICES", "ApiServer"]

@@ -7,12 +7,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from micromodels.errors import InvalidInput
 from micromodels.v1 import access_pb2, access_pb2_grpc
-from service.access import Permission, Role, current_caller
+from service.access import current_caller
 from service.api import names
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.errors import NotFound
-from service.store import AccessToken, Member
+from service.api.backend import Backend, Context
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.access import AccessToken, Member, Permission, Role
+from service.domain.errors import NotFound
 from service.store.access import DEFAULT_DAYS
 
 __all__ = ["AccessServicer"]

@@ -8,13 +8,13 @@ from micromodels.types import Label
 from micromodels.v1 import assignment_pb2 as pb
 from micromodels.v1 import assignment_pb2_grpc
 from service.access import current_caller
-from service.agreement import agreement
 from service.api import names
-from service.api.convert import key_from_message, timestamp
+from service.api.backend import Backend, Context
 from service.api.labels import MAX_LABELS, check_count, check_label, parse_labels
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.history import Assignment
+from service.api.messages import key_from_message, timestamp
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.history import Assignment
+from service.reports.agreement import agreement
 
 __all__ = ["AssignmentServicer"]
 

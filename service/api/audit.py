@@ -7,9 +7,9 @@ from google.protobuf import json_format
 from micromodels.errors import InvalidInput
 from micromodels.v1 import audit_pb2, audit_pb2_grpc
 from service.api import names
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.store import AuditRow
+from service.api.backend import Backend, Context
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.access import AuditRow
 
 __all__ = ["AuditServicer"]
 

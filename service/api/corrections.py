@@ -14,16 +14,25 @@ from micromodels.types import AnyLabel, Label
 from micromodels.v1 import correction_pb2 as pb
 from micromodels.v1 import correction_pb2_grpc
 from service.api import names
-from service.api.convert import key_from_message
-from service.api.convert_history import difference_message, suggestion_message, swap_message
+from service.api.backend import Backend, Context
+from service.api.history_messages import difference_message, suggestion_message, swap_message
 from service.api.labels import MAX_LABELS, check_count, parse_labels, write_checked
+from service.api.messages import key_from_message
 from service.api.micro_models import version_number
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.history import ChangeKind, LabelDifference
-from service.jobs.session_process import Question
-from service.jobs.sessions import Sessions
-from service.store import LabelKey, ModelVersion, VideoState, WriteResult
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.history import ChangeKind, LabelDifference
+from service.domain.labels import (
+    LabelKey,
+    WriteResult,
+)
+from service.domain.models import (
+    ModelVersion,
+)
+from service.domain.videos import (
+    VideoState,
+)
+from service.sessions.pool import Sessions
+from service.sessions.process import Question
 
 __all__ = ["CorrectionServicer"]
 

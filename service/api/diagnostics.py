@@ -9,14 +9,15 @@ from micromodels.errors import FailedPrecondition
 from micromodels.v1 import diagnostics_pb2 as pb
 from micromodels.v1 import diagnostics_pb2_grpc
 from service.api import names
-from service.api.convert import timestamp
-from service.api.threads import Backend, Context
-from service.diagnostics import Acts, Group, VideoDiagnostics, diagnose, draw
-from service.errors import NotFound
-from service.history import ChangeKind
-from service.jobs.session_process import Question
-from service.jobs.sessions import Sessions
-from service.store import ModelVersion, VideoState
+from service.api.backend import Backend, Context
+from service.api.messages import timestamp
+from service.domain.errors import NotFound
+from service.domain.history import ChangeKind
+from service.domain.models import ModelVersion
+from service.domain.videos import VideoState
+from service.reports.quality import Acts, Group, VideoDiagnostics, diagnose, draw
+from service.sessions.pool import Sessions
+from service.sessions.process import Question
 
 __all__ = ["DiagnosticsServicer"]
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from micromodels.errors import FailedPrecondition, OutOfRange
 from micromodels.v1 import history_pb2, history_pb2_grpc, track_pb2, track_pb2_grpc
-from service.access import Permission, current_caller
+from service.access import current_caller
 from service.api import names
-from service.api.convert import key_from_message
-from service.api.convert_history import change_message, version_message
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.store import WriteResult
+from service.api.backend import Backend, Context
+from service.api.history_messages import change_message, version_message
+from service.api.messages import key_from_message
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.access import Permission
+from service.domain.labels import WriteResult
 
 __all__ = ["HistoryServicer", "TrackServicer"]
 

@@ -16,9 +16,9 @@ from google.rpc import code_pb2, status_pb2
 
 from micromodels.errors import InvalidInput, MicromodelsError
 from service.access.calls import Call, calling, context_of
-from service.api.guard import RECHECK_SECONDS, Guard
-from service.api.status import Overloaded, error_status, make_status
-from service.errors import StorageFailure
+from service.api.authorization import RECHECK_SECONDS, Guard
+from service.api.errors import Overloaded, error_status, make_status
+from service.domain.errors import StorageFailure
 from service.telemetry.calls import call_ended
 from service.telemetry.metrics import OPEN_STREAMS
 from service.telemetry.traces import span
@@ -147,14 +147,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._call(caller, handler.unary_unary), deserialize, handler.response_serializer
         )
 
-    def _call(self, caller: _From, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    def _call(self, caller: _From, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def wrapped(request: Any, context: Any) -> Any:
             answer = _Answer(self._guard, caller.method)
             try:
                 with self._unary.taken(), span(caller.method, caller.traceparent):
                     call = await answer.admit(request, caller.header)
                     with calling(call):
-                        response = await behaviour(_checked(request), context)
+                        response = await behavior(_checked(request), context)
                     if answer.seconds() > RECHECK_SECONDS:  # it waited for news
                         await self._guard.recheck_reading(call, caller.header)
                 answer.end("OK")
@@ -169,7 +169,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _stream(
-        self, caller: _From, behaviour: Callable[..., AsyncGenerator[Any, None]]
+        self, caller: _From, behavior: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
             answer = _Answer(self._guard, caller.method)
@@ -177,7 +177,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 with self._streams.taken(), OPEN_STREAMS.track_inprogress(), span(caller.method, caller.traceparent):
                     call = await answer.admit(request, caller.header)
                     self._guard.opened(call)
-                    given = behaviour(_checked(request), context)
+                    given = behavior(_checked(request), context)
                     async with aclosing(self._watched(call, caller.header, given)) as responses:
                         async for response in responses:
                             yield response

@@ -11,18 +11,30 @@ from google.longrunning import operations_pb2
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import AnyLabel
 from micromodels.v1 import labeling_pb2, labeling_pb2_grpc, micro_model_pb2
-from service.access import Permission, current_caller
+from service.access import current_caller
 from service.api import names
-from service.api.convert import EXPORT_FORMATS, operation_message, progress_message
+from service.api.backend import Backend, Context
+from service.api.errors import OperationFailed
 from service.api.labels import label_batches, parse_labels, write_checked
+from service.api.messages import EXPORT_FORMATS, operation_message, progress_message
 from service.api.micro_models import version_number
 from service.api.operations import Results
-from service.api.status import OperationFailed
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token
+from service.api.page_tokens import decode_token, encode_token
 from service.api.videos import check_path
-from service.jobs import AutoLabelSpec, ExportSpec, JobSpec, PropagateSpec, RetrainSpec, TrainSpec, submit
-from service.store import Job, JobEvent, JobKind, JobState, LabelKey
+from service.domain.access import Permission
+from service.domain.job_specs import (
+    AutoLabelSpec,
+    ExportSpec,
+    JobSpec,
+    PropagateSpec,
+    RetrainSpec,
+    TrainSpec,
+)
+from service.domain.jobs import Job, JobEvent, JobKind, JobState
+from service.domain.labels import LabelKey
+from service.jobs.submit import (
+    submit,
+)
 
 __all__ = ["LabelingServicer"]
 

@@ -8,16 +8,27 @@ from typing import Any
 
 from micromodels.client.messages import label_errors
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.label_files import check_fits_video
+from micromodels.labels.files import check_fits_video
 from micromodels.types import AnyLabel, Label
 from micromodels.v1 import label_pb2, label_pb2_grpc
 from service.access import current_caller
 from service.api import names
-from service.api.convert import key_from_message, key_to_message, label_record_message, wire_label
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token
-from service.history import ChangeKind
-from service.store import LabelKey, LabelRecord, Store, VideoRecord, VideoState, WriteResult
+from service.api.backend import Backend, Context
+from service.api.messages import key_from_message, key_to_message, label_record_message, wire_label
+from service.api.page_tokens import decode_token, encode_token
+from service.domain.history import ChangeKind
+from service.domain.labels import (
+    LabelKey,
+    LabelRecord,
+    WriteResult,
+)
+from service.domain.videos import (
+    VideoRecord,
+    VideoState,
+)
+from service.store import (
+    Store,
+)
 
 __all__ = [
     "MAX_LABELS",

@@ -11,13 +11,14 @@ from google.protobuf import empty_pb2
 
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.v1 import file_pb2, file_pb2_grpc, micro_model_pb2, micro_model_pb2_grpc
-from service.access import Permission, current_caller
+from service.access import current_caller
 from service.api import names
-from service.api.convert import model_message
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.errors import NotFound
-from service.store import BlobFile
+from service.api.backend import Backend, Context
+from service.api.messages import model_message
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.access import Permission
+from service.domain.errors import NotFound
+from service.domain.models import BlobFile
 
 __all__ = ["FileServicer", "MicroModelServicer", "version_number"]
 

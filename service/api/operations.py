@@ -12,12 +12,26 @@ from google.rpc import code_pb2
 from micromodels.errors import InvalidInput
 from micromodels.v1 import labeling_pb2, micro_model_pb2, video_pb2
 from service.api import names
-from service.api.convert import file_message, model_message, operation_message, video_message
-from service.api.status import job_status, make_status
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.errors import NotFound
-from service.store import BlobFile, Job, JobError, JobKind, JobState, Store, VideoState
+from service.api.backend import Backend, Context
+from service.api.errors import job_status, make_status
+from service.api.messages import file_message, model_message, operation_message, video_message
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.errors import NotFound
+from service.domain.jobs import (
+    Job,
+    JobError,
+    JobKind,
+    JobState,
+)
+from service.domain.models import (
+    BlobFile,
+)
+from service.domain.videos import (
+    VideoState,
+)
+from service.store import (
+    Store,
+)
 
 __all__ = ["OperationsServicer", "Results"]
 

@@ -9,11 +9,11 @@ from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.v1 import project_pb2, project_pb2_grpc
 from service.access import current_caller
 from service.api import names
-from service.api.convert import project_message
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.jobs.sessions import Sessions
-from service.store import Project
+from service.api.backend import Backend, Context
+from service.api.messages import project_message
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.videos import Project
+from service.sessions.pool import Sessions
 
 __all__ = ["ProjectServicer"]
 

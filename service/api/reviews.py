@@ -11,12 +11,12 @@ from micromodels.errors import InvalidInput
 from micromodels.v1 import review_pb2, review_pb2_grpc
 from service.access import current_caller
 from service.api import names
-from service.api.convert import key_from_message
-from service.api.convert_history import comment_message, review_action
+from service.api.backend import Backend, Context
+from service.api.history_messages import comment_message, review_action
 from service.api.labels import MAX_LABELS, check_count, selection_query
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.history import Comment, ReviewAction, ReviewResult
+from service.api.messages import key_from_message
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.history import Comment, ReviewAction, ReviewResult
 
 __all__ = ["ReviewServicer"]
 

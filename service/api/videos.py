@@ -11,12 +11,12 @@ from micromodels.errors import InvalidInput
 from micromodels.v1 import video_pb2, video_pb2_grpc
 from service.access import current_caller
 from service.api import names
-from service.api.convert import MAX_CHUNK_BYTES, frame_message, upload_message, video_message
+from service.api.backend import Backend, Context
+from service.api.messages import MAX_CHUNK_BYTES, frame_message, upload_message, video_message
 from service.api.operations import Results
-from service.api.threads import Backend, Context
-from service.api.tokens import decode_token, encode_token, page_size
-from service.jobs.sessions import Sessions
-from service.store import JobKind
+from service.api.page_tokens import decode_token, encode_token, page_size
+from service.domain.jobs import JobKind
+from service.sessions.pool import Sessions
 
 __all__ = ["VideoServicer", "check_path"]
 

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from micromodels.errors import InvalidInput
-from service.access.roles import LOCAL_OWNER, Role
-from service.cli.exits import exit_codes
+from service.cli.exit_codes import exit_codes
+from service.domain.access import LOCAL_OWNER, Role
 
 if TYPE_CHECKING:
-    from service.store import AccessToken, Store
+    from service.domain.access import AccessToken
+    from service.store import Store
 
 __all__ = ["DataOption", "certificate", "opened", "role", "token"]
 

@@ -17,19 +17,19 @@ from rich.table import Table
 
 import micromodels
 from micromodels.errors import InvalidInput
-from micromodels.events import Event, Run
+from micromodels.runtime.run import Event, Run
 from micromodels.types import AnyLabel, Label, Ontology
-from service.cli import access, keeping, outputs
+from service.cli import access, backup, outputs
 from service.cli.audit import audit
 from service.cli.doctor import doctor
-from service.cli.exits import ExitCode, exit_codes
+from service.cli.exit_codes import ExitCode, exit_codes
 from service.cli.progress import Display
 from service.cli.report import report
-from service.cli.stopping import StopSignals
+from service.cli.signals import StopSignals
 
 if TYPE_CHECKING:
-    from micromodels.labeling import MicroModel
-    from micromodels.report import RunReport
+    from micromodels.output.run_report import RunReport
+    from micromodels.recipes.base import MicroModel
     from micromodels.video import FrameTable, Video
 
 __all__ = ["app"]
@@ -112,10 +112,10 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """A few hand-drawn labels in, a fully labelled video out.
+    """A few hand-drawn labels in, a fully labeled video out.
 
     Long work shows progress on standard error. Ctrl-C stops it and keeps what is finished; a second Ctrl-C quits at
-    once. Ctrl-\\ says "good enough": training ends with what it has learnt, and labelling goes on.
+    once. Ctrl-\\ says "good enough": training ends with what it has learned, and labeling goes on.
     """
 
 
@@ -144,14 +144,14 @@ def label(
 
 def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, display: Display) -> bool:
     """The steps of ``label``; whether the user stopped it on the way."""
-    from micromodels.report import RunReport
+    from micromodels.output.run_report import RunReport
     from micromodels.video import open_video
 
     report, stop = RunReport(), StopSignals(display.say)
     display.update("opening", 0, None)
     # Until training starts there is nothing to keep, and the first Ctrl-C ends the process.
     with open_video(source) as video, TemporaryDirectory(prefix="micromodels-") as cache, ExitStack() as stack:
-        # What training has encoded is not encoded again for labelling.
+        # What training has encoded is not encoded again for labeling.
         run = replace(_run(device, report, display, stop), cache_dir=Path(cache))
         report.describe_video(source, video.table)
         anchors, names = _read_seeds(seeds, video, report, display)
@@ -179,9 +179,9 @@ def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, d
 def _tell(display: Display, written: dict[str, Any], out: Path) -> None:
     """One line on what came out."""
     share = 100 * written["seeds"]["share_of_frames_drawn_by_hand"]
-    frames, seconds = written["frames"]["labelled"], written["seconds"]
+    frames, seconds = written["frames"]["labeled"], written["seconds"]
     display.say(
-        f"{frames} frames labelled in {seconds['total']:.0f} s (first after {seconds['first_label']:.0f} s), "
+        f"{frames} frames labeled in {seconds['total']:.0f} s (first after {seconds['first_label']:.0f} s), "
         f"{share:.1f} % of them drawn by hand → {out}"
     )
 
@@ -199,7 +199,7 @@ def train(
 
     The model is safetensors, ONNX and a manifest; nothing in it is executed when it is loaded.
     """
-    from micromodels.report import RunReport
+    from micromodels.output.run_report import RunReport
     from micromodels.video import open_video
 
     console = _console()
@@ -227,7 +227,7 @@ def batch(
     """Label many videos with a saved micro-model; no new seeds are needed.
 
     A video that fails is reported and the rest goes on (exit code 5). Run again, the same command skips what is done:
-    each video's folder says in done.json which bytes were labelled by which model. Ctrl-C keeps the finished videos.
+    each video's folder says in done.json which bytes were labeled by which model. Ctrl-C keeps the finished videos.
     """
     console = _console()
     with exit_codes(console):
@@ -235,7 +235,7 @@ def batch(
 
         found = find_sources(sources, out)
         with Display(console) as display, StopSignals(display.say) as stop:
-            from micromodels.labeling import load_model
+            from micromodels.recipes.base import load_model
 
             work = Batch(load_model(model), model_digest(model), out, device, overlay, display, stop)
             try:
@@ -262,7 +262,7 @@ def export(
     """Write labels in another form; the input is checked as strictly as seeds are."""
     console = _console()
     with exit_codes(console):
-        from micromodels.label_files import iter_jsonl, read_labels, write_coco, write_jsonl, write_masks
+        from micromodels.labels.files import iter_jsonl, read_labels, write_coco, write_jsonl, write_masks
 
         path = labels / outputs.LABELS if labels.is_dir() else labels
         table, names = _table_of(path, source, required=format is not Format.JSONL)
@@ -372,15 +372,15 @@ def serve(
         )
 
 
-app.command(epilog=EXIT_CODES)(keeping.backup)
-app.command(epilog=EXIT_CODES)(keeping.restore)
+app.command(epilog=EXIT_CODES)(backup.backup)
+app.command(epilog=EXIT_CODES)(backup.restore)
 
 
 # --- what several commands do ----------------------------------------------------------------------------------------
 
 
 def _settings(recipe: Recipe, experiments: int) -> Any:
-    from micromodels.labeling import TrainSettings
+    from micromodels.recipes.base import TrainSettings
 
     return TrainSettings(recipe=recipe.value, experiments=experiments)
 
@@ -397,7 +397,7 @@ def _read_seeds(
     seeds: Path, video: Video, report: RunReport, display: Display
 ) -> tuple[list[AnyLabel], tuple[str, ...]]:
     """The hand labels of a seeds file, and the names of the frames where the video is a folder."""
-    from micromodels.label_files import read_labels
+    from micromodels.labels.files import read_labels
     from micromodels.video.source import find_source
 
     table, names = video.table, find_source(video.path).names or ()
@@ -426,7 +426,7 @@ def _read_seeds(
 
 def _train(video: Video, anchors: list[AnyLabel], settings: Any, run: Run, display: Display) -> MicroModel:
     display.update("preparing", 0, None)
-    from micromodels.labeling import train as train_model
+    from micromodels.recipes.base import train as train_model
 
     def on_event(event: Event) -> None:
         display.forget("preparing")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.cli.access import DataOption, opened
-from service.cli.exits import ExitCode, exit_codes
+from service.cli.exit_codes import ExitCode, exit_codes
 
 __all__ = ["audit"]
 
@@ -32,10 +32,10 @@ def verify(
     ] = "",
     data: DataOption = None,
 ) -> None:
-    """Compute the whole chain anew; exit code 5 and the row's number if one was changed, added or taken away.
+    """Recompute the whole chain; exit code 5 and the row's number if one was changed, added or taken away.
 
     Prints its head, SEQUENCE:HASH, on standard output. Keep it elsewhere: with --expect it later proves that nothing
-    before it was changed, even by somebody who computed all hashes anew.
+    before it was changed, even by somebody who computed all hashes again.
     """
     console = Console(stderr=True, highlight=False, emoji=False)
     with exit_codes(console), opened(data, "audit.verify") as store:

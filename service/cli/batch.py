@@ -1,4 +1,4 @@
-"""An archive labelled with one saved micro-model: which files, which of them are done, and one after the other."""
+"""An archive labeled with one saved micro-model: which files, which of them are done, and one after the other."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from micromodels.errors import Cancelled, InvalidInput, MicromodelsError
-from micromodels.events import Event, Run, StopRequest
+from micromodels.runtime.run import Event, Run, StopRequest
 from micromodels.types import Ontology
 
 if TYPE_CHECKING:
-    from micromodels.labeling import MicroModel
+    from micromodels.recipes.base import MicroModel
     from service.cli.progress import Display
-    from service.cli.stopping import StopSignals
+    from service.cli.signals import StopSignals
 
 __all__ = ["DONE", "INDEX", "Batch", "Outcome", "find_sources", "model_digest"]
 
 DONE = "done.json"
-"""In a video's folder: which bytes were labelled by which model. Written last, so it says that all else is there."""
+"""In a video's folder: which bytes were labeled by which model. Written last, so it says that all else is there."""
 
 INDEX = "batch.json"
 """In the output folder: every file of the last run and what became of it."""
@@ -90,7 +90,7 @@ def _below(path: Path, out: Path) -> Iterator[Path]:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 (hex) over names and bytes of a saved model's files: a model trained anew labels an archive anew."""
+    """SHA-256 (hex) over names and bytes of a saved model's files: a model retrained labels an archive again."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with path.open("rb") as file:
@@ -139,7 +139,7 @@ class Batch:
             if self._stop() is StopRequest.CANCEL:
                 raise Cancelled(f"after {number} of {len(sources)} files; the same command goes on from here")
             self._note(self._one(source))
-            self._display.forget("labelling")
+            self._display.forget("labeling")
         self._display.update("files", len(sources), len(sources), f"{len(sources)}/{len(sources)}")
 
     def _one(self, source: Path) -> Outcome:
@@ -164,7 +164,7 @@ class Batch:
         return Outcome(str(source), "failed", error=message)
 
     def _label(self, source: Path, names: Sequence[str], folder: Path, content: str) -> int:
-        from micromodels.report import RunReport
+        from micromodels.output.run_report import RunReport
         from micromodels.video import open_video
         from service.cli.outputs import Writer
 
@@ -194,7 +194,7 @@ class Batch:
         return writer.frames_done
 
     def _frames_done(self, folder: Path, content: str) -> int | None:
-        """Number of frames that an earlier run labelled with this model; None where it did not."""
+        """Number of frames that an earlier run labeled with this model; None where it did not."""
         try:
             marker = json.loads((folder / DONE).read_text(encoding="utf-8"))
             if marker["content_hash"] == content and marker["model"] == self._digest:
@@ -209,7 +209,7 @@ class Batch:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    from micromodels.label_files.native import atomic_text
+    from micromodels.labels.jsonl import atomic_text
 
     with atomic_text(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.cli.access import DataOption
-from service.cli.exits import ExitCode, exit_codes
+from service.cli.exit_codes import ExitCode, exit_codes
 
 __all__ = ["doctor"]
 
@@ -31,7 +31,7 @@ def doctor(
     """
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     with exit_codes(Console(stderr=True)):
-        from service.doctor import Level, examine
+        from service.cli.checks import Level, examine
         from service.settings import Settings
 
         settings = Settings.from_environment()

@@ -1,4 +1,4 @@
-"""The files that a labelled video leaves in its folder."""
+"""The files that a labeled video leaves in its folder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from micromodels.errors import Cancelled, InvalidInput
-from micromodels.events import FlipBookPicture, Stage, StageFinished
+from micromodels.runtime.run import FlipBookPicture, Stage, StageFinished
 from micromodels.types import AnyLabel, FrameLabel, FrameResult, Label, Ontology
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from micromodels.report import RunReport
+    from micromodels.output.run_report import RunReport
     from micromodels.video import FrameTable, Video
     from service.cli.progress import Display
 
@@ -42,7 +42,7 @@ SLOWEST, FASTEST = Fraction(1), Fraction(120)
 
 
 class Writer:
-    """Writes what labelling one video gives, file by file; each appears when it is complete.
+    """Writes what labeling one video gives, file by file; each appears when it is complete.
 
     Args:
         folder: made if it is not there.
@@ -73,7 +73,7 @@ class Writer:
         Raises:
             Cancelled: the user stopped the run, and nothing was finished or `keep_partial` is false.
         """
-        from micromodels.label_files import write_jsonl
+        from micromodels.labels.files import write_jsonl
 
         write_table(self._folder / VIDEO_TABLE, self._video.table)
         write_jsonl(self._folder / LABELS, self._flat(results, keep_partial))
@@ -90,7 +90,7 @@ class Writer:
 
     def coco(self, ontology: Ontology) -> None:
         """Write ``coco.json`` from ``labels.jsonl``."""
-        from micromodels.label_files import write_coco
+        from micromodels.labels.files import write_coco
 
         started = time.perf_counter()
         write_coco(self._folder / COCO, self._written(), self._video.table, ontology, frame_names=self._names)
@@ -105,7 +105,7 @@ class Writer:
         self._report.on_event(StageFinished(Stage.WRITE, time.perf_counter() - started))
 
     def _drawn(self, ontology: Ontology) -> Iterator[npt.NDArray[np.uint8]]:
-        from micromodels.render import overlay
+        from micromodels.output.overlay import overlay
 
         frames = self._video.frames(0, self.frames_done)
         results = _by_frame(self._written(), self.frames_done)
@@ -119,7 +119,7 @@ class Writer:
             return
         from PIL import Image
 
-        from micromodels.render import flip_book
+        from micromodels.output.overlay import flip_book
 
         partial = self._folder / f".{FLIP_BOOK}.partial"
         Image.fromarray(flip_book(pictures)).save(partial, format="png")
@@ -130,14 +130,14 @@ class Writer:
         self._report.write(self._folder / REPORT)
 
     def _written(self) -> Iterator[AnyLabel]:
-        from micromodels.label_files import iter_jsonl
+        from micromodels.labels.files import iter_jsonl
 
         return iter_jsonl(self._folder / LABELS)
 
 
 def _by_frame(labels: Iterable[AnyLabel], frame_count: int) -> Iterator[FrameResult]:
     """A result for each of the first frames, empty where there is no label; labels come in order of frames."""
-    from micromodels.label_files import by_frame
+    from micromodels.labels.files import by_frame
 
     groups = by_frame(labels)
     frame, group = next(groups, (frame_count, []))
@@ -160,7 +160,7 @@ def _frame_rate(table: FrameTable) -> Fraction:
 
 def write_table(path: Path, table: FrameTable) -> None:
     """Keep the frame table beside the labels: what an export needs of the video."""
-    from micromodels.label_files.native import atomic_text
+    from micromodels.labels.jsonl import atomic_text
 
     with atomic_text(path) as file:
         json.dump(table.to_dict(), file)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn
 
-from micromodels.events import (
+from micromodels.runtime.run import (
     Event,
     ExperimentFinished,
     FlipBookPicture,
@@ -82,7 +82,7 @@ class Display:
             self.update(name, event.step, event.steps, details)
         elif isinstance(event, PropagationProgress):
             details = f"{event.frames_done}/{event.frames_total} frames · {_left(event.eta_seconds)}"
-            self.update("labelling", event.frames_done, event.frames_total, details)
+            self.update("labeling", event.frames_done, event.frames_total, details)
         elif isinstance(event, ExperimentFinished):
             self._experiment(event)
         elif isinstance(event, FlipBookPicture):
@@ -104,7 +104,7 @@ class Display:
         self._bars.update(self._tasks[name], completed=done, total=total, details=escape(details))
 
     def forget(self, name: str) -> None:
-        """Take a bar away, so that another of its name starts anew."""
+        """Take a bar away, so that another of its name starts again."""
         self._said.pop(name, None)
         task = self._tasks.pop(name, None)
         if task is not None:

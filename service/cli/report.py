@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli.exits import ExitCode, exit_codes
-from service.review_reading import COLUMNS, ReviewSummary, Row, read_report
+from service.cli.exit_codes import ExitCode, exit_codes
+from service.reports.audit_report_reader import COLUMNS, ReviewSummary, Row, read_report
 
 __all__ = ["report"]
 

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 from micromodels.errors import MicromodelsError
-from service.access import Call, Caller, calling
-from service.jobs.supervise import Supervisor
+from service.access import Call, calling
+from service.domain.access import Caller
+from service.domain.jobs import Job, JobError, JobKind, Lease
+from service.jobs.supervisor import Supervisor
 from service.settings import Settings
-from service.store import Job, JobError, JobKind, Lease, Store, Watch
+from service.store import Store, Watch
 from service.telemetry.traces import span
 
 __all__ = ["JobRunner", "prune_cache"]

@@ -5,10 +5,10 @@ import { defineConfig, type Plugin } from "vite";
 
 const SHIPPED = ["@preact/signals", "@preact/signals-core", "idb-keyval", "konva", "lucide", "preact"];
 
-/** The licences of what is in the bundle go with it. */
-function licences(): Plugin {
+/** The licenses of what is in the bundle go with it. */
+function licenses(): Plugin {
   return {
-    name: "licences",
+    name: "licenses",
     generateBundle() {
       const texts = SHIPPED.map((name) => {
         const read = (file: string): string => readFileSync(`node_modules/${name}/${file}`, "utf8");
@@ -20,7 +20,7 @@ function licences(): Plugin {
             return false;
           }
         });
-        if (!file) throw new Error(`${name} comes without the text of its licence`);
+        if (!file) throw new Error(`${name} comes without the text of its license`);
         return `${name} ${version} (${license})\n\n${read(file).trim()}\n`;
       });
       this.emitFile({ type: "asset", fileName: "licenses.txt", source: texts.join(`\n${"-".repeat(78)}\n\n`) });
@@ -29,7 +29,7 @@ function licences(): Plugin {
 }
 
 export default defineConfig({
-  plugins: [preact(), licences()],
+  plugins: [preact(), licenses()],
   base: "/",
   build: {
     outDir: "../web/static",

@@ -14,53 +14,62 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
 from service.access.calls import forget_notes
-from service.access.clock import SteadyClock
-from service.records import (
+from service.domain.access import (
     AccessToken,
     AuditReport,
     AuditRow,
+    Member,
+)
+from service.domain.errors import disk_errors
+from service.domain.jobs import (
     Beat,
-    BlobFile,
     Effects,
     Job,
     JobError,
     JobEvent,
     JobKind,
     JobState,
+    Lease,
+    NewEvent,
+    Orders,
+)
+from service.domain.labels import (
     LabelKey,
     LabelRecord,
+    ReviewState,
+    WriteResult,
+)
+from service.domain.models import (
+    BlobFile,
     LearnedState,
-    Lease,
-    Member,
     ModelVersion,
-    NewEvent,
     NewModel,
-    Orders,
+)
+from service.domain.videos import (
     Page,
     Project,
-    ReviewState,
     Upload,
     UploadState,
     VideoRecord,
     VideoState,
-    WriteResult,
 )
 from service.settings import Settings
 from service.store import schema
 from service.store.access import Access
+from service.store.adapted_models import Learned
 from service.store.assignments import Assignments
 from service.store.audit import Audit
-from service.store.blobs import Blobs, disk_errors
+from service.store.blobs import Blobs
+from service.store.clock import SteadyClock
 from service.store.database import Database, database_url, now
+from service.store.disk_reserve import Reserve
 from service.store.erasure import Erasure
 from service.store.history import History
+from service.store.jobs import Jobs, Watch
 from service.store.labels import Labels
-from service.store.learned import Learned
-from service.store.ledger import Jobs, Watch
 from service.store.models import Models
 from service.store.objects import ObjectStore
 from service.store.projects import Projects
-from service.store.reserve import Reserve
 from service.store.reviews import Reviews
 from service.store.tracks import Tracks
 from service.store.videos import Uploads, Videos
@@ -105,8 +114,9 @@ class Store:
     """The store of one data folder. Calls block; all of it may be used from any thread.
 
     What a method has returned is on the disk. Any method that reaches the database may raise
-    ``service.errors.Unavailable`` (locked or out of reach), ``ResourceExhausted`` (disk full), ``StorageFailure``
-    (disk or database broken) or ``Aborted`` (another server wrote the same rows), beside the errors it documents.
+    ``service.domain.errors.Unavailable`` (locked or out of reach), ``ResourceExhausted`` (disk full),
+    ``StorageFailure`` (disk or database broken) or ``Aborted`` (another server wrote the same rows), beside the
+    errors it documents.
 
     Attributes:
         projects: see ``Projects``.

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from micromodels.errors import InvalidInput
 from service.access.bearer import Bearer, new_bearer
 from service.access.calls import note
-from service.access.clock import SteadyClock
-from service.access.roles import LOCAL_OWNER, Caller, Role
-from service.errors import NotFound, Unauthenticated
-from service.records import AccessToken, Member, Page
+from service.domain.access import LOCAL_OWNER, AccessToken, Caller, Member, Role
+from service.domain.errors import NotFound, Unauthenticated
+from service.domain.videos import Page
 from service.store import schema
+from service.store.clock import SteadyClock
 from service.store.database import Database, check_id, page_start
 from service.store.projects import project_row
 

@@ -10,13 +10,14 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, Provenance, ProvenanceKind
-from service.codec import decode_label, decode_ontology
-from service.errors import NotFound
-from service.history import Act, Assignment, ChangeKind
-from service.records import LabelKey, Page, VideoState
+from service.domain.errors import NotFound
+from service.domain.history import Act, Assignment, ChangeKind
+from service.domain.labels import LabelKey
+from service.domain.videos import Page, VideoState
 from service.store import schema
+from service.store.codec import decode_label, decode_ontology
 from service.store.database import Database, check_text, new_id, now, once, page_start
-from service.store.instances import within_limits
+from service.store.instance_limits import within_limits
 from service.store.labels import label_changes, write_labels
 from service.store.projects import project_row
 from service.store.videos import video_row
@@ -25,7 +26,7 @@ __all__ = ["Assignments"]
 
 _TABLE = schema.assignments
 _LABELS = schema.assigned_labels
-_MOST_FRAMES = 10_000
+_MAX_FRAMES = 10_000
 
 
 class Assignments:
@@ -61,8 +62,8 @@ class Assignments:
             NotFound: there is no such video.
             OutOfRange: a frame that the video does not have.
         """
-        if not 1 <= len(frames) <= _MOST_FRAMES or len(set(frames)) != len(frames):
-            allowed = f"1 to {_MOST_FRAMES} frames, each once"
+        if not 1 <= len(frames) <= _MAX_FRAMES or len(set(frames)) != len(frames):
+            allowed = f"1 to {_MAX_FRAMES} frames, each once"
             raise InvalidInput("assignment.frame_indices", f"{len(frames)} frames", allowed)
         if len(annotators) != 2 or len(set(annotators)) != 2 or not all(annotators):
             raise InvalidInput("assignment.annotators", list(annotators), "two different names")

@@ -20,9 +20,9 @@ import sqlalchemy as sa
 
 from micromodels.errors import InvalidInput, MicromodelsError
 from service.access.calls import Call, current_call
-from service.access.clock import SteadyClock
-from service.records import AuditReport, AuditRow
+from service.domain.access import AuditReport, AuditRow
 from service.store import schema
+from service.store.clock import SteadyClock
 from service.store.database import Database
 
 __all__ = ["FLUSH_SECONDS", "Audit", "call_row"]
@@ -212,7 +212,7 @@ class Audit:
                 return
 
     def verify(self, expected: str = "") -> AuditReport:
-        """Compute the whole chain anew.
+        """Recompute the whole chain.
 
         Args:
             expected: ``SEQUENCE:HASH`` of an earlier report, which the chain must still contain; empty not to check.
@@ -230,7 +230,7 @@ class Audit:
                 break  # written since
             problem = _fault(row, sequence, last)
             if not problem and wanted and wanted[0] == row.sequence and wanted[1] != row.hash:
-                problem = f"row {row.sequence} is not the one that was expected: the chain was written anew"
+                problem = f"row {row.sequence} is not the one that was expected: the chain was written again"
             if problem:
                 break
             sequence, last = row.sequence, row.hash

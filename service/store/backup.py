@@ -7,7 +7,7 @@ A backup is independent of the kind of database: what came out of SQLite can go 
     blobs/ab/abcdef...   the blobs that rows refer to, named by the SHA-256 of their bytes
 
 It is taken from one snapshot of the database while servers go on. Caches, scratch files and the bytes of unfinished
-uploads are not in it: after a restore these uploads begin anew.
+uploads are not in it: after a restore these uploads begin again.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import sqlalchemy as sa
 
 import micromodels
 from micromodels.errors import FailedPrecondition
-from service.errors import DataLoss, NotFound
-from service.records import JobState, UploadState
+from service.domain.errors import DataLoss, NotFound, disk_errors
+from service.domain.jobs import JobState
+from service.domain.videos import UploadState
 from service.settings import Settings
 from service.store import Store, open_blobs, referenced_blobs
-from service.store.blobs import Blobs, disk_errors, sync_folder
+from service.store.blobs import Blobs, sync_folder
 from service.store.database import Database, database_url, now
-from service.store.receipts import FILE_NAME as RECEIPTS_FILE
-from service.store.receipts import Receipt, read_receipts
+from service.store.deletion_receipts import FILE_NAME as RECEIPTS_FILE
+from service.store.deletion_receipts import Receipt, read_receipts
 
 __all__ = ["BackupReport", "back_up", "restore"]
 

@@ -7,43 +7,25 @@ fsync of the folder. The same bytes are kept once. With an object store, a blob 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
 from micromodels.errors import InvalidInput
-from service.errors import NotFound, ResourceExhausted, StorageFailure
-from service.records import BlobFile
+from service.domain.errors import NotFound, disk_errors
+from service.domain.models import BlobFile
 from service.store.objects import ObjectStore
 
-__all__ = ["Blobs", "disk_errors", "sync_folder"]
+__all__ = ["Blobs", "sync_folder"]
 
 _CHUNK_BYTES = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{64}")
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Translate the operating system's errors on writing.
-
-    Raises:
-        ResourceExhausted: no space or quota left.
-        StorageFailure: any other ``OSError``.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceExhausted("the disk is full", retry_after_seconds=60.0) from error
-        raise StorageFailure(f"the disk failed: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput
-from service.errors import Aborted, AlreadyExists, ResourceExhausted, StorageFailure, Unavailable
+from service.domain.errors import Aborted, AlreadyExists, ResourceExhausted, StorageFailure, Unavailable
 from service.settings import Settings
 from service.store import schema
-from service.store.reserve import Reserve
+from service.store.disk_reserve import Reserve
 
 __all__ = [
     "Database",
@@ -45,7 +45,7 @@ class Database:
     """A migrated database. ``begin`` may be called from any thread.
 
     SQLite has one writer at a time. In PostgreSQL writers run side by side: whoever changes what an earlier statement
-    of its transaction has read must have locked that row (``with_for_update``), and ``once`` serialises the calls with
+    of its transaction has read must have locked that row (``with_for_update``), and ``once`` serializes the calls with
     one request id. What is only read is a snapshot in both.
 
     Args:
@@ -308,7 +308,7 @@ def _database_errors() -> Iterator[None]:
 _BY_SQLSTATE: dict[str, str] = {
     "08": "unavailable",  # the connection broke
     "25006": "unavailable",  # read-only: a standby that has not been promoted yet
-    "40": "aborted",  # deadlock, serialisation
+    "40": "aborted",  # deadlock, serialization
     "53": "unavailable",  # too many connections, out of memory
     "53100": "full",
     "55P03": "unavailable",  # a lock was held for too long

@@ -1,6 +1,6 @@
 """True deletion of a video, and everything that is kept about one.
 
-A micro-model memorises the videos that it was trained on, so it goes with any of them; so does every version that was
+A micro-model memorizes the videos that it was trained on, so it goes with any of them; so does every version that was
 made from it. What was removed is listed in a receipt, which stays in the audit. Rows go in one transaction, which
 leaves a note of the files that have to follow: a crash in between is made good at the next start.
 """
@@ -19,29 +19,34 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, MicromodelsError
 from service.access.calls import current_caller, note
-from service.access.clock import SteadyClock
-from service.errors import NotFound
-from service.records import AuditRow, JobKind, provenance_version
-from service.settings import Settings
+from service.domain.access import (
+    AuditRow,
+)
+from service.domain.errors import NotFound
+from service.domain.jobs import (
+    JobKind,
+)
+from service.domain.models import (
+    provenance_version,
+)
+from service.settings import Settings, cache_folder
 from service.store import schema
 from service.store.audit import Audit
 from service.store.blobs import Blobs
+from service.store.clock import SteadyClock
 from service.store.database import Database
-from service.store.queue import FINAL_STATES, is_busy
-from service.store.receipts import RECEIPT, Receipt, append_receipts
+from service.store.deletion_receipts import RECEIPT, Receipt, append_receipts
+from service.store.job_queue import FINAL_STATES, is_busy
 from service.store.videos import video_row
 
-__all__ = ["Erasure", "cache_folder"]
+__all__ = [
+    "Erasure",
+]
 
 _LOG = logging.getLogger(__name__)
 _TRUSTED_GAP = timedelta(days=7)
 _SETTLED_SECONDS = 86_400.0
 _PAGE_ROWS = 1000
-
-
-def cache_folder(settings: Settings, content_hash: str) -> Path:
-    """Where jobs cache what they compute from a video: a folder of its own, which goes with it."""
-    return settings.data_dir.resolve() / "cache" / (content_hash or "unread")
 
 
 class Erasure:
@@ -116,7 +121,7 @@ class Erasure:
         for key in keys:
             self._finish(key, time.monotonic())
         if self._behind:
-            self._write_down(list(self._audit.rows(method=RECEIPT)), anew=True)
+            self._write_down(list(self._audit.rows(method=RECEIPT)), again=True)
         return len(keys)
 
     def repeat(self, receipts: Iterable[Receipt]) -> int:
@@ -154,11 +159,11 @@ class Erasure:
                     detail=receipt.detail,
                 )
 
-    def _write_down(self, rows: list[AuditRow], *, anew: bool = False) -> None:
+    def _write_down(self, rows: list[AuditRow], *, again: bool = False) -> None:
         """Keep receipts beside the database; where the disk refuses, the next round does it."""
         try:
-            append_receipts(self._settings.data_dir, rows, anew=anew)
-            self._behind = self._behind and not anew
+            append_receipts(self._settings.data_dir, rows, again=again)
+            self._behind = self._behind and not again
         except MicromodelsError as error:
             self._behind = True
             _LOG.warning("receipts are written down later: %s", error)

@@ -10,11 +10,20 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
 from service.access.calls import note
-from service.errors import RevisionConflict
-from service.history import Act, Change, ChangeKind, LabelDifference, LabelVersion, ReviewAction, ReviewEvent
-from service.records import LabelKey, LabelRecord, Page, WriteResult
+from service.domain.errors import RevisionConflict
+from service.domain.history import (
+    Act,
+    Change,
+    ChangeKind,
+    LabelDifference,
+    LabelVersion,
+    ReviewAction,
+    ReviewEvent,
+)
+from service.domain.labels import LabelKey, LabelRecord, WriteResult
+from service.domain.videos import Page
 from service.store import schema
-from service.store.changes import change_record, change_row, record_change
+from service.store.change_log import change_record, change_row, record_change
 from service.store.database import Database, once
 from service.store.labels import LabelChange, current_rows, label_record, write_labels
 from service.store.reviews import apply_reviews
@@ -379,7 +388,7 @@ def _restored(key: LabelKey, old: sa.Row[Any] | None, row: sa.Row[Any]) -> Label
 
 
 def _undo_reviews(connection: sa.Connection, video: sa.Row[Any], change: Change, act: Act) -> WriteResult | None:
-    """Put judgements back as a review found them; None if this change judged nothing."""
+    """Put judgments back as a review found them; None if this change judged nothing."""
     mine = (_EVENTS.c.video == video.key, _EVENTS.c.revision == change.revision)
     events = connection.execute(sa.select(_EVENTS).where(*mine).order_by(_EVENTS.c.key)).all()
     if not events:

@@ -18,14 +18,22 @@ import sqlalchemy as sa
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, Label, Ontology, shape_kind
 from service.access.calls import note
-from service.codec import decode_label, decode_ontology, encode_label
-from service.errors import RevisionConflict
-from service.history import Act, ChangeKind
-from service.records import LabelKey, LabelRecord, ReviewState, VideoState, WriteResult
+from service.domain.errors import RevisionConflict
+from service.domain.history import Act, ChangeKind
+from service.domain.labels import (
+    LabelKey,
+    LabelRecord,
+    ReviewState,
+    WriteResult,
+)
+from service.domain.videos import (
+    VideoState,
+)
 from service.store import schema
-from service.store.changes import human_revisions, record_change
+from service.store.change_log import human_revisions, record_change
+from service.store.codec import decode_label, decode_ontology, encode_label
 from service.store.database import Database, now, once
-from service.store.instances import crowded, within_limits
+from service.store.instance_limits import crowded, within_limits
 from service.store.projects import project_row
 from service.store.videos import video_row
 
@@ -51,7 +59,7 @@ class LabelChange:
     origin: int | None = None
     """The row that this one repeats; None for something new."""
     review: Mapping[str, Any] = field(default_factory=dict)
-    """Columns of the judgement and the lock that come with it; empty for none and for the lock that is there."""
+    """Columns of the judgment and the lock that come with it; empty for none and for the lock that is there."""
 
 
 class Labels:
@@ -118,7 +126,7 @@ class Labels:
     def recompute(
         self, project_id: str, video_id: str, labels: Sequence[AnyLabel], gone: Sequence[LabelKey], act: Act
     ) -> WriteResult:
-        """Store what a micro-model made anew after a correction.
+        """Store what a micro-model made again after a correction.
 
         Anchors, accepted and locked labels and whatever people did after ``act.parent`` stay as they are, and what has
         not changed is not written again.
@@ -208,7 +216,7 @@ class Labels:
                 return
 
     def anchor_frames(self, project_id: str, video_id: str, since: int = 0) -> int:
-        """On how many frames people have labelled objects after a revision.
+        """On how many frames people have labeled objects after a revision.
 
         Raises:
             NotFound: there is no such video.

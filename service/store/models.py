@@ -11,14 +11,22 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import ModelError
-from service.errors import NotFound
-from service.records import BlobFile, ModelVersion, NewModel, Page, provenance_version
+from service.domain.errors import NotFound, disk_errors
+from service.domain.models import (
+    BlobFile,
+    ModelVersion,
+    NewModel,
+    provenance_version,
+)
+from service.domain.videos import (
+    Page,
+)
 from service.store import schema
-from service.store.blobs import Blobs, disk_errors
+from service.store.blobs import Blobs
 from service.store.database import Database, new_id, now, page_start
 from service.store.projects import project_row
 
-__all__ = ["Models", "insert_model", "materialise"]
+__all__ = ["Models", "insert_model", "materialize"]
 
 _MODELS = schema.models
 
@@ -125,7 +133,7 @@ class Models:
                     return _version(project_id, found)
         return None
 
-    def materialise(self, model: ModelVersion, folder: Path) -> None:
+    def materialize(self, model: ModelVersion, folder: Path) -> None:
         """Write the saved folder out, for ``load_model``.
 
         Args:
@@ -137,7 +145,7 @@ class Models:
             NotFound: a file is missing from the blobs.
             ResourceExhausted: the disk is full.
         """
-        materialise(self._blobs, model.provenance_version, model.files, folder)
+        materialize(self._blobs, model.provenance_version, model.files, folder)
 
     def _row(self, connection: sa.Connection, project_id: str, model_id: str, version: int) -> sa.Row[Any]:
         projects = schema.projects
@@ -151,8 +159,8 @@ class Models:
         return row
 
 
-def materialise(blobs: Blobs, name: str, files: Iterable[BlobFile], folder: Path) -> None:
-    """Write a saved folder out; see ``Models.materialise``.
+def materialize(blobs: Blobs, name: str, files: Iterable[BlobFile], folder: Path) -> None:
+    """Write a saved folder out; see ``Models.materialize``.
 
     Args:
         blobs: where the files are.

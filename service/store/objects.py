@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from micromodels.errors import InvalidInput
-from service.errors import DataLoss, NotFound, StorageFailure, Unavailable
+from service.domain.errors import DataLoss, NotFound, StorageFailure, Unavailable
 
 __all__ = ["ObjectStore"]
 

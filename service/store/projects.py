@@ -10,16 +10,16 @@ import sqlalchemy as sa
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import Ontology
 from service.access.calls import note
-from service.codec import decode_ontology, encode_ontology
-from service.errors import Aborted, AlreadyExists, NotFound
-from service.records import Page, Project
+from service.domain.errors import Aborted, AlreadyExists, NotFound
+from service.domain.videos import Page, Project
 from service.store import schema
+from service.store.codec import decode_ontology, encode_ontology
 from service.store.database import Database, check_id, check_text, new_id, now, once, page_start
-from service.store.queue import FINAL_STATES
+from service.store.job_queue import FINAL_STATES
 
 __all__ = ["Projects", "project_row"]
 
-_MOST_DAYS = 36_500
+_MAX_DAYS = 36_500
 
 
 def project_row(connection: sa.Connection, project_id: str, lock: bool = False) -> sa.Row[Any]:
@@ -37,8 +37,8 @@ def project_row(connection: sa.Connection, project_id: str, lock: bool = False) 
 
 
 def _check_days(days: int) -> None:
-    if not 0 <= days <= _MOST_DAYS:
-        raise InvalidInput("retention_days", days, f"0 for ever, or 1 to {_MOST_DAYS}")
+    if not 0 <= days <= _MAX_DAYS:
+        raise InvalidInput("retention_days", days, f"0 for ever, or 1 to {_MAX_DAYS}")
 
 
 def _project(row: sa.Row[Any]) -> Project:
@@ -72,7 +72,7 @@ class Projects:
 
         Args:
             display_name: for people.
-            ontology: what may be labelled.
+            ontology: what may be labeled.
             project_id: chosen by the caller; empty for a fresh one.
             retention_days: how long videos are kept, 1 to 36500; 0 for ever.
             request_id: the same one with the same body gives the same project.

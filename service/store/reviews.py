@@ -1,4 +1,4 @@
-"""Judgements of labels (accept, reject, lock) and comments on frames."""
+"""Judgments of labels (accept, reject, lock) and comments on frames."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from service.errors import NotFound, RevisionConflict
-from service.history import Act, ChangeKind, Comment, ReviewAction, ReviewResult
-from service.records import LabelKey, Page, ReviewState
+from service.domain.errors import NotFound, RevisionConflict
+from service.domain.history import Act, ChangeKind, Comment, ReviewAction, ReviewResult
+from service.domain.labels import LabelKey, ReviewState
+from service.domain.videos import Page
 from service.store import schema
-from service.store.changes import record_change
+from service.store.change_log import record_change
 from service.store.database import Database, check_text, new_id, now, once, page_start
 from service.store.videos import video_row
 
@@ -212,7 +213,7 @@ def apply_reviews(
     revision: int,
     author: str,
 ) -> None:
-    """Give rows of labels other judgements and write down what they had before.
+    """Give rows of labels other judgments and write down what they had before.
 
     Args:
         connection: a writing transaction.
@@ -266,7 +267,7 @@ def _expected_wrong_share(rows: Iterable[sa.Row[Any]]) -> float | None:
     return sum(wrong) / len(wrong) if wrong else None
 
 
-_JUDGEMENTS = {
+_JUDGMENTS = {
     ReviewAction.ACCEPT: ReviewState.ACCEPTED,
     ReviewAction.REJECT: ReviewState.REJECTED,
     ReviewAction.RESET: ReviewState.NONE,
@@ -276,12 +277,12 @@ _JUDGEMENTS = {
 def _judged(row: sa.Row[Any], action: ReviewAction, author: str) -> dict[str, Any] | None:
     """The new values of a label's review; None if it is so already."""
     values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
-    if action in _JUDGEMENTS:
-        if row.review == _JUDGEMENTS[action].value:
+    if action in _JUDGMENTS:
+        if row.review == _JUDGMENTS[action].value:
             return None
         moment: datetime | None = now() if action is not ReviewAction.RESET else None
         by = author if moment else ""
-        return values | {"review": _JUDGEMENTS[action].value, "reviewed_by": by, "reviewed_at": moment}
+        return values | {"review": _JUDGMENTS[action].value, "reviewed_by": by, "reviewed_at": moment}
     lock = action is ReviewAction.LOCK
     return None if row.locked == lock else values | {"locked": lock}
 

@@ -156,7 +156,7 @@ labels = sa.Table(
     _text("job_id"),
     sa.Column("written_at", Instant, nullable=False),
     sa.Column("origin", _Key),  # the row that this one repeats, moved to another track or brought back; NULL: none
-    _text("review"),  # judgement of this version: '', 'accepted' or 'rejected'
+    _text("review"),  # judgment of this version: '', 'accepted' or 'rejected'
     _text("reviewed_by"),
     sa.Column("reviewed_at", Instant),
     _flag("locked"),  # of the key rather than of this version: goes over to the next one

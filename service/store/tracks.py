@@ -12,13 +12,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from service.codec import decode_ontology
-from service.errors import AlreadyExists, NotFound
-from service.history import Act, ChangeKind
-from service.records import LabelKey, VideoState, WriteResult
+from service.domain.errors import AlreadyExists, NotFound
+from service.domain.history import Act, ChangeKind
+from service.domain.labels import LabelKey, WriteResult
+from service.domain.videos import VideoState
 from service.store import schema
+from service.store.codec import decode_ontology
 from service.store.database import Database, check_text, once
-from service.store.instances import is_present, within_limits
+from service.store.instance_limits import is_present, within_limits
 from service.store.labels import LabelChange, write_labels
 from service.store.projects import project_row
 from service.store.videos import video_row

@@ -15,14 +15,23 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput
-from service.errors import DataLoss, NotFound, ResourceExhausted, UploadConflict, WrongOffset
-from service.records import JobKind, Page, Upload, UploadState, VideoRecord, VideoState
+from service.domain.errors import DataLoss, NotFound, ResourceExhausted, UploadConflict, WrongOffset, disk_errors
+from service.domain.jobs import (
+    JobKind,
+)
+from service.domain.videos import (
+    Page,
+    Upload,
+    UploadState,
+    VideoRecord,
+    VideoState,
+)
 from service.settings import Settings
 from service.store import schema
-from service.store.blobs import Blobs, disk_errors, sync_folder
+from service.store.blobs import Blobs, sync_folder
 from service.store.database import Database, check_text, new_id, now, once, page_start
+from service.store.job_queue import insert_job
 from service.store.projects import project_row
-from service.store.queue import insert_job
 
 __all__ = ["Uploads", "Videos", "video_row"]
 

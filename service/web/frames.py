@@ -244,7 +244,7 @@ def _encode(image: npt.NDArray[np.uint8], width_px: int, kind: str) -> bytes:
     if kind == "webp":
         options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
     else:
-        sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444  # thin coloured lines stay where they are
+        sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444  # thin colored lines stay where they are
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, data = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     return data.tobytes()

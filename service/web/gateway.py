@@ -16,29 +16,16 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 
 from micromodels.errors import InvalidInput, MicromodelsError
-from service.api.status import error_status, make_status
-from service.web.session import call_metadata
+from service.api.errors import error_status, make_status
+from service.web.login import call_metadata
+from service.web.responses import _status, error_response, rpc_status
 
-__all__ = ["Gateway", "error_response", "parse_body", "rpc_status"]
+__all__ = [
+    "Gateway",
+    "parse_body",
+]
 
-_HTTP: dict[int, int] = {
-    code_pb2.CANCELLED: 499,
-    code_pb2.INVALID_ARGUMENT: 400,
-    code_pb2.FAILED_PRECONDITION: 400,
-    code_pb2.OUT_OF_RANGE: 400,
-    code_pb2.UNAUTHENTICATED: 401,
-    code_pb2.PERMISSION_DENIED: 403,
-    code_pb2.NOT_FOUND: 404,
-    code_pb2.ALREADY_EXISTS: 409,
-    code_pb2.ABORTED: 409,
-    code_pb2.RESOURCE_EXHAUSTED: 429,
-    code_pb2.UNIMPLEMENTED: 501,
-    code_pb2.UNAVAILABLE: 503,
-    code_pb2.DEADLINE_EXCEEDED: 504,
-}
-"""As ``google/rpc/code.proto`` maps them; every other code is 500."""
 
-_STATUS_KEY = "grpc-status-details-bin"
 _CALL_SECONDS = 330.0  # a little longer than the longest WaitOperation
 _BEAT_SECONDS = 15.0
 _SMALL_BYTES = 32 << 10
@@ -172,21 +159,3 @@ async def _ended(call: Any) -> status_pb2.Status:
     if code is grpc.StatusCode.OK:
         return status_pb2.Status()
     return _status(code, await call.details(), await call.trailing_metadata())
-
-
-def rpc_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    """The status, with its details, that a call failed with."""
-    return _status(error.code(), error.details(), error.trailing_metadata())
-
-
-def _status(code: grpc.StatusCode, message: str | None, metadata: Any) -> status_pb2.Status:
-    for key, value in metadata or ():
-        if key == _STATUS_KEY:
-            return status_pb2.Status.FromString(value)
-    return status_pb2.Status(code=code.value[0], message=message or code.name)
-
-
-def error_response(status: status_pb2.Status) -> web.Response:
-    """A failed call as JSON, as Google's APIs do it: ``{"error": status}``."""
-    body = {"error": json_format.MessageToDict(status)}
-    return web.json_response(body, status=_HTTP.get(status.code, 500), headers={"Cache-Control": "no-store"})

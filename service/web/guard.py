@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from google.rpc import code_pb2
 
-from service.api.status import make_status
+from service.api.errors import make_status
 
 __all__ = ["add_headers", "make_guard"]
 
@@ -48,7 +48,7 @@ def make_guard(hosts: Collection[str]) -> Middleware:
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         refusal = _refusal(request, known)
         if refusal:
-            from service.web.gateway import error_response
+            from service.web.responses import error_response
 
             response: web.StreamResponse = error_response(
                 make_status(code_pb2.PERMISSION_DENIED, "CROSS_ORIGIN", refusal)

@@ -20,13 +20,14 @@ from aiohttp import web
 from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError
 from micromodels.v1 import file_pb2, file_pb2_grpc, video_pb2, video_pb2_grpc
 from service.api import SERVICES
+from service.api.errors import error_status
 from service.api.names import VIDEO
-from service.api.status import error_status
 from service.store import Store
 from service.web.frames import FRAME_TYPES, FrameKey, Frames
-from service.web.gateway import Gateway, error_response, rpc_status
+from service.web.gateway import Gateway
 from service.web.guard import add_headers, make_guard
-from service.web.session import add_session_routes, call_metadata
+from service.web.login import add_session_routes, call_metadata
+from service.web.responses import error_response, rpc_status
 
 __all__ = ["WebServer"]
 

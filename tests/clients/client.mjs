@@ -1,4 +1,4 @@
-// A client of the API that shares no code with this project: uploads a video, has it labelled, reads the labels.
+// A client of the API that shares no code with this project: uploads a video, has it labeled, reads the labels.
 // usage: node client.mjs DESCRIPTOR_SET ADDRESS VIDEO; prints a JSON object of what it saw.
 
 import { readFileSync } from "node:fs";

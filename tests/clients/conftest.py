@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.api.conftest import running
+from tests.service.api.conftest import running
 
 __all__ = ["running"]

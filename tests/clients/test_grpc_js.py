@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.harness import Running
+from tests.service.api.harness import Running
 
 HERE = Path(__file__).parent
 OUT_OF_RANGE = 11
@@ -39,7 +39,7 @@ def node_client() -> Path:
     return cache
 
 
-def test_the_independent_client_gets_a_labelled_video(
+def test_the_independent_client_gets_a_labeled_video(
     running: Running, node_client: Path, tmp_path: Path, repository: Path
 ) -> None:
     """Upload in chunks, AutoLabel, StreamLabels, and an error with details."""

@@ -28,9 +28,21 @@ from micromodels.client.messages import label_to_message
 from micromodels.types import Box, Label, ObjectClass, Ontology, State
 from micromodels.v1 import label_pb2, label_pb2_grpc
 from service.api import names
-from service.jobs import AutoLabelSpec, submit
+from service.domain.job_specs import AutoLabelSpec
+from service.domain.jobs import (
+    Effects,
+    JobKind,
+    JobState,
+)
+from service.domain.labels import (
+    LabelKey,
+)
+from service.jobs.submit import submit
 from service.settings import Settings
-from service.store import Effects, JobKind, JobState, LabelKey, Store, schema
+from service.store import (
+    Store,
+    schema,
+)
 from tests.databases import free_port
 
 WRITERS = 4

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from micromodels.types import Label, State
 from micromodels.v1 import video_pb2
-from tests.api.harness import Running, box, refused
-from tests.video import files
+from tests.micromodels.video import files
+from tests.service.api.harness import Running, box, refused
 
 
 @pytest.fixture(scope="module")

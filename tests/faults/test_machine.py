@@ -17,11 +17,12 @@ import pytest
 from micromodels.client import Client
 from micromodels.client.messages import label_to_message
 from micromodels.v1 import label_pb2, label_pb2_grpc, labeling_pb2, project_pb2, project_pb2_grpc
+from service.domain.jobs import JobKind, JobState
 from service.settings import Settings
-from service.store import JobKind, JobState, Store
-from tests.api.harness import ONTOLOGY, box
+from service.store import Store
 from tests.databases import Postgres
 from tests.faults.killing import REPOSITORY, run
+from tests.service.api.harness import ONTOLOGY, box
 
 KILLS = 100
 PATIENT = (

@@ -23,14 +23,16 @@ from micromodels.client import ApiError, Client
 from micromodels.client.messages import label_to_message
 from micromodels.types import Box, Label, State
 from micromodels.v1 import label_pb2, label_pb2_grpc, video_pb2, video_pb2_grpc
-from service.errors import ResourceExhausted
-from service.jobs import AutoLabelSpec, submit
+from service.domain.errors import ResourceExhausted
+from service.domain.job_specs import AutoLabelSpec
+from service.domain.jobs import JobState
+from service.jobs.submit import submit
 from service.settings import Settings
-from service.store import JobState, Store
-from tests.api.harness import Running, refused
+from service.store import Store
 from tests.databases import BUCKET, Postgres, free_port, lacking, running_postgres
 from tests.faults.killing import JOB_FRAMES, Scene, prepare, start
-from tests.store.helpers import ONTOLOGY, box, ready_video, settings_in
+from tests.service.api.harness import Running, refused
+from tests.service.store.helpers import ONTOLOGY, box, ready_video, settings_in
 
 WAIT_SECONDS = 180.0
 
@@ -255,7 +257,7 @@ def test_f60_the_clock_jumps_by_ten_years(tmp_path: Path) -> None:
             until(lambda: frames() > 0)
             for jump in ("+10y", "-10y", "+0"):
                 offset.write_text(jump)
-                time.sleep(1.1)  # the job goes on meanwhile, and who may call is looked up anew
+                time.sleep(1.1)  # the job goes on meanwhile, and who may call is looked up again
                 assert _let_in(scene, good)
                 assert not _let_in(scene, expired)
             until(lambda: store.jobs.get(scene.project, job.job_id).state.is_final)

@@ -41,7 +41,7 @@ def main() -> None:
         data_dir=Path(sys.argv[1]), min_free_bytes=0, lease_seconds=2.0, job_niceness=0, cancel_grace_seconds=0.5
     )
     with Store.open(settings) as store:
-        asyncio.run(serve(store, settings, int(sys.argv[2]), (sys.argv[3:] or ["tests.jobs.fake_library"])[0]))
+        asyncio.run(serve(store, settings, int(sys.argv[2]), (sys.argv[3:] or ["tests.service.jobs.fake_library"])[0]))
 
 
 if __name__ == "__main__":

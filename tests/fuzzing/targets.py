@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 
 from micromodels.client.messages import label_from_message, label_to_message
 from micromodels.errors import MicromodelsError
-from micromodels.label_files import iter_jsonl, read_labels
-from micromodels.label_files.checks import check_anchor, check_fits_video, find_crossing
-from micromodels.label_files.native import label_to_dict
-from micromodels.manifest import MANIFEST_FILE, Manifest
+from micromodels.labels.files import iter_jsonl, read_labels
+from micromodels.labels.jsonl import label_to_dict
+from micromodels.labels.validation import check_anchor, check_fits_video, find_crossing
+from micromodels.recipes.manifest import MANIFEST_FILE, Manifest
 from micromodels.types import Box, FrameLabel, Label, Mask, Polygon, State
 from micromodels.v1 import label_pb2
 from micromodels.video.table import FrameTable
 from service.api import SERVICES
-from service.api.tokens import decode_token, encode_token
-from service.store.receipts import RECEIPT, read_receipts
+from service.api.page_tokens import decode_token, encode_token
+from service.store.deletion_receipts import RECEIPT, read_receipts
 from service.web.gateway import parse_body
 
 __all__ = ["TARGETS", "fuzz"]

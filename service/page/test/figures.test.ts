@@ -6,12 +6,12 @@ import { recentMean } from "../src/ui/charts";
 
 const scores = { scoreBefore: 0.5, scoreAfter: 0.75, unseenFrames: ["3", "9"], changedFrameCount: "18" };
 
-test("what came of training anew is said with both scores", () => {
+test("what came of retraining is said with both scores", () => {
   const name = "projects/a/operations/b";
   const replaced = outcomeOf({ name, done: true, response: { replaced: true, ...scores } });
   expect(replaced.kind).toBe("replaced");
   expect(replaced.words).toBe(
-    "Trained anew, labels on 18 frames replaced: the new micro-model reached 75 % on 2 drawn frames that neither had seen, the old one 50 %",
+    "Retrained, labels on 18 frames replaced: the new micro-model reached 75 % on 2 drawn frames that neither had seen, the old one 50 %",
   );
   const kept = outcomeOf({ name, done: true, response: { ...scores, scoreAfter: 0.25 } });
   expect(kept.kind).toBe("kept");

@@ -1,4 +1,4 @@
-/** Parity with pycocotools: the fixtures were written by it (tests/web/test_page_sources.py says how). */
+/** Parity with pycocotools: the fixtures were written by it (tests/service/web/test_page_sources.py says how). */
 
 import { readFileSync } from "node:fs";
 

@@ -28,7 +28,7 @@ describe("shapes", () => {
     toPixels(mask, size).forEach((pixel, at) => pixel && expect(back[at]).toBe(1));
   });
 
-  it("a filled polygon has the pixels whose centres it holds", () => {
+  it("a filled polygon has the pixels whose centers it holds", () => {
     const pixels = new Uint8Array(1200);
     fillPolygon(pixels, size, [2, 3, 12, 3, 12, 8, 2, 8], 1);
     expect(pixels.reduce((sum, pixel) => sum + pixel, 0)).toBe(50);

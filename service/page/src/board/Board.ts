@@ -23,7 +23,7 @@ export interface Point {
 
 const MARGIN_PX = 16;
 const HANDLE_PX = 5;
-const MOST_HANDLES = 240;
+const MAX_HANDLES = 240;
 const CLOSE_PX = 7;
 
 export class Board {
@@ -134,7 +134,7 @@ export class Board {
     this.labelLayer.draw();
   }
 
-  /** While a shape or a handle is held nothing is made anew: news of other labels would tear it out of the hand. */
+  /** While a shape or a handle is held nothing is made again: news of other labels would tear it out of the hand. */
   private hold(): void {
     this.held = true;
     const release = (): void => {
@@ -217,7 +217,7 @@ export class Board {
     const line = node as unknown as Line;
     line.draggable(true);
     line.on("dragend", () => save(moved(shape, line.x(), line.y(), this.session.size)));
-    if (shape.points.length <= 2 * MOST_HANDLES) this.addVertices(shape.points, line, save);
+    if (shape.points.length <= 2 * MAX_HANDLES) this.addVertices(shape.points, line, save);
   }
 
   private addTransformer(rect: Rect, save: (made: Shape | null) => void): void {

@@ -1,4 +1,4 @@
-/** Masks as pictures in the colour of their class, kept while they may be shown again. */
+/** Masks as pictures in the color of their class, kept while they may be shown again. */
 
 import { rgb } from "../lib/color";
 import { decodeMask } from "../lib/rle";
@@ -35,7 +35,7 @@ export class MaskPictures {
   }
 }
 
-/** Fill with the colour at an opacity, and draw the edge in full. */
+/** Fill with the color at an opacity, and draw the edge in full. */
 export function paintMask(
   canvas: HTMLCanvasElement,
   pixels: Uint8Array,

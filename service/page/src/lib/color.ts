@@ -1,6 +1,6 @@
-/** Colours of classes and of confidence. */
+/** Colors of classes and of confidence. */
 
-/** Told apart by most colour-blind people, and seen on video. */
+/** Told apart by most color-blind people, and seen on video. */
 export const PALETTE = ["#3ddbd9", "#ffb000", "#ff6ac1", "#6f9cff", "#b6e34b", "#ff7a45", "#a98bff", "#f4e04d"];
 
 export function classColor(color: string | undefined, index: number): string {

@@ -43,7 +43,7 @@ export function crosses(points: readonly number[]): boolean {
   for (let i = 0; i < count; i++) {
     const [a, b] = [at(i), at(i + 1)];
     for (let j = i + 2; j < count; j++) {
-      if (i === 0 && j === count - 1) continue; // neighbours around the start
+      if (i === 0 && j === count - 1) continue; // neighbors around the start
       const [c, d] = [at(j), at(j + 1)];
       if (side(a, b, c) * side(a, b, d) < 0 && side(c, d, a) * side(c, d, b) < 0) return true;
     }
@@ -143,7 +143,7 @@ function dilated(pixels: Uint8Array, { width, height }: Size, grow: boolean): Ui
   return out;
 }
 
-/** The shape with its roughness gone: polygons by corner cutting, masks by a majority of neighbours; boxes stay. */
+/** The shape with its roughness gone: polygons by corner cutting, masks by a majority of neighbors; boxes stay. */
 export function smoothed(shape: Shape, size: Size): Shape {
   if (shape.kind === "box") return shape;
   if (shape.kind === "polygon") {
@@ -190,7 +190,7 @@ export function corners([x1, y1, x2, y2]: Box["box"]): number[] {
   return [x1, y1, x2, y1, x2, y2, x1, y2];
 }
 
-/** Set the pixels whose centres lie in a polygon (even-odd). */
+/** Set the pixels whose centers lie in a polygon (even-odd). */
 export function fillPolygon(pixels: Uint8Array, { width, height }: Size, points: readonly number[], value: number): void {
   const count = points.length / 2;
   for (let y = 0; y < height; y++) {

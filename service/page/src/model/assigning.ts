@@ -84,7 +84,7 @@ export function assignedFrames(session: Session): Suggestion[] {
     .sort((a, b) => a - b)
     .map((frame) => {
       const drawn = [...session.labels.rows.values()].some((row) => row.state[frame]);
-      return { frame, row: null, reason: drawn ? "labelled" : "to be labelled", gain: 0 };
+      return { frame, row: null, reason: drawn ? "labeled" : "to be labeled", gain: 0 };
     });
 }
 

@@ -1,4 +1,4 @@
-/** Training anew in the background: noticed when the server starts it by itself, watched, and what came of it. */
+/** Retraining in the background: noticed when the server starts it by itself, watched, and what came of it. */
 
 import { signal } from "@preact/signals";
 
@@ -56,7 +56,7 @@ export class Background {
     else void this.training.watch(last.name, true, false);
   }
 
-  /** Somebody corrected something: the server may train anew when he pauses, so look every now and then. */
+  /** Somebody corrected something: the server may retrain when he pauses, so look every now and then. */
   lookOut(): void {
     this.looks = 0;
     this.wait();
@@ -78,7 +78,7 @@ export class Background {
     if (this.known === known) this.wait();
   }
 
-  /** Train anew now, and compare. */
+  /** Retrain now, and compare. */
   async start(): Promise<void> {
     try {
       const body = { video: this.video, requestId: crypto.randomUUID() };
@@ -103,13 +103,13 @@ export class Background {
 /** What a retraining came to, in words. */
 export function outcomeOf(operation: Operation): Outcome {
   const endTime = operation.metadata?.endTime;
-  if (operation.error?.code === Code.CANCELLED) return { kind: "stopped", words: "Training anew was cancelled; nothing changed", endTime };
-  if (operation.error?.code) return { kind: "failed", words: `Not trained anew: ${operation.error.message ?? "it failed"}`, endTime };
+  if (operation.error?.code === Code.CANCELLED) return { kind: "stopped", words: "Retraining was cancelled; nothing changed", endTime };
+  if (operation.error?.code) return { kind: "failed", words: `Not retrained: ${operation.error.message ?? "it failed"}`, endTime };
   const { replaced, scoreBefore, scoreAfter, unseenFrames, changedFrameCount } = (operation.response ?? {}) as RetrainResponse;
   const judged = `${percent(scoreAfter ?? 0)} on ${count((unseenFrames ?? []).length, "drawn frame")} that neither had seen, the old one ${percent(scoreBefore ?? 0)}`;
-  if (!replaced) return { kind: "kept", words: `Trained anew and kept the old micro-model: the new one reached ${judged}. No label changed`, endTime };
+  if (!replaced) return { kind: "kept", words: `Retrained and kept the old micro-model: the new one reached ${judged}. No label changed`, endTime };
   const changed = count(Number(changedFrameCount ?? 0), "frame");
-  return { kind: "replaced", words: `Trained anew, labels on ${changed} replaced: the new micro-model reached ${judged}`, endTime };
+  return { kind: "replaced", words: `Retrained, labels on ${changed} replaced: the new micro-model reached ${judged}`, endTime };
 }
 
 /** The operations on a video, oldest first. */

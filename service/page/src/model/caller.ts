@@ -5,7 +5,7 @@ import { signal } from "@preact/signals";
 import type { Caller } from "../api/messages";
 import { call, loginWanted, patiently } from "../api/rpc";
 
-/** As in service/access/roles.py. */
+/** As in service/domain/access.py. */
 export type Permission = "work" | "review" | "curate" | "manage" | "server";
 
 const ROLES: Record<string, { name: string; may: Permission[] }> = {

@@ -100,7 +100,7 @@ export class Row {
   put(frame: number, entry: Entry | null): void {
     if (entry?.source !== Source.HUMAN) this.correction[frame] = 0;
     else if (this.source[frame] === Source.MODEL) this.correction[frame] = 1;
-    // A lock goes over to new versions of a label, a judgement does not.
+    // A lock goes over to new versions of a label, a judgment does not.
     this.review[frame] = entry ? entry.review | (this.review[frame] & Review.LOCKED) : Review.NONE;
     this.state[frame] = entry?.state ?? State.NONE;
     this.confidence[frame] = entry?.confidence ?? NaN;

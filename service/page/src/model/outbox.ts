@@ -12,7 +12,7 @@ import { call, Code, isAbort, isPassing, Offline, patiently, RpcError, stream, w
 import { caller } from "./caller";
 
 /** What corrections change is heard on this many streams at once; a browser has six connections to a server. */
-const MOST_LISTENERS = 2;
+const MAX_LISTENERS = 2;
 
 /** One act: labels and deletions that belong together. */
 export interface Draft {
@@ -185,7 +185,7 @@ export class Outbox {
     let source: AsyncGenerator<CorrectLabelsResponse> | null = messages;
     const rest = async (): Promise<void> => {
       this.listeners.push(controller);
-      while (this.listeners.length > MOST_LISTENERS) this.listeners.shift()!.abort();
+      while (this.listeners.length > MAX_LISTENERS) this.listeners.shift()!.abort();
       try {
         await patiently(async () => {
           const now = source ?? open();

@@ -34,7 +34,7 @@ const DONE: Record<ReviewAct, string> = {
   unlock: "unlocked",
 };
 const SETTLE_MS = 900;
-const MOST_KEYS = 10_000;
+const MAX_KEYS = 10_000;
 
 export class Reviewing {
   /** Frames worth a look, best first. */
@@ -191,7 +191,7 @@ export class Reviewing {
     if (!keys.length) return say("There is nothing to judge here");
     const what = reach === "frame" ? `frame ${frame}` : keys.length === 1 ? session.nameOf(row!) : count(keys.length, "label");
     const selection = { startFrame: String(start), stopFrame: String(stop), tracks: row ? [row.name] : [] };
-    const which = keys.length <= MOST_KEYS ? { keys } : { selection };
+    const which = keys.length <= MAX_KEYS ? { keys } : { selection };
     await this.act(`${what} ${DONE[action]}`, "ReviewService/ReviewLabels", { action: ACTIONS[action], comment, ...which }, () => {
       for (const one of rows) for (let at = start; at < stop; at++) one.judge(at, action);
       session.labels.touch();

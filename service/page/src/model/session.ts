@@ -188,7 +188,7 @@ export class Session {
     return classColor(classes?.[index]?.color, Math.max(index, 0) + offset);
   }
 
-  /** Objects and frame classes, the latter also where nothing is labelled yet. */
+  /** Objects and frame classes, the latter also where nothing is labeled yet. */
   rows(): Row[] {
     for (const one of this.project.value.frameClasses ?? []) this.labels.row(one.name, one.name, true);
     return this.labels.ordered();
@@ -428,7 +428,7 @@ export class Session {
     }, RELOAD_MS);
   }
 
-  /** A micro-model trained anew has labelled the video. */
+  /** A micro-model retrained has labeled the video. */
   private async replaced(): Promise<void> {
     await this.refresh().catch(() => undefined);
     this.reviewing.changed(true);

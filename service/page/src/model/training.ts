@@ -23,7 +23,7 @@ const LOSS_POINTS = 1200;
 
 export class Training {
   readonly operation = signal("");
-  readonly state = signal<"idle" | "waiting" | "training" | "labelling" | "stopping" | "done" | "failed">("idle");
+  readonly state = signal<"idle" | "waiting" | "training" | "labeling" | "stopping" | "done" | "failed">("idle");
   readonly steps = signal<TrainingProgress | null>(null);
   readonly loss = signal<{ experiment: number; step: number; loss: number }[]>([]);
   readonly experiments = signal<ExperimentResult[]>([]);
@@ -40,7 +40,7 @@ export class Training {
   onEnd: (operation: Operation) => void = () => undefined;
 
   get running(): boolean {
-    return ["waiting", "training", "labelling", "stopping"].includes(this.state.value);
+    return ["waiting", "training", "labeling", "stopping"].includes(this.state.value);
   }
 
   /** Watch an operation until it ends, through lost connections; of one that has ended, show what it was like. */
@@ -80,7 +80,7 @@ export class Training {
     this.state.value = cancelled ? "done" : "failed";
   }
 
-  /** "Good enough": training ends with what it has learnt, and labelling goes on. */
+  /** "Good enough": training ends with what it has learned, and labeling goes on. */
   async stopEarly(): Promise<void> {
     await call("LabelingService/StopEarly", { name: this.operation.value });
     this.stoppedEarly.value = true;
@@ -127,7 +127,7 @@ export class Training {
     } else if (progress.picture) {
       this.add(progress.picture);
     } else if (progress.propagation) {
-      if (this.state.value !== "stopping") this.state.value = "labelling";
+      if (this.state.value !== "stopping") this.state.value = "labeling";
       this.propagation.value = progress.propagation;
       if (this.live) this.onFrames(Number(progress.propagation.framesDone ?? 0));
     } else if (progress.warning) {

@@ -33,7 +33,7 @@ export function Assignments({ session }: { session: Session }) {
           Assign frames
         </button>
       </div>
-      {all.length === 0 && <p class="muted">The same frames, labelled by two people who do not see each other's labels.</p>}
+      {all.length === 0 && <p class="muted">The same frames, labeled by two people who do not see each other's labels.</p>}
       <ul class="plain">
         {all.slice(0, SHOWN).map((one) => (
           <li key={one.name} class="assignment">
@@ -140,7 +140,7 @@ export function Assigned({ session }: { session: Session }) {
   session.labels.version.value;
   const [asking, setAsking] = useState(false);
   const frames = assignedFrames(session);
-  const left = frames.filter((one) => one.reason !== "labelled").length;
+  const left = frames.filter((one) => one.reason !== "labeled").length;
   const send = async (): Promise<void> => {
     try {
       await submit(session);
@@ -168,7 +168,7 @@ export function Assigned({ session }: { session: Session }) {
               onClick={() => session.player.go(one.frame)}
             >
               <strong>{one.frame.toLocaleString("en")}</strong>
-              <span class={one.reason === "labelled" ? "muted" : ""}>{one.reason}</span>
+              <span class={one.reason === "labeled" ? "muted" : ""}>{one.reason}</span>
             </button>
           </li>
         ))}
@@ -183,7 +183,7 @@ export function Assigned({ session }: { session: Session }) {
           </p>
           <div class="actions">
             <button onClick={() => setAsking(false)} autofocus>
-              Go on labelling
+              Go on labeling
             </button>
             <button class="primary" onClick={() => void send()}>
               Hand in

@@ -81,7 +81,7 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
               <input
                 type="color"
                 value={one.color}
-                aria-label={`Colour of ${one.name || "the class"}`}
+                aria-label={`Color of ${one.name || "the class"}`}
                 onInput={(event) => change(index, { color: event.currentTarget.value })}
               />
               <input

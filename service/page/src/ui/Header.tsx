@@ -88,10 +88,10 @@ function JobChip({ session, onClick }: { session: Session; onClick: () => void }
   if (!training.running) return <span class="spacer" />;
   const background = training !== session.training;
   const propagation = training.propagation.value;
-  const labelling = training.state.value === "labelling" && propagation;
-  const eta = labelling ? propagation.etaSeconds : training.steps.value?.etaSeconds;
-  const words = labelling
-    ? `Labelling ${Number(propagation.framesDone ?? 0)} of ${Number(propagation.framesTotal ?? 0)}`
+  const labeling = training.state.value === "labeling" && propagation;
+  const eta = labeling ? propagation.etaSeconds : training.steps.value?.etaSeconds;
+  const words = labeling
+    ? `Labeling ${Number(propagation.framesDone ?? 0)} of ${Number(propagation.framesTotal ?? 0)}`
     : { waiting: "Waiting", training: "Training", stopping: "Stopping" }[training.state.value as "waiting"];
   return (
     <button class={background ? "job-chip background" : "job-chip"} onClick={onClick}>

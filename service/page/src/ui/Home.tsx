@@ -140,7 +140,7 @@ function NewProject({ onClose }: { onClose: () => void }) {
           <input autofocus value={name} placeholder="Colonoscopy" onInput={(event) => setName(event.currentTarget.value)} />
         </label>
         <label>
-          What is to be labelled
+          What is to be labeled
           <input
             value={classes}
             placeholder="polyp, instrument"

@@ -1,7 +1,7 @@
 import type { IconNode } from "lucide";
 import { h } from "preact";
 
-/** An icon of lucide, drawn in the colour of the text; decorative, so hidden from screen readers. */
+/** An icon of lucide, drawn in the color of the text; decorative, so hidden from screen readers. */
 export function Icon({ of, size = 16 }: { of: IconNode; size?: number }) {
   return (
     <svg

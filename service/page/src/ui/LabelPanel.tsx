@@ -106,7 +106,7 @@ const STATES = [
 ] as const;
 
 function Selected({ session }: { session: Session }) {
-  session.labels.version.value; // else it is not drawn anew: its properties stay the same
+  session.labels.version.value; // else it is not drawn again: its properties stay the same
   const row = session.selectedRow.value;
   if (!row || row.isFrameClass) return null;
   const frame = session.player.shown.value;

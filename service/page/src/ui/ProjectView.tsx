@@ -207,7 +207,7 @@ function VideoRow({ video, project, onDelete }: { video: Video; project: string;
         {!ready && !video.error && <Bar value={0} label={`Reading ${name}`} indeterminate />}
       </span>
       <span class="muted end">
-        {Number(video.labelRevision ?? 0) > 0 ? <span class="tag">labelled</span> : null} {when(video.createTime)}
+        {Number(video.labelRevision ?? 0) > 0 ? <span class="tag">labeled</span> : null} {when(video.createTime)}
       </span>
     </>
   );

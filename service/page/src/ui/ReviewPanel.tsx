@@ -93,7 +93,7 @@ function Judge({ session }: { session: Session }) {
               />
               {session.nameOf(row)}
             </h2>
-            <span class="muted small-text">{judgement(bits)}</span>
+            <span class="muted small-text">{judgment(bits)}</span>
           </div>
           <div class="button-row">
             <button onClick={() => void reviewing.review("accept", "span")} title={`Frames ${span?.[0]} to ${span![1] - 1} (Shift A)`}>
@@ -118,7 +118,7 @@ function Judge({ session }: { session: Session }) {
   );
 }
 
-function judgement(bits: number): string {
+function judgment(bits: number): string {
   const parts = [];
   if (bits & Review.ACCEPTED) parts.push("accepted");
   if (bits & Review.REJECTED) parts.push("rejected");

@@ -52,7 +52,7 @@ export function SidePanel(props: {
           </button>
         ))}
       </div>
-      <div class="panel-body" id="panel-body" role="tabpanel" aria-labelledby={`tab-${panel}`} tabIndex={0}>
+      <div class="panel-body" id="panel-body" role="tabpanel" aria-labeledby={`tab-${panel}`} tabIndex={0}>
         {reason && (
           <p class="notice" role="note">
             {reason}.

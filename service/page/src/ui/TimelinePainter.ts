@@ -127,7 +127,7 @@ export class TimelinePainter {
   private readColors(): Colors {
     const style = getComputedStyle(this.strips);
     const read = (name: string): string => {
-      // Only a property that takes a colour resolves light-dark().
+      // Only a property that takes a color resolves light-dark().
       this.strips.style.color = `var(--${name})`;
       const value = style.color;
       this.strips.style.color = "";
@@ -257,7 +257,7 @@ export class TimelinePainter {
     const byHand = row.source[frame] === Source.HUMAN;
     context.fillStyle = byHand || Number.isNaN(confidence) ? color : confidenceColor(confidence);
     const middle = top + STRIP_TOP + STRIP_PX / 2;
-    // Height tells the state, so that it can be read without colours.
+    // Height tells the state, so that it can be read without colors.
     const tall = { [State.VISIBLE]: STRIP_PX, [State.OCCLUDED]: 6, [State.ABSENT]: 2, [State.UNCERTAIN]: 10 }[state as 1] ?? 0;
     context.fillRect(x, middle - tall / 2, width, tall);
     if (!review) return;

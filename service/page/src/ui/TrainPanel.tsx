@@ -80,7 +80,7 @@ export function TrainPanel({ session }: { session: Session }) {
   );
 }
 
-/** Training anew: that it runs, and what came of it; nobody has to wait for it. */
+/** Retraining: that it runs, and what came of it; nobody has to wait for it. */
 function InBackground({ session }: { session: Session }) {
   const { background } = session;
   const outcome = background.outcome.value;
@@ -101,7 +101,7 @@ function InBackground({ session }: { session: Session }) {
       )}
       <Needs to="work" project={session.project.value.name}>
         <button title="You can go on meanwhile" onClick={() => void background.start()}>
-          <Icon of={RefreshCw} size={14} /> Train anew and compare
+          <Icon of={RefreshCw} size={14} /> Retrain and compare
         </button>
       </Needs>
     </section>
@@ -112,17 +112,17 @@ function Running({ session, training, background }: { session: Session; training
   const state = training.state.value;
   const steps = training.steps.value;
   const propagation = training.propagation.value;
-  const labelling = state === "labelling" && propagation;
-  const done = labelling
+  const labeling = state === "labeling" && propagation;
+  const done = labeling
     ? Number(propagation.framesDone ?? 0) / Number(propagation.framesTotal || 1)
     : steps
       ? ((steps.experiment ?? 0) + ((steps.step ?? 0) + 1) / (steps.stepCount || 1)) / (steps.experimentCount || 1)
       : 0;
-  const eta = labelling ? propagation.etaSeconds : steps?.etaSeconds;
-  const title = labelling
-    ? "Labelling every frame"
+  const eta = labeling ? propagation.etaSeconds : steps?.etaSeconds;
+  const title = labeling
+    ? "Labeling every frame"
     : background && state !== "stopping"
-      ? "Training anew in the background"
+      ? "Retraining in the background"
       : { waiting: "Looking at the frames", training: "Learning your labels", stopping: "Stopping" }[state as "waiting"];
   return (
     <section class="running" aria-live="off">
@@ -130,9 +130,9 @@ function Running({ session, training, background }: { session: Session; training
         <h2>{title}</h2>
         <span class="muted">{eta ? `${duration(eta)} left` : ""}</span>
       </div>
-      <Bar value={done} label={title} indeterminate={state === "waiting" || (state === "stopping" && !labelling)} />
+      <Bar value={done} label={title} indeterminate={state === "waiting" || (state === "stopping" && !labeling)} />
       <p class="muted small-text">
-        {labelling
+        {labeling
           ? `${Number(propagation.framesDone ?? 0).toLocaleString("en")} of ${count(Number(propagation.framesTotal ?? 0), "frame")}; ${background ? "labels are replaced at the end" : "finished ones can be looked at already"}`
           : steps
             ? `Step ${(steps.step ?? 0) + 1} of ${steps.stepCount}, loss ${(steps.loss ?? 0).toFixed(3)}`
@@ -142,11 +142,11 @@ function Running({ session, training, background }: { session: Session; training
       </p>
       <Needs to="work" project={session.project.value.name}>
       <div class="button-row">
-        {!labelling && state !== "stopping" && (
+        {!labeling && state !== "stopping" && (
           <button
             class="primary"
             disabled={training.stoppedEarly.value || !steps}
-            title="Training ends with what it has learnt; labelling goes on"
+            title="Training ends with what it has learned; labeling goes on"
             onClick={() => void training.stopEarly()}
           >
             <Icon of={ThumbsUp} size={14} /> {training.stoppedEarly.value ? "Ending" : "Good enough, stop now"}

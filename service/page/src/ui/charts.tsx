@@ -1,11 +1,11 @@
-/** Charts as SVG in the colours of the page, with their numbers beside them: nothing is told by colour or length alone. */
+/** Charts as SVG in the colors of the page, with their numbers beside them: nothing is told by color or length alone. */
 
 import type { ComponentChildren } from "preact";
 
 import { count } from "../lib/format";
 
 export interface Part {
-  /** Which colour: a class of diagnostics.css. */
+  /** Which color: a class of diagnostics.css. */
   kind: "hand" | "good" | "bad" | "rest";
   value: number;
 }

@@ -49,7 +49,7 @@ function nudge(dx: number, dy: number) {
   return ({ board }: Keyed): void => board()?.nudge(dx, dy);
 }
 
-function neighbour(frames: number[], from: number, direction: number): number | undefined {
+function neighbor(frames: number[], from: number, direction: number): number | undefined {
   return direction > 0 ? frames.find((frame) => frame > from) : frames.findLast((frame) => frame < from);
 }
 
@@ -60,7 +60,7 @@ function jump(direction: number, what: "anchor" | "cut") {
       what === "cut"
         ? session.reviewing.cuts.value
         : [...new Set(row ? row.anchors() : session.rows().flatMap((one) => one.anchors()))].sort((a, b) => a - b);
-    const target = neighbour(frames, session.player.frame.value, direction);
+    const target = neighbor(frames, session.player.frame.value, direction);
     if (target === undefined) return say(`No ${what === "cut" ? "scene cut" : "hand label"} ${direction > 0 ? "after" : "before"} this frame`);
     session.player.pause();
     session.player.go(target);
@@ -204,7 +204,7 @@ export const BINDINGS: Binding[] = [
   { keys: ["Shift+A"], shown: "Shift A", words: "Accept the object from hand label to hand label", group: "Review", act: review("accept", "span") },
   { keys: ["Ctrl+Shift+A"], shown: "Ctrl Shift A", words: "Accept the whole object", group: "Review", act: review("accept", "object") },
   { keys: ["r"], shown: "R", words: "Reject the object here", group: "Review", act: review("reject", "label") },
-  { keys: ["Shift+R"], shown: "Shift R", words: "Take the judgement away", group: "Review", act: review("reset", "label") },
+  { keys: ["Shift+R"], shown: "Shift R", words: "Take the judgment away", group: "Review", act: review("reset", "label") },
   { keys: ["l"], shown: "L", words: "Lock the object here, or unlock it", group: "Review", act: lock },
   { keys: ["c"], shown: "C", words: "Comment on the frame", group: "Review", act: (on) => on.comment() },
   { keys: ["w"], shown: "W", words: "Who is who: swap, split, merge, delete from here", group: "Review", act: (on) => on.identity() },

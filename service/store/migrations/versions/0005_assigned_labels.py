@@ -17,7 +17,7 @@ _SORTED_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Make the table anew; nothing has written to it before."""
+    """Make the table again; nothing has written to it before."""
     op.drop_table("assigned_labels")
     op.create_table(
         "assigned_labels",

@@ -1,0 +1,1 @@
+"""A label session: corrections, learning from them, suggestions, retraining."""

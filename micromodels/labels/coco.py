@@ -1,0 +1,499 @@
+"""COCO instances JSON, with the fields that COCO has no place for put where other tools leave them alone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from micromodels.errors import InvalidInput
+from micromodels.labels.jsonl import (
+    atomic_text,
+    decode_utf8,
+    is_number,
+    label_from_dict,
+    label_to_dict,
+    mask_size,
+    numbers,
+    parse_json,
+    relocated,
+    shape_to_dict,
+    to_json,
+)
+from micromodels.labels.validation import LabelSet, check_fits_video, find_crossing, ring_area
+from micromodels.types import (
+    MAX_MASK_PIXELS,
+    MAX_POLYGON_VERTICES,
+    AnyLabel,
+    Box,
+    Label,
+    Mask,
+    Ontology,
+    Polygon,
+    Shape,
+    State,
+)
+
+if TYPE_CHECKING:
+    from micromodels.video import FrameTable
+
+__all__ = ["MAX_COCO_BYTES", "read_coco", "write_coco"]
+
+MAX_COCO_BYTES = 1 << 30
+"""Larger files are refused: COCO is one JSON document and has to be read whole."""
+
+EXTENSION = "micromodels"
+"""Top-level key of the labels that COCO has no place for (absent objects, objects without a shape, frame classes)."""
+
+FRAME_FIELDS = ("frame", "frame_index", "frame_id")
+"""Fields of an image that give its frame, the first one found counts; ``frame_id`` is that of CocoVID files."""
+
+TRACK_FIELDS = ("track_id", "instance_id")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_coco(
+    path: Path | str,
+    labels: Iterable[AnyLabel],
+    table: FrameTable,
+    ontology: Ontology | None = None,
+    *,
+    frame_names: Sequence[str] = (),
+) -> int:
+    """Write labels as COCO instances of every frame of one video, and return how many.
+
+    Annotations are written as the labels come, so memory does not grow with their number; the file appears under its
+    name when it is complete. Every frame of the video is an image, labeled or not.
+
+    Args:
+        path: the file to write.
+        labels: in any order.
+        table: of the video.
+        ontology: gives the order of the categories; classes that it lacks follow in order of appearance.
+        frame_names: file names of a folder of frames in order of index; else images are named by their index.
+
+    Raises:
+        InvalidInput: a label that does not fit the video or cannot be read back.
+    """
+    categories = {c.name: i for i, c in enumerate(ontology.object_classes if ontology else (), 1)}
+    limits = {"frame_count": table.frame_count, "width_px": table.width_px, "height_px": table.height_px}
+    count = shaped = others = 0
+    with atomic_text(Path(path)) as file, tempfile.TemporaryFile("w+", encoding="utf-8") as rest:
+        file.write('{"info":{"description":"micromodels labels","version":"1"},"licenses":[],\n"videos":[')
+        file.write(to_json(_video_entry(table)) + '],\n"images":[\n')
+        for frame in range(table.frame_count):
+            file.write((",\n" if frame else "") + to_json(_image_entry(table, frame, frame_names)))
+        file.write('\n],\n"annotations":[\n')
+        for label in labels:
+            count += 1
+            where = f"label {count}"
+            check_fits_video(label, **limits, where=where)
+            if isinstance(label, Label) and label.shape is not None:
+                category = categories.setdefault(label.object_class, len(categories) + 1)
+                shaped += 1
+                file.write((",\n" if shaped > 1 else "") + to_json(_annotation(label, shaped, category)))
+            else:
+                others += 1
+                rest.write((",\n" if others > 1 else "") + to_json(label_to_dict(label)))
+        file.write('\n],\n"categories":[\n')
+        entries = [{"id": number, "name": name, "supercategory": ""} for name, number in categories.items()]
+        file.write(",\n".join(to_json(entry) for entry in entries))
+        file.write(f'\n],\n"{EXTENSION}":{{"format":1,"labels":[\n')
+        rest.seek(0)
+        shutil.copyfileobj(rest, file)
+        file.write("\n]}}\n")
+    return count
+
+
+def _video_entry(table: FrameTable) -> dict[str, Any]:
+    return {
+        "id": 1,
+        "name": table.content_hash,
+        "width": table.width_px,
+        "height": table.height_px,
+        "length": table.frame_count,
+        "time_base": str(table.time_base),
+    }
+
+
+def _image_entry(table: FrameTable, frame: int, frame_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id": frame + 1,
+        "file_name": frame_names[frame] if frame_names else f"{frame:06d}.png",
+        "width": table.width_px,
+        "height": table.height_px,
+        "video_id": 1,
+        "frame": frame,
+        "pts": int(table.pts[frame]),
+    }
+
+
+def _annotation(label: Label, number: int, category: int) -> dict[str, Any]:
+    shape = label.shape
+    native = label_to_dict(label)
+    assert shape is not None
+    segmentation: object = []
+    if isinstance(shape, Mask):
+        from pycocotools import mask as coco_mask
+
+        segmentation = shape_to_dict(shape)["mask"]
+        area = float(shape.area_px())
+        bbox = coco_mask.toBbox(segmentation).tolist()
+    elif isinstance(shape, Polygon):
+        segmentation = [[v for point in shape.points for v in point]]
+        area = ring_area(shape.points)
+        low, high = np.min(shape.points, axis=0), np.max(shape.points, axis=0)
+        bbox = [*low.tolist(), *(high - low).tolist()]
+    else:
+        area = shape.width_px * shape.height_px
+        bbox = [shape.x1, shape.y1, shape.width_px, shape.height_px]
+    attributes = {key: native[key] for key in ("state", "confidence", "provenance") if key in native}
+    return {
+        "id": number,
+        "image_id": label.frame + 1,
+        "category_id": category,
+        "track_id": _track_number(label.track),
+        "bbox": bbox,
+        "area": area,
+        "segmentation": segmentation,
+        "iscrowd": 0,
+        "attributes": attributes,
+    }
+
+
+def _track_number(track: str) -> int | str:
+    """A number where the track is written as one, since most tools expect that; the text as it is otherwise."""
+    return int(track) if re.fullmatch(r"0|[1-9][0-9]{0,14}", track) else track
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An entry of ``images``: its frame, and its size as ``(height, width)`` where it says so."""
+
+    frame: int
+    size: tuple[int, int] | None
+
+
+def read_coco(
+    path: Path | str,
+    *,
+    frame_count: int | None = None,
+    width_px: int | None = None,
+    height_px: int | None = None,
+    frame_names: Sequence[str] = (),
+) -> list[AnyLabel]:
+    """Read COCO instances, ours or another tool's, as labels in order of frames; docs/label-format.md has the rules.
+
+    Args:
+        path: the file, UTF-8.
+        frame_count: of the video; None to accept any frame.
+        width_px: of the video; None to accept any coordinate or mask size.
+        height_px: likewise.
+        frame_names: file names of a folder of frames in order of index; an image of that name is that frame.
+
+    Raises:
+        InvalidInput: anything that the format does not allow; names the entry and the field.
+        OutOfRange: a frame or coordinate outside of the video.
+    """
+    document = _load(Path(path))
+    video_size = (height_px, width_px) if height_px is not None and width_px is not None else None
+    images = _read_images(document, video_size, {name: i for i, name in enumerate(frame_names)})
+    categories = _read_categories(document)
+    labels: list[tuple[AnyLabel, str]] = []
+    nameless: list[tuple[Label, str]] = []
+    for index, entry in enumerate(_entries(document, "annotations", required=True)):
+        where = f"annotations[{index}]"
+        try:
+            label, has_track = _read_annotation(entry, images, categories, video_size)
+        except InvalidInput as error:
+            raise relocated(error, where) from None
+        if has_track:
+            labels.append((label, where))
+        else:
+            nameless.append((label, where))
+    labels += _name_tracks(nameless)
+    labels += _read_extension(document)
+    seen = LabelSet()
+    for label_or_frame, where in labels:
+        check_fits_video(label_or_frame, frame_count=frame_count, width_px=width_px, height_px=height_px, where=where)
+        seen.add(label_or_frame, where)
+    return sorted((label for label, _ in labels), key=lambda label: label.frame)
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_COCO_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InvalidInput("file", str(path), f"a file that can be read ({error})") from None
+    if len(raw) > MAX_COCO_BYTES:
+        raise InvalidInput("file", str(path), f"at most {MAX_COCO_BYTES} bytes")
+    text = decode_utf8(raw.removeprefix(b"\xef\xbb\xbf"), "file")
+    try:
+        document = parse_json(text, "file")
+    except InvalidInput as error:
+        if "Extra data" in error.allowed:
+            raise InvalidInput("file", path.name, "one JSON document (COCO); name JSON Lines .jsonl") from None
+        raise
+    if not isinstance(document, dict):
+        raise InvalidInput("file", document, "a COCO object with images, annotations and categories")
+    return document
+
+
+def _entries(document: Mapping[str, Any], key: str, *, required: bool) -> list[Mapping[str, Any]]:
+    """A top-level list of objects."""
+    if key not in document and not required:
+        return []
+    entries = document.get(key)
+    if not isinstance(entries, list):
+        raise InvalidInput(key, "nothing" if entries is None else entries, "a list: COCO files have it")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise InvalidInput(f"{key}[{index}]", entry, "an object")
+    return entries
+
+
+def _identifier(entry: Mapping[str, Any], key: str) -> int | str:
+    value = entry.get(key)
+    if type(value) is int or isinstance(value, str):
+        return value
+    raise InvalidInput(key, "nothing" if value is None else value, "a number or a string")
+
+
+def _read_images(
+    document: Mapping[str, Any], video_size: tuple[int, int] | None, frame_of_name: Mapping[str, int]
+) -> dict[int | str, _Image]:
+    videos = _entries(document, "videos", required=False)
+    if len(videos) > 1:
+        raise InvalidInput("videos", f"{len(videos)} videos", "the labels of one video a file")
+    images: dict[int | str, _Image] = {}
+    at_frame: dict[int, str] = {}
+    for index, entry in enumerate(_entries(document, "images", required=True)):
+        where = f"images[{index}]"
+        try:
+            identifier = _identifier(entry, "id")
+            if identifier in images:
+                raise InvalidInput("id", identifier, "each image id once")
+            image = _Image(_image_frame(entry, frame_of_name), _image_size(entry, video_size))
+            before = at_frame.setdefault(image.frame, where)
+            if before != where:
+                raise InvalidInput("frame", image.frame, f"one image a frame; {before} has this one already")
+        except InvalidInput as error:
+            raise relocated(error, where) from None
+        images[identifier] = image
+    return images
+
+
+def _image_frame(entry: Mapping[str, Any], frame_of_name: Mapping[str, int]) -> int:
+    for key in FRAME_FIELDS:
+        if key in entry:
+            value = entry[key]
+            if type(value) is not int or value < 0:
+                raise InvalidInput(key, value, "an integer >= 0: the index of the frame, from 0")
+            return value
+    file_name = entry.get("file_name")
+    if isinstance(file_name, str):
+        name = PurePosixPath(file_name.replace("\\", "/"))
+        if name.name in frame_of_name:
+            return frame_of_name[name.name]
+        digits = re.search(r"[0-9]{1,12}$", name.stem)
+        if digits:
+            return int(digits.group())
+    got = "nothing" if file_name is None else file_name
+    raise InvalidInput("file_name", got, 'a name that ends in the frame index, or a field "frame"')
+
+
+def _image_size(entry: Mapping[str, Any], video_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """``(height, width)``, from the image or else the video; they have to agree."""
+    size = []
+    for axis, key in enumerate(("height", "width")):
+        value = entry.get(key)
+        if value is None:
+            return video_size
+        if type(value) is not int or value < 1:
+            raise InvalidInput(key, value, "an integer >= 1")
+        if video_size is not None and value != video_size[axis]:
+            raise InvalidInput(key, value, f"{video_size[axis]}, the {key} of the video")
+        size.append(value)
+    if size[0] * size[1] > MAX_MASK_PIXELS:
+        raise InvalidInput("height", size, f"at most {MAX_MASK_PIXELS} pixels")
+    return size[0], size[1]
+
+
+def _read_categories(document: Mapping[str, Any]) -> dict[int | str, str]:
+    categories: dict[int | str, str] = {}
+    for index, entry in enumerate(_entries(document, "categories", required=True)):
+        try:
+            identifier = _identifier(entry, "id")
+            name = entry.get("name")
+            if not isinstance(name, str):
+                raise InvalidInput("name", "nothing" if name is None else name, "a string")
+            if identifier in categories or name in categories.values():
+                raise InvalidInput("id", f"{identifier} ({name!r})", "each id and each name once")
+            categories[identifier] = name
+        except InvalidInput as error:
+            raise relocated(error, f"categories[{index}]") from None
+    return categories
+
+
+def _read_annotation(
+    entry: Mapping[str, Any],
+    images: Mapping[int | str, _Image],
+    categories: Mapping[int | str, str],
+    video_size: tuple[int, int] | None,
+) -> tuple[Label, bool]:
+    """The label of one annotation, and whether it names its track."""
+    image_id, category_id = _identifier(entry, "image_id"), _identifier(entry, "category_id")
+    if image_id not in images:
+        raise InvalidInput("image_id", image_id, "the id of an entry of images")
+    if category_id not in categories:
+        raise InvalidInput("category_id", category_id, "the id of an entry of categories")
+    if entry.get("iscrowd", 0) not in (0, 1):
+        raise InvalidInput("iscrowd", entry["iscrowd"], "0 or 1")
+    attributes = entry.get("attributes", {})
+    if not isinstance(attributes, dict):
+        raise InvalidInput("attributes", attributes, "an object")
+    image = images[image_id]
+    shape = _read_shape(entry, image.size or video_size)
+    track = _read_track(entry, attributes)
+    # The other fields are read by the native reader, so that both formats allow the same.
+    state = State.OCCLUDED if attributes.get("occluded") is True else State.VISIBLE
+    native = {"frame": image.frame, "track": track or "?", "class": categories[category_id], "state": state.value}
+    native.update({key: attributes[key] for key in ("state", "confidence", "provenance") if key in attributes})
+    native.update(shape_to_dict(shape))
+    label = label_from_dict(native)
+    assert isinstance(label, Label)
+    return label, track is not None
+
+
+def _read_track(entry: Mapping[str, Any], attributes: Mapping[str, Any]) -> str | None:
+    """The track's id, from the annotation or (as CVAT writes it) its attributes."""
+    for source in (entry, attributes):
+        for key in TRACK_FIELDS:
+            if source.get(key) is not None:
+                value = _identifier(source, key)
+                if value == "":
+                    raise InvalidInput(key, value, "a number or a string that is not empty")
+                return str(value)
+    return None
+
+
+def _read_shape(entry: Mapping[str, Any], size: tuple[int, int] | None) -> Shape:
+    segmentation = entry.get("segmentation")
+    if isinstance(segmentation, dict):
+        return _read_rle(segmentation)
+    if isinstance(segmentation, list) and segmentation:
+        return _read_rings(segmentation, size)
+    if segmentation not in (None, []):
+        raise InvalidInput("segmentation", segmentation, "a list of polygons or an RLE object")
+    if "bbox" not in entry:
+        raise InvalidInput("bbox", "nothing", "a bbox or a segmentation")
+    x, y, width, height = numbers(entry["bbox"], "bbox", 4, "four numbers [x, y, width, height]")
+    if width <= 0 or height <= 0:
+        raise InvalidInput("bbox", entry["bbox"], "a width and a height above 0")
+    return Box(x, y, _far_edge(x, width, "bbox[2]"), _far_edge(y, height, "bbox[3]"))
+
+
+def _far_edge(start: float, length: float, name: str) -> float:
+    edge = start + length
+    if not is_number(edge) or edge <= start:
+        raise InvalidInput(name, length, "a length that a number of this size can be told apart with")
+    return edge
+
+
+def _read_rings(rings: list[Any], size: tuple[int, int] | None) -> Shape:
+    """One ring is a polygon; several are one object in parts, kept as the mask that they cover."""
+    polygons = []
+    for index, flat in enumerate(rings):
+        name = f"segmentation[{index}]"
+        allowed = f"3 to {MAX_POLYGON_VERTICES} points as a flat list [x1, y1, x2, y2, ...]"
+        if not isinstance(flat, list) or len(flat) % 2 or not 6 <= len(flat) <= 2 * MAX_POLYGON_VERTICES:
+            got = f"{len(flat)} values" if isinstance(flat, list) else flat
+            raise InvalidInput(name, got, allowed)
+        numbers(flat, name, len(flat), allowed)
+        polygons.append(Polygon(tuple(zip(flat[::2], flat[1::2], strict=True))))
+    if len(polygons) == 1:
+        return polygons[0]
+    if size is None:
+        raise InvalidInput("segmentation", f"{len(rings)} rings", "one ring where the image gives no width and height")
+    return _merge(polygons, size)
+
+
+def _merge(polygons: Sequence[Polygon], size: tuple[int, int]) -> Mask:
+    from pycocotools import mask as coco_mask
+
+    flats = []
+    for index, polygon in enumerate(polygons):
+        if find_crossing(polygon.points) is not None:
+            raise InvalidInput(f"segmentation[{index}]", "sides that cross", "rings whose sides do not cross")
+        flats.append([min(max(float(v), -1e5), 1e5) for point in polygon.points for v in point])
+    rle = coco_mask.merge(coco_mask.frPyObjects(flats, *size))
+    return Mask(size[0], size[1], rle["counts"].decode("ascii"))
+
+
+def _read_rle(entry: Mapping[str, Any]) -> Mask:
+    """Compressed (a string) or uncompressed (a list of run lengths, background first)."""
+    height, width = mask_size(entry.get("size"), "segmentation.size")
+    counts = entry.get("counts")
+    if isinstance(counts, str):
+        return Mask(height, width, counts)
+    allowed = "compressed RLE, or a list of run lengths that add up to height x width"
+    if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
+        raise InvalidInput("segmentation.counts", "nothing" if counts is None else counts, allowed)
+    if not 1 <= height * width <= MAX_MASK_PIXELS or min(height, width) < 1 or sum(counts) != height * width:
+        raise InvalidInput("segmentation.counts", f"runs of {sum(counts)} pixels", allowed)
+    from pycocotools import mask as coco_mask
+
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return Mask(height, width, rle["counts"].decode("ascii"))
+
+
+def _name_tracks(labels: list[tuple[Label, str]]) -> list[tuple[AnyLabel, str]]:
+    """Give tracks to annotations that name none; refused where that would be a guess at who is who.
+
+    A class with at most one such annotation a frame is one track, named as the class. Several on a single frame of the
+    file are tracks of their own, ``class-1`` and so on in order.
+    """
+    per_frame = Counter((label.object_class, label.frame) for label, _ in labels)
+    frames: dict[str, set[int]] = defaultdict(set)
+    for name, frame in per_frame:
+        frames[name].add(frame)
+    numbered: Counter[str] = Counter()
+    named: list[tuple[AnyLabel, str]] = []
+    for label, where in labels:
+        name = label.object_class
+        if per_frame[name, label.frame] == 1 and all(per_frame[name, frame] == 1 for frame in frames[name]):
+            named.append((replace(label, track=name), where))
+            continue
+        if len(frames[name]) > 1:
+            allowed = f"a track id: class {name!r} is on {len(frames[name])} frames, on some of them several times"
+            raise InvalidInput(f"{where}: track_id", "nothing", allowed)
+        numbered[name] += 1
+        named.append((replace(label, track=f"{name}-{numbered[name]}"), where))
+    return named
+
+
+def _read_extension(document: Mapping[str, Any]) -> list[tuple[AnyLabel, str]]:
+    extension = document.get(EXTENSION)
+    if extension is None:
+        return []
+    if not isinstance(extension, dict) or extension.get("format") != 1:
+        raise InvalidInput(EXTENSION, extension, 'an object with "format": 1 and "labels"')
+    labels: list[tuple[AnyLabel, str]] = []
+    for index, entry in enumerate(_entries(extension, "labels", required=True)):
+        where = f"{EXTENSION}.labels[{index}]"
+        label = label_from_dict(entry, where)
+        labels.append((label, where))
+    return labels

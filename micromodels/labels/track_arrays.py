@@ -1,0 +1,145 @@
+"""Labels of one track as arrays over the frames of the video: what diagnostics and suggestions look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from micromodels.labels.keys import LabelKey
+from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Shape, State, shape_box
+
+__all__ = ["TrackSeries", "empty_series", "geometry", "no_boxes", "track_series", "visible_boxes"]
+
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSeries:
+    """One track over all frames; arrays have one value per frame of the video.
+
+    Attributes:
+        track: its id.
+        object_class: its class.
+        labeled: whether there is a label.
+        shown: whether the label has a shape.
+        fixed: whether the label is human, accepted or locked.
+        confidence: of the label; NaN where it has none.
+        boxes: ``(frames, 4)`` box around the shape in pixels, NaN where there is none.
+        areas: pixels of the shape, NaN where there is none.
+    """
+
+    track: str
+    object_class: str
+    labeled: Bools = field(repr=False)
+    shown: Bools = field(repr=False)
+    fixed: Bools = field(repr=False)
+    confidence: Doubles = field(repr=False)
+    boxes: Doubles = field(repr=False)
+    areas: Doubles = field(repr=False)
+
+    def put(self, frame: int, label: AnyLabel | None, *, fixed: bool) -> None:
+        """Write one label, or its absence, into the arrays; a frame class is shown where it is present."""
+        self.labeled[frame] = label is not None
+        self.fixed[frame] = label is not None and fixed
+        self.confidence[frame] = np.nan if label is None or label.confidence is None else label.confidence
+        self.shown[frame], self.boxes[frame], self.areas[frame] = False, np.nan, np.nan
+        if isinstance(label, FrameLabel):
+            self.shown[frame] = label.present
+        elif label is not None and label.shape is not None:
+            found = geometry(label.shape)
+            if found is not None:
+                self.shown[frame] = True
+                self.boxes[frame], self.areas[frame] = found
+
+    @property
+    def centers(self) -> Doubles:
+        """``(frames, 2)`` centers of the boxes in pixels."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+    @property
+    def sizes(self) -> Doubles:
+        """``(frames,)`` roots of the boxes' areas in pixels."""
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        return np.asarray(np.sqrt(sides[:, 0] * sides[:, 1]), np.float64)
+
+
+def geometry(shape: Shape) -> tuple[tuple[float, float, float, float], float] | None:
+    """Box ``x1, y1, x2, y2`` and area of a shape in pixels; None for an empty mask. Masks are not decoded for it."""
+    if isinstance(shape, Box):
+        return (shape.x1, shape.y1, shape.x2, shape.y2), shape.width_px * shape.height_px
+    if isinstance(shape, Polygon):
+        xs, ys = (np.array(axis) for axis in zip(*shape.points, strict=True))
+        area = abs(float(np.dot(xs, np.roll(ys, 1)) - np.dot(ys, np.roll(xs, 1)))) / 2
+        return (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())), area
+    return _mask_geometry(shape)
+
+
+def _mask_geometry(mask: Mask) -> tuple[tuple[float, float, float, float], float] | None:
+    from pycocotools import mask as coco_mask
+
+    coded = {"size": [mask.height_px, mask.width_px], "counts": mask.counts.encode("ascii")}
+    area = float(coco_mask.area(coded))
+    if area == 0:
+        return None
+    x, y, width, height = (float(value) for value in coco_mask.toBbox(coded))
+    return (x, y, x + width, y + height), area
+
+
+def track_series(
+    labels: Iterable[AnyLabel], frame_count: int, settled: Collection[LabelKey] = frozenset()
+) -> dict[str, TrackSeries]:
+    """Series of every track among the labels, by track id.
+
+    Args:
+        labels: labels of one video; frame classes among them are passed over.
+        frame_count: of the video.
+        settled: keys of labels that were accepted or locked.
+    """
+    made: dict[str, TrackSeries] = {}
+    for label in labels:
+        if isinstance(label, Label):
+            if label.track not in made:
+                made[label.track] = empty_series(label.track, label.object_class, frame_count)
+            key = LabelKey(label.frame, label.track)
+            made[label.track].put(label.frame, label, fixed=label.is_anchor or key in settled)
+    return made
+
+
+def empty_series(track: str, object_class: str, frame_count: int) -> TrackSeries:
+    """A track without labels."""
+
+    def no() -> Bools:
+        return np.zeros(frame_count, bool)
+
+    def unknown(*shape: int) -> Doubles:
+        return np.full((frame_count, *shape), np.nan)
+
+    return TrackSeries(track, object_class, no(), no(), no(), unknown(), unknown(4), unknown())
+
+
+def no_boxes(frame: int) -> Sequence[npt.NDArray[np.float32]]:
+    """No boxes on any frame."""
+    del frame
+    return ()
+
+
+def visible_boxes(
+    labels: Mapping[LabelKey, AnyLabel], tracks: Sequence[str]
+) -> Callable[[int], Sequence[npt.NDArray[np.float32]]]:
+    """Boxes of visible tracks by frame, from their labels."""
+
+    def boxes(frame: int) -> list[npt.NDArray[np.float32]]:
+        found = []
+        for track in tracks:
+            label = labels.get(LabelKey(frame, track))
+            if isinstance(label, Label) and label.state is State.VISIBLE and label.shape is not None:
+                box = shape_box(label.shape)
+                if box is not None:
+                    found.append(np.array(box.as_list(), np.float32))
+        return found
+
+    return boxes

@@ -1,0 +1,1 @@
+"""Pictures, overlay videos and reports of a run."""

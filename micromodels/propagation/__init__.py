@@ -1,0 +1,1 @@
+"""From what the head predicts on each frame to labels: temporal inference between anchors."""

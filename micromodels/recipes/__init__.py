@@ -1,0 +1,1 @@
+"""How micro-models are built: one module per recipe, found in a registry."""

@@ -1,0 +1,1 @@
+"""The recipe ``yolo``: an ultralytics detector trained on the seeds, and a tracker."""

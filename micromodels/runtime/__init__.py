@@ -1,0 +1,1 @@
+"""How work runs: events, stopping, threads."""

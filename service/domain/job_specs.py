@@ -1,0 +1,156 @@
+"""What each kind of job is asked to do: typed, validated, kept as JSON in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from micromodels.errors import InvalidInput
+from service.domain.jobs import JobKind
+
+__all__ = [
+    "AutoLabelSpec",
+    "ExportSpec",
+    "JobSpec",
+    "ProbeSpec",
+    "PropagateSpec",
+    "RetrainSpec",
+    "TrainSpec",
+    "spec_from_dict",
+]
+
+RECIPES = ("auto", "head", "finetune", "yolo")
+DEVICES = ("", "auto", "cpu", "cuda")
+EXPORT_FORMATS = ("jsonl", "coco", "archive", "review_report")
+MAX_EXPERIMENTS = 32
+MIN_EFFORT, MAX_EFFORT = 0.01, 20.0
+MAX_SEED = 2**31 - 1
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInput(field, value, ", ".join(repr(word) for word in allowed))
+
+
+def _between(field: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidInput(field, value, f"an integer from {low} to {high}")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSpec:
+    """Decode a video once and keep its frame table. The store queues it with every new video."""
+
+    kind: ClassVar[JobKind] = JobKind.PROBE
+    video_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSpec:
+    """Train a micro-model on the video's human labels, as they are when the job starts."""
+
+    kind: ClassVar[JobKind] = JobKind.TRAIN
+    video_id: str
+    recipe: str = "auto"
+    """``auto``, ``head``, ``finetune`` or ``yolo``."""
+    experiments: int = 1
+    """How many settings to try; the best is kept."""
+    seed: int = 0
+    """Of the random numbers."""
+    effort: float = 1.0
+    """Factor on the work that goes into training, 0.01 to 20; below 1 is quicker and worse."""
+    device: str = ""
+    """``auto``, ``cpu`` or ``cuda``; empty for the server's setting."""
+    model_id: str = ""
+    """The model that this becomes the next version of; empty for a new model."""
+    display_name: str = ""
+    """Of the model, for people."""
+
+    def __post_init__(self) -> None:
+        _one_of("recipe", self.recipe, RECIPES)
+        _one_of("device", self.device, DEVICES)
+        _between("experiments", self.experiments, 1, MAX_EXPERIMENTS)
+        if not MIN_EFFORT <= self.effort <= MAX_EFFORT:
+            raise InvalidInput("effort", self.effort, f"{MIN_EFFORT} to {MAX_EFFORT}")
+        _between("seed", self.seed, 0, MAX_SEED)
+
+
+@dataclass(frozen=True, slots=True)
+class AutoLabelSpec(TrainSpec):
+    """Train, then label every frame with the new model."""
+
+    kind: ClassVar[JobKind] = JobKind.AUTO_LABEL
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainSpec(TrainSpec):
+    """Retrain, compare with a version on labels that neither has seen, and replace it if that is better."""
+
+    kind: ClassVar[JobKind] = JobKind.RETRAIN
+    version: int = 0
+    """Of ``model_id``: what to compare with; 0 with an empty ``model_id`` for the one trained last on the video."""
+    revision: int = 0
+    """Of the video's labels when the job was submitted."""
+    automatic: bool = False
+    """Whether the server started it by itself; such a job gives way when its video is deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PropagateSpec:
+    """Label frames with a saved model; the video's human labels, if there are any, are its anchors."""
+
+    kind: ClassVar[JobKind] = JobKind.PROPAGATE
+    video_id: str
+    model_id: str
+    version: int = 0
+    """0 for the newest when the job is submitted."""
+    start_frame: int = 0
+    stop_frame: int = 0
+    """First frame that is not labeled; 0 for the end of the video."""
+    device: str = ""
+    """``auto``, ``cpu`` or ``cuda``; empty for the server's setting."""
+
+    def __post_init__(self) -> None:
+        _one_of("device", self.device, DEVICES)
+        _between("version", self.version, 0, MAX_SEED)
+        _between("start_frame", self.start_frame, 0, MAX_SEED)
+        _between("stop_frame", self.stop_frame, 0, MAX_SEED)
+        if self.stop_frame and self.stop_frame <= self.start_frame:
+            raise InvalidInput("stop_frame", self.stop_frame, f"0, or more than start_frame ({self.start_frame})")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSpec:
+    """Write the video's labels to a file."""
+
+    kind: ClassVar[JobKind] = JobKind.EXPORT
+    video_id: str
+    format: str = "jsonl"
+    """``jsonl`` (native), ``coco``, ``archive``: everything about the video, or ``review_report``: who did what."""
+
+    def __post_init__(self) -> None:
+        _one_of("format", self.format, EXPORT_FORMATS)
+
+
+JobSpec = ProbeSpec | TrainSpec | AutoLabelSpec | RetrainSpec | PropagateSpec | ExportSpec
+_SPECS: dict[JobKind, type[JobSpec]] = {
+    spec.kind: spec for spec in (ProbeSpec, TrainSpec, AutoLabelSpec, RetrainSpec, PropagateSpec, ExportSpec)
+}
+
+
+def spec_from_dict(kind: JobKind, data: Mapping[str, Any]) -> JobSpec:
+    """The spec that ``dataclasses.asdict`` wrote.
+
+    Raises:
+        InvalidInput: a field is missing, unknown or out of bounds.
+    """
+    try:
+        return _SPECS[kind](**data)
+    except TypeError as error:
+        raise InvalidInput("spec", sorted(data), str(error)) from None
+
+
+def spec_to_dict(spec: JobSpec) -> dict[str, Any]:
+    """A spec as JSON."""
+    return asdict(spec)

@@ -1,0 +1,77 @@
+"""Micro-models as the service keeps them: versions, files, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+__all__ = ["BlobFile", "LearnedState", "ModelVersion", "NewModel", "provenance_version"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFile:
+    """A named file whose bytes are the blob ``sha256``."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+def provenance_version(model_id: str, version: int) -> str:
+    """How labels name the version of a micro-model that made them: ``model_id@version``."""
+    return f"{model_id}@{version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of a micro-model. Versions of a model count from 1; ``parent_version`` is 0 for the first."""
+
+    project_id: str
+    model_id: str
+    version: int
+    display_name: str
+    parent_version: int
+    recipe: str
+    metrics: Mapping[str, Any]
+    manifest: Mapping[str, Any] = field(repr=False)
+    label_revisions: Mapping[str, int]
+    """For each video id the revision of its labels that training saw."""
+    files: tuple[BlobFile, ...]
+    """The saved folder; ``store.models.materialize`` writes it out."""
+    job_id: str
+    created_at: datetime
+
+    @property
+    def provenance_version(self) -> str:
+        """How labels name it."""
+        return provenance_version(self.model_id, self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedState:
+    """What a micro-model version has become on a video by learning from corrections."""
+
+    model_version: str
+    """What it began with, as labels name it."""
+    number: int
+    """How many corrections it has learned from since, counted from 1."""
+    revision: int
+    """Revision of the newest of them."""
+    files: tuple[BlobFile, ...]
+    """The saved folder; ``store.learned.materialize`` writes it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A trained model to record; ``model_id`` empty for a new one. Its files must be blobs already."""
+
+    model_id: str
+    display_name: str
+    parent_version: int
+    recipe: str
+    metrics: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    label_revisions: Mapping[str, int]
+    files: tuple[BlobFile, ...]

@@ -1,0 +1,1 @@
+"""Reports over labels: agreement, quality, the audit report, archives."""

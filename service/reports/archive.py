@@ -1,0 +1,72 @@
+"""Everything that is kept about one video, as one zip: laid out by the supervisor, packed by the child."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from micromodels.types import AnyLabel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from service.domain.jobs import Job
+    from service.store import Store
+
+__all__ = ["lay_out", "pack"]
+
+_FOLDER = "archive"
+
+
+def lay_out(store: Store, job: Job, scratch: Path, alive: Callable[[], None]) -> None:
+    """Write every row about a job's video, and its rows of the audit, as JSON Lines: a file a table.
+
+    Args:
+        store: where they are.
+        job: the export.
+        scratch: folder of the job.
+        alive: called after every row, to show signs of life.
+    """
+    folder = scratch / _FOLDER
+    folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        files: dict[str, IO[str]] = {}
+
+        def add(name: str, row: Mapping[str, Any]) -> None:
+            if name not in files:
+                files[name] = stack.enter_context((folder / f"{name}.jsonl").open("w", encoding="utf-8"))
+            files[name].write(json.dumps(row, default=str) + "\n")
+            alive()
+
+        for table, row in store.erasure.records(job.project_id, job.video_id):
+            add(f"table_{table}", row)
+        resource = f"projects/{job.project_id}/videos/{job.video_id}"
+        for entry in store.audit.rows(project_id=job.project_id, resource=resource):
+            add("audit", asdict(entry))
+
+
+def pack(scratch: Path, video: Path, labels: Iterable[AnyLabel]) -> Path:
+    """A zip of what was laid out, the labels in native form, and the video itself.
+
+    Args:
+        scratch: as in ``lay_out``.
+        video: a file or a folder of frames.
+        labels: the current ones.
+    """
+    from micromodels.labels.files import write_jsonl
+
+    write_jsonl(scratch / _FOLDER / "labels.jsonl", labels)
+    target = scratch / "archive.zip"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((scratch / _FOLDER).iterdir()):
+            archive.write(path, path.name)
+        frames = sorted(path for path in video.rglob("*") if path.is_file()) if video.is_dir() else [video]
+        for path in frames:  # pictures and videos do not get smaller
+            name = path.relative_to(video).as_posix() if video.is_dir() else "source"
+            archive.write(path, f"video/{name}", zipfile.ZIP_STORED)
+    return target

@@ -1,0 +1,1 @@
+"""Label sessions: worker processes that compute corrections, and the pool of them."""

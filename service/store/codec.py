@@ -1,0 +1,116 @@
+"""How labels and ontologies are kept in the database: compact JSON, independent of the exchange formats."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from micromodels.types import (
+    AnyLabel,
+    Box,
+    FrameClass,
+    FrameLabel,
+    Label,
+    Mask,
+    ObjectClass,
+    Ontology,
+    Polygon,
+    Provenance,
+    ProvenanceKind,
+    Shape,
+    ShapeKind,
+    State,
+)
+from service.domain.labels import LabelKey
+
+__all__ = ["decode_label", "decode_ontology", "encode_label", "encode_ontology"]
+
+
+def encode_label(label: AnyLabel) -> str:
+    """The part of a label that its key does not hold."""
+    payload: dict[str, Any] = {"by": [label.provenance.kind.value, label.provenance.version]}
+    if label.confidence is not None:
+        payload["confidence"] = label.confidence
+    if isinstance(label, FrameLabel):
+        payload["present"] = label.present
+    else:
+        payload["class"] = label.object_class
+        payload["state"] = label.state.value
+        if label.shape is not None:
+            payload["shape"] = _encode_shape(label.shape)
+    return json.dumps(payload, separators=(",", ":"), ensure_ascii=False)
+
+
+def decode_label(key: LabelKey, text: str) -> AnyLabel:
+    """The label that ``encode_label`` wrote."""
+    payload = json.loads(text)
+    kind, version = payload["by"]
+    provenance = Provenance(ProvenanceKind(kind), version)
+    confidence = payload.get("confidence")
+    if key.is_frame_class:
+        return FrameLabel(key.frame, key.name, payload["present"], confidence, provenance)
+    shape = _decode_shape(payload["shape"]) if "shape" in payload else None
+    return Label(key.frame, key.name, payload["class"], State(payload["state"]), shape, confidence, provenance)
+
+
+def _encode_shape(shape: Shape) -> list[Any]:
+    if isinstance(shape, Box):
+        return ["box", *shape.as_list()]
+    if isinstance(shape, Polygon):
+        return ["polygon", *shape.points]
+    return ["mask", shape.height_px, shape.width_px, shape.counts]
+
+
+def _decode_shape(values: list[Any]) -> Shape:
+    kind, rest = values[0], values[1:]
+    if kind == "box":
+        return Box(*rest)
+    if kind == "polygon":
+        return Polygon(tuple((x, y) for x, y in rest))
+    return _checked_before(*rest)
+
+
+def _checked_before(height_px: int, width_px: int, counts: str) -> Mask:
+    """A mask without the check of its runs, which it passed when it was made and which costs most of a read."""
+    mask = object.__new__(Mask)
+    for name, value in (("height_px", height_px), ("width_px", width_px), ("counts", counts)):
+        object.__setattr__(mask, name, value)
+    return mask
+
+
+def encode_ontology(ontology: Ontology) -> dict[str, Any]:
+    """An ontology as JSON."""
+    return {
+        "object_classes": [
+            {
+                "name": c.name,
+                "color": c.color,
+                "shapes": sorted(kind.value for kind in c.shapes),
+                "max_instances": c.max_instances,
+                "flip": c.flip,
+                "excludes": list(c.excludes),
+            }
+            for c in ontology.object_classes
+        ],
+        "frame_classes": [
+            {"name": c.name, "color": c.color, "excludes": list(c.excludes)} for c in ontology.frame_classes
+        ],
+    }
+
+
+def decode_ontology(data: dict[str, Any]) -> Ontology:
+    """The ontology that ``encode_ontology`` wrote."""
+    return Ontology(
+        tuple(
+            ObjectClass(
+                c["name"],
+                c["color"],
+                frozenset(ShapeKind(kind) for kind in c["shapes"]),
+                c["max_instances"],
+                c["flip"],
+                tuple(c.get("excludes", ())),  # projects of earlier versions have none
+            )
+            for c in data["object_classes"]
+        ),
+        tuple(FrameClass(c["name"], c["color"], tuple(c.get("excludes", ()))) for c in data["frame_classes"]),
+    )

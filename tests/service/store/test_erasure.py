@@ -1,0 +1,194 @@
+"""True deletion of a video, and retention: one suite for both kinds of store."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from micromodels.errors import FailedPrecondition
+from service.domain.errors import NotFound
+from service.domain.jobs import (
+    Effects,
+    JobKind,
+    JobState,
+    NewEvent,
+)
+from service.domain.models import (
+    BlobFile,
+    NewModel,
+)
+from service.domain.videos import VideoRecord
+from service.settings import cache_folder
+from service.store import Store
+from service.store.clock import SteadyClock
+from tests.service.store.conftest import Place
+from tests.service.store.helpers import ONTOLOGY, labels_of, ready_video, settings_in
+from tests.service.store.helpers import box as cell
+
+
+def trained(store: Store, video: VideoRecord, content: bytes, model_id: str = "", parent: int = 0) -> tuple[str, int]:
+    """A version of a micro-model with one file, trained on a video, and a picture of its training."""
+    job = store.jobs.create(video.project_id, JobKind.TRAIN, {"video_id": video.video_id}, video_id=video.video_id)
+    leased = store.jobs.lease("test", [JobKind.TRAIN])
+    assert leased is not None
+    assert leased[1].job_id == job.job_id
+    sha256 = store.blobs.add_bytes(content)
+    picture = store.blobs.add_bytes(b"picture of " + content)
+    files = (BlobFile("head.safetensors", sha256, len(content)),)
+    model = NewModel(model_id, "", parent, "head", {}, {}, {video.video_id: 1}, files)
+    events = [NewEvent("flip_book_picture", {}, picture)]
+    orders = store.jobs.commit(leased[0], Effects(model=model, events=events, state=JobState.SUCCEEDED))
+    return orders.model["model_id"], orders.model["version"]
+
+
+def is_kept(store: Store, sha256: str) -> bool:
+    try:
+        store.blobs.path(sha256)
+    except NotFound:
+        return False
+    return True
+
+
+def test_nothing_of_a_deleted_video_is_left(place: Place, tmp_path: Path) -> None:
+    """Bytes, labels, jobs, caches, and the micro-models that saw it or came from one; the receipt lists them."""
+    with Store.open(place(tmp_path)) as store:
+        project = store.projects.create("p", ONTOLOGY).project_id
+        video, other = ready_video(store, project), ready_video(store, project)
+        store.labels.write(project, video.video_id, [cell(0), cell(1)], author="a")
+        store.labels.write(project, video.video_id, [cell(1, x=3.0)], author="a")
+        store.labels.write(project, other.video_id, [cell(5)], author="a")
+        model_id, _ = trained(store, video, b"saw it")
+        child = trained(store, other, b"child", model_id, parent=1)
+        kept_id, _ = trained(store, other, b"never saw it")
+        cache = cache_folder(store.settings, video.content_hash)
+        cache.mkdir(parents=True)
+        (cache / "features.npz").write_bytes(b"x" * 1000)
+        checkpoint = cache / f"checkpoints-{store.models.get(project, model_id, 1).job_id}"
+        checkpoint.mkdir()
+        (checkpoint / "1.safetensors").write_bytes(b"y" * 10)
+        receipt = store.erasure.delete(project, video.video_id, actor="tester")
+        assert not checkpoint.exists()
+        for gone in (
+            lambda: store.videos.get(project, video.video_id),
+            lambda: store.models.get(project, model_id),
+            lambda: store.models.get(project, *child),
+            lambda: store.jobs.get(project, video.probe_job_id),
+        ):
+            with pytest.raises(NotFound):
+                gone()
+        assert store.models.get(project, kept_id).version == 1
+        assert labels_of(store, other) == [cell(5)]
+        detail = receipt.detail
+        assert (detail["labels"], detail["labels_rows"], detail["micro_model_versions"]) == (2, 3, 2)
+        assert {model["version"] for model in detail["micro_models"]} == {f"{model_id}@1", f"{model_id}@2"}
+        assert detail["blobs_kept_for_others"] == 1  # the source: both videos have the same bytes
+        assert receipt.actor == "tester"
+        assert store.erasure.receipt(project, video.video_id) == receipt
+        for content, kept in ((b"saw it", False), (b"child", False), (b"never saw it", True)):
+            assert is_kept(store, hashlib.sha256(content).hexdigest()) is kept
+        assert not is_kept(store, hashlib.sha256(b"picture of saw it").hexdigest())
+        assert is_kept(store, video.blob)
+        assert cache.is_dir()  # the other video has the same content
+        last = store.erasure.delete(project, other.video_id)
+        assert last.detail["cache_bytes"] == 1000
+        assert last.detail["blobs_kept_for_others"] == 0
+        assert not is_kept(store, video.blob)
+        assert not cache.exists()
+        with pytest.raises(NotFound):
+            store.erasure.receipt(project, "nothing")
+        assert store.audit.verify().problem == ""
+
+
+def test_what_is_in_use_is_not_deleted(store: Store) -> None:
+    """A job on the video, or one elsewhere that uses a micro-model which saw it, must end first."""
+    project = store.projects.create("p", ONTOLOGY).project_id
+    video, other = ready_video(store, project), ready_video(store, project)
+    model_id, _ = trained(store, video, b"model in use")
+    job = store.jobs.create(project, JobKind.PROPAGATE, {"model_id": model_id}, video_id=other.video_id)
+    with pytest.raises(FailedPrecondition, match="micro-model that saw"):
+        store.erasure.delete(project, video.video_id)
+    store.jobs.cancel(project, job.job_id)
+    assert store.erasure.delete(project, video.video_id).detail["micro_model_versions"] == 1
+
+
+def test_the_file_of_the_database_forgets(tmp_path: Path) -> None:
+    """SQLite overwrites what was deleted, and its log is emptied: the bytes are nowhere in the folder."""
+    with Store.open(settings_in(tmp_path)) as store:
+        project = store.projects.create("p", ONTOLOGY).project_id
+        video = ready_video(store, project)
+        store.labels.write(project, video.video_id, [cell(n, f"unforgettable-{n}") for n in range(50)], author="a")
+        assert any(b"unforgettable" in path.read_bytes() for path in tmp_path.glob("database.sqlite*"))
+        store.erasure.delete(project, video.video_id)
+        for path in tmp_path.rglob("*"):
+            assert not path.is_file() or b"unforgettable" not in path.read_bytes(), path
+
+
+def test_a_deletion_that_was_interrupted_is_finished(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server dies between rows and files: the next round removes the files and writes the receipt."""
+    settings = place(tmp_path)
+    with Store.open(settings) as store:
+        project = store.projects.create("p", ONTOLOGY).project_id
+        video = ready_video(store, project)
+
+        def die(*arguments: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(store.blobs), "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.erasure.delete(project, video.video_id, actor="tester")
+        monkeypatch.undo()
+        assert is_kept(store, video.blob)
+    with Store.open(settings) as store:
+        store.tidy()
+        assert not is_kept(store, video.blob)
+        receipt = store.erasure.receipt(project, video.video_id)
+        assert receipt.actor == "tester"
+        assert receipt.detail["blobs_removed"] == [video.blob]
+        assert store.erasure.finish_all() == 0
+
+
+def test_bytes_that_come_again_at_the_same_moment_stay(store: Store) -> None:
+    """A blob that was added again while its deletion was under way is not removed: its reference is on the way."""
+    sha256 = store.blobs.add_bytes(b"asked for again")
+    since = time.monotonic()
+    store.blobs.add_bytes(b"asked for again")
+    assert store.blobs.remove([sha256], since) == []
+    assert store.blobs.path(sha256).read_bytes() == b"asked for again"
+    assert store.blobs.remove([sha256], time.monotonic()) == [sha256]
+    with pytest.raises(NotFound):
+        store.blobs.path(sha256)
+
+
+def test_videos_past_their_time_are_deleted(place: Place, tmp_path: Path) -> None:
+    """A project that keeps videos for 30 days; others, and newer ones, stay; the receipt names the sweeper."""
+    with Store.open(place(tmp_path)) as store:
+        brief = store.projects.create("brief", ONTOLOGY, retention_days=30).project_id
+        ever = store.projects.create("ever", ONTOLOGY).project_id
+        video, kept = ready_video(store, brief), ready_video(store, ever)
+        assert store.erasure.sweep() == []
+        later = store.clock.now() + timedelta(days=31)
+        store.erasure._clock = SteadyClock(wall=lambda: later, uptime_seconds=lambda: 0.0)
+        receipts = store.erasure.sweep()
+        assert [row.actor for row in receipts] == ["retention"]
+        with pytest.raises(NotFound):
+            store.videos.get(brief, video.video_id)
+        assert store.videos.get(ever, kept.video_id) == kept
+
+
+def test_a_clock_that_seems_to_have_jumped_deletes_nothing(tmp_path: Path) -> None:
+    """Fault 60 for retention: after a start far ahead of the newest record, a day passes before anything is deleted."""
+    with Store.open(settings_in(tmp_path)) as store:
+        project = store.projects.create("brief", ONTOLOGY, retention_days=30).project_id
+        ready_video(store, project)
+        moment = store.clock.now()
+        ahead = SteadyClock(moment, wall=lambda: moment + timedelta(days=3650), uptime_seconds=lambda: 0.0)
+        store.erasure._clock = ahead
+        assert store.erasure.sweep() == []
+        store.erasure._begun -= 90_000  # a day later
+        assert len(store.erasure.sweep()) == 1
