@@ -194,14 +194,16 @@ class EncodedVideo:
     def _decoded(self, indices: Sequence[int]) -> Iterator[tuple[int, Image | None]]:
         """Each index with its picture, or with None where the cache has the frame."""
         frames: Iterator[tuple[int, Image]] | None = None
-        position = -1
+        position = stop = -1
         for place, index in enumerate(indices):
             if self._is_cached(index):
                 yield index, None
                 continue
             started = time.perf_counter()
-            if frames is None or not position <= index < position + SKIPPED_FRAMES:
-                frames, position = self.video.frames(index, _run_end(indices, place)), index
+            # What was cached when the run began may be encoded by another thread meanwhile, and the run be over.
+            if frames is None or not position <= index < min(stop, position + SKIPPED_FRAMES):
+                position, stop = index, _run_end(indices, place)
+                frames = self.video.frames(position, stop)
             for _ in range(index - position + 1):
                 _, image = next(frames)
             self.spent(Stage.DECODE, started)

@@ -27,13 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from micromodels.errors import FrameMismatch, VideoError
-from micromodels.video.containers import FrameSource, describe, open_source
+from micromodels.video.containers import FrameSource, open_source
 from micromodels.video.limits import DecodeLimits
 from micromodels.video.pixels import Orientation, RgbConverter
 from micromodels.video.protocol import FRAME, HEADER, READ, REQUEST, Kind, pack, pack_json
 from micromodels.video.reader import FrameReader
 from micromodels.video.survey import survey
 from micromodels.video.table import FrameTable
+from micromodels.video.trouble import describe
 
 _BEAT_SECONDS = 0.5
 _MAX_WRITTEN_FILE_BYTES = 1 << 20

@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
@@ -22,29 +21,50 @@ from micromodels.errors import VideoError
 from micromodels.video.exif import exif_orientation
 from micromodels.video.limits import DecodeLimits
 from micromodels.video.pixels import Orientation
+from micromodels.video.tiff import TIFF_SIGNATURES, TiffStack, tiff_picture
+from micromodels.video.trouble import Trouble, describe
 
-__all__ = ["ContainerSource", "FolderSource", "FrameSource", "Trouble", "open_source"]
+__all__ = ["ContainerSource", "FolderSource", "FrameSource", "open_source"]
 
 # Demuxers that open nothing but the file they are given; every playlist, concat script and network format is left out.
-FORMATS = "mov,matroska,avi,mpeg,mpegvideo,gif"
-FORMATS_FOR_PEOPLE = "mp4, mov, mkv, webm, avi, mpg, gif"
+FORMATS = "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,mxf,ogg,dv,gif"
+FORMATS_FOR_PEOPLE = "mp4, mov, 3gp, mkv, webm, avi, mpg, vob, ts, mts, wmv, flv, mxf, ogv, dv, gif, tif"
 
 # fmt: off
 CODECS = frozenset({
-    "av1", "cinepak", "dnxhd", "dvvideo", "ffv1", "ffvhuff", "gif", "h263", "h264", "hevc", "huffyuv", "libdav1d",
-    "libvpx-vp9", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "mpegvideo", "msmpeg4", "msmpeg4v1", "msmpeg4v2",
-    "msrle", "msvideo1", "png", "prores", "qtrle", "rawvideo", "theora", "tiff", "utvideo", "vp8", "vp9",
+    "av1", "cinepak", "dnxhd", "dvvideo", "ffv1", "ffvhuff", "flv", "gif", "h263", "h264", "hevc", "huffyuv",
+    "libdav1d", "libvpx-vp9", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "mpegvideo", "msmpeg4", "msmpeg4v1",
+    "msmpeg4v2", "msrle", "msvideo1", "png", "prores", "qtrle", "rawvideo", "theora", "utvideo", "vc1", "vp6", "vp6f",
+    "vp8", "vp9", "wmv1", "wmv2", "wmv3",
 })
 # fmt: on
 
 _PICTURE_CODECS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
     (b"\xff\xd8\xff", "mjpeg"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
+    (b"BM", "bmp"),
+    (b"RIFF....WEBP", "webp"),
+    *((signature, "tiff") for signature in TIFF_SIGNATURES),
 )
+"""How files of pictures begin (a dot stands for any byte), and what decodes them."""
+_OTHER_FILES: tuple[tuple[int, bytes, str, str], ...] = (
+    (128, b"DICM", "a DICOM file", "export the cine as MP4 or as a folder of PNG frames"),
+    (0, b"#EXTM3U", "a playlist (HLS)", "download the stream as one MP4 file"),
+    (0, b"ffconcat", "a list of files", "join the files into one video"),
+    (0, b"<?xml", "an XML file", "give the video itself"),
+    (0, b"%PDF", "a PDF document", "give the video itself"),
+    (0, b"PK\x03\x04", "a zip archive", "unpack it first"),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (0, b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (0, b".RMF", "a RealMedia file", "convert it to MP4"),
+    (0, b"\x89HDF", "an HDF5 file", "export its frames as PNG or TIFF"),
+    (0, b"SIMPLE  =", "a FITS file", "export its frames as PNG or TIFF"),
+)
+"""Offset and bytes, what such a file is, and what would help."""
 FOLDER_TIME_BASE = Fraction(1, 25)
 MAX_PICTURE_BYTES = 1 << 30
+MAX_GIF_FRAMES = 100_000
+"""A GIF of a few megabytes may hold millions of frames; none that people make comes near."""
 _IO_BUFFER_BYTES = 256 << 10
 _LAST_ENTRIES = 16
 _HEAD_BYTES = 4096
@@ -62,6 +82,10 @@ class FrameSource(Protocol):
     time_base: Fraction
     warnings: list[str]
     trouble: Trouble
+    listed_frames: int
+    """How many frames the file says that it has; 0 where it says nothing."""
+    max_frames: int
+    """How many frames are read at most."""
     orientation: Orientation | None
     """Of the first frame that was decoded."""
 
@@ -72,29 +96,6 @@ class FrameSource(Protocol):
     def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
         """Frames from about ``index``, shown at ``pts``: look at the time of what comes."""
         ...
-
-
-@dataclass(slots=True)
-class Trouble:
-    """What was wrong with the data since this was last cleared; decoding went on."""
-
-    error_count: int = 0
-    first_error: str = ""
-    corrupt_count: int = 0
-    """Frames that the decoder marked as corrupt."""
-
-    def note(self, where: str, error: Exception) -> None:
-        """Count an error of decoding; running out of memory is not one to go on after."""
-        if isinstance(error, MemoryError):
-            raise VideoError("decoding needs more memory than the limit allows") from None
-        self.error_count += 1
-        self.first_error = self.first_error or f"{where}: {describe(error)}"
-
-
-def describe(error: BaseException) -> str:
-    """One line about an error of the decoding libraries, without paths."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:200]
 
 
 class ContainerSource:
@@ -112,6 +113,8 @@ class ContainerSource:
         self.codec = self._stream.codec_context.name
         self.container = self._opened().format.name
         self.time_base = self._stream.time_base or Fraction(1, 1_000_000)
+        self.listed_frames = self._stream.frames
+        self.max_frames = min(limits.max_frames, MAX_GIF_FRAMES) if self.codec == "gif" else limits.max_frames
         self.warnings = self._describe_streams()
 
     def _opened(self) -> InputContainer:
@@ -136,7 +139,7 @@ class ContainerSource:
                 io_open=_refuse_to_open,
             )
         except Exception as error:
-            raise VideoError(_not_a_video(error)) from None
+            raise VideoError(_not_a_video(self._path, error)) from None
         self._container = container
         return self._choose_stream(container)
 
@@ -149,7 +152,7 @@ class ContainerSource:
         if context is None:
             raise VideoError("no decoder for the file's video stream")
         if context.name not in CODECS:
-            raise VideoError(f"codec {context.name!r} is not among those that are decoded here")
+            raise VideoError(f"codec {context.name!r} is not decoded here; convert the video to H.264 in MP4")
         if context.width * context.height > self._limits.max_pixels:
             raise VideoError(
                 f"frames of {context.width} x {context.height} pixels; "
@@ -264,8 +267,37 @@ def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError("a video may not refer to other files")
 
 
-def _not_a_video(error: BaseException) -> str:
-    return f"not a readable video ({describe(error)}); containers: {FORMATS_FOR_PEOPLE}"
+def _not_a_video(path: Path, error: BaseException) -> str:
+    """What the file is instead, as far as its first bytes tell, and what would help."""
+    head = _head(path)
+    kind = picture_codec(head)
+    if kind:
+        cure = "give the folder that holds the frames, or a video"
+        return f"not a readable video: this is a single picture ({kind}); {cure}"
+    for offset, signature, what, cure in _OTHER_FILES:
+        if head[offset:].lstrip(b"\xef\xbb\xbf").startswith(signature):
+            return f"not a readable video: this is {what}; {cure}"
+    if not head:
+        return "not a readable video: the file is empty"
+    reason = describe(error)
+    return f"not a readable video ({reason}); containers that are read: {FORMATS_FOR_PEOPLE}"
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise VideoError(f"cannot read the file: {error.strerror}") from None
+
+
+def picture_codec(head: bytes) -> str | None:
+    """What decodes a picture whose file begins so; None where it is no picture that is read here."""
+    for signature, codec in _PICTURE_CODECS:
+        start = head[: len(signature)]
+        if len(start) == len(signature) and all(s in (b, ord(".")) for s, b in zip(signature, start, strict=True)):
+            return codec
+    return None
 
 
 class FolderSource:
@@ -285,6 +317,7 @@ class FolderSource:
         self._limits = limits
         self._beat = beat
         self.warnings: list[str] = []
+        self.listed_frames, self.max_frames = len(names), limits.max_frames
         if len(names) > limits.max_frames:
             raise VideoError(f"{len(names)} pictures in the folder; at most {limits.max_frames} frames are read")
         self.codec = self._codec_of(names[0], self._read(names[0]))
@@ -300,10 +333,10 @@ class FolderSource:
 
     @staticmethod
     def _codec_of(name: str, data: bytes) -> str:
-        for magic, codec in _PICTURE_CODECS:
-            if data.startswith(magic):
-                return codec
-        raise VideoError(f"{name}: not a PNG, JPEG or TIFF picture")
+        codec = picture_codec(data)
+        if codec is None:
+            raise VideoError(f"{name}: not a PNG, JPEG, BMP, WebP or TIFF picture")
+        return codec
 
     def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
         """See ``FrameSource``."""
@@ -346,6 +379,8 @@ class FolderSource:
         data = self._read(name)
         if self._codec_of(name, data) != self.codec:
             raise VideoError(f"{name}: another kind of picture than {self._names[0]}, which is {self.codec}")
+        if self.codec == "tiff":
+            return tiff_picture(name, data, index, self._limits)
         context = av.CodecContext.create(self.codec, "r")
         assert isinstance(context, av.VideoCodecContext)
         context.thread_count = 1
@@ -370,5 +405,7 @@ def open_source(path: Path, names: Sequence[str] | None, limits: DecodeLimits, b
         VideoError: it is not a video, or one that is refused.
     """
     if names is None:
+        if _head(path).startswith(TIFF_SIGNATURES):
+            return TiffStack(path, limits, beat)
         return ContainerSource(path, limits, beat)
     return FolderSource(path, names, limits, beat)

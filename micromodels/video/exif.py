@@ -6,7 +6,7 @@ import struct
 
 from micromodels.video.pixels import Orientation
 
-__all__ = ["exif_orientation"]
+__all__ = ["exif_orientation", "orientation_of_value"]
 
 _ORIENTATION_TAG = 0x0112
 _MAX_ENTRIES = 512
@@ -27,9 +27,14 @@ _ORIENTATIONS = {
 def exif_orientation(data: bytes) -> Orientation:
     """The orientation of a JPEG, PNG or TIFF picture; upright where nothing (sensible) is said."""
     try:
-        return _ORIENTATIONS.get(_orientation_value(_tiff_part(data)), Orientation())
+        return orientation_of_value(_orientation_value(_tiff_part(data)))
     except (struct.error, IndexError):
         return Orientation()
+
+
+def orientation_of_value(value: int) -> Orientation:
+    """What a value of the tag means; upright where it means nothing."""
+    return _ORIENTATIONS.get(value, Orientation())
 
 
 def _tiff_part(data: bytes) -> bytes:

@@ -6,16 +6,17 @@ import hashlib
 import os
 import re
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from micromodels.errors import InvalidInput, VideoError
 
-__all__ = ["PICTURE_SUFFIXES", "VideoSource", "find_source"]
+__all__ = ["PICTURE_SUFFIXES", "VideoSource", "find_source", "is_tiff_stack"]
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
-_ALLOWED = "the path of a video file, or of a folder of png, jpg or tif pictures"
+_ALLOWED = "the path of a video file, or of a folder of png, jpg, bmp, webp or tif pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,28 @@ def find_source(path: str | os.PathLike[str]) -> VideoSource:
     if not names:
         raise InvalidInput("path", text, f"{_ALLOWED}; the folder has no pictures")
     return VideoSource(Path(text).absolute(), tuple(sorted(names, key=_natural_key)))
+
+
+def is_tiff_stack(path: Path) -> bool:
+    """Whether a file is a TIFF whose header lists a second page; nothing else of it is read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+            order = {b"II": "<", b"MM": ">"}.get(head[:2])
+            if order is None:
+                return False
+            (version,) = struct.unpack_from(f"{order}H", head, 2)
+            if version not in (42, 43):
+                return False
+            wide = version == 43  # BigTIFF
+            (directory,) = struct.unpack_from(f"{order}Q" if wide else f"{order}I", head, 8 if wide else 4)
+            file.seek(directory)
+            (entries,) = struct.unpack(f"{order}Q" if wide else f"{order}H", file.read(8 if wide else 2))
+            file.seek(entries * (20 if wide else 12), os.SEEK_CUR)
+            (following,) = struct.unpack(f"{order}Q" if wide else f"{order}I", file.read(8 if wide else 4))
+            return bool(following)
+    except (OSError, struct.error, OverflowError, ValueError):
+        return False
 
 
 def _natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from micromodels.errors import VideoError
-from micromodels.video.containers import FrameSource, Trouble
+from micromodels.video.containers import FrameSource
 from micromodels.video.limits import DecodeLimits
 from micromodels.video.pixels import (
     Orientation,
@@ -23,11 +23,16 @@ from micromodels.video.pixels import (
     pixel_hash,
 )
 from micromodels.video.table import FrameTable
+from micromodels.video.trouble import Trouble
 
 __all__ = ["survey"]
 
 _SAMPLES = 16
 """Evenly spaced frames whose pixels are hashed: from this many to twice as many."""
+
+_MISSING_TOLERATED = 2
+"""Headers are off by one or two in sound files."""
+_SHORTEST_STEP_SECONDS, _LONGEST_STEP_SECONDS = 1e-4, 60.0
 
 _NO_TIME = -(1 << 63)
 
@@ -85,14 +90,14 @@ class _Pass:
         return min((_increasing(np.frombuffer(a, np.int64)) for a in (self.pts, self.dts)), key=lambda both: both[1])
 
 
-def _decode_all(source: FrameSource, limits: DecodeLimits, threads: int) -> _Pass:
+def _decode_all(source: FrameSource, threads: int) -> _Pass:
     seen = _Pass()
     source.trouble = seen.trouble
     frames = source.from_start(threads=threads)
     logged_before = _logged_bytes()  # what is said while opening is about other streams and metadata
     for frame in frames:
-        if len(seen.pts) >= limits.max_frames:
-            raise VideoError(f"more than {limits.max_frames} frames")
+        if len(seen.pts) >= source.max_frames:
+            raise VideoError(f"more than {source.max_frames} frames; cut the video into parts")
         seen.add(frame)
     seen.logged_bytes = _logged_bytes() - logged_before
     return seen
@@ -112,10 +117,10 @@ def survey(source: FrameSource, limits: DecodeLimits, threads: int) -> FrameTabl
     Raises:
         VideoError: nothing can be decoded, or there are too many frames.
     """
-    seen = _decode_all(source, limits, threads)
+    seen = _decode_all(source, threads)
     is_suspect = seen.is_suspect
     if is_suspect and threads > 1:
-        seen = _decode_all(source, limits, 1)
+        seen = _decode_all(source, 1)
     if seen.first is None:
         reason = f" ({seen.trouble.first_error})" if seen.trouble.first_error else ""
         # Decoders do not say which of the two it was.
@@ -145,8 +150,23 @@ def survey(source: FrameSource, limits: DecodeLimits, threads: int) -> FrameTabl
         single_threaded=is_suspect,
         seekable=seen.is_timed and len(seen.keyframes) > 0,
         decoder=decoder_versions(),
-        warnings=tuple(source.warnings + _warnings(seen, repaired)),
+        warnings=tuple(source.warnings + _warnings(seen, repaired) + _doubts(source, pts)),
     )
+
+
+def _doubts(source: FrameSource, pts: npt.NDArray[np.int64]) -> list[str]:
+    """Warnings where the file decodes well, but its own words about frames and times cannot be right."""
+    warnings: list[str] = []
+    missing = source.listed_frames - len(pts)
+    if missing > max(_MISSING_TOLERATED, source.listed_frames // 20):
+        warnings.append(
+            f"the file lists {source.listed_frames} frames but shows {len(pts)}: its edit list or its time scale "
+            "leaves the others out; convert it again if you need them"
+        )
+    step_seconds = float(np.median(np.diff(pts))) * float(source.time_base) if len(pts) > 1 else 0.0
+    if step_seconds and not _SHORTEST_STEP_SECONDS <= step_seconds <= _LONGEST_STEP_SECONDS:
+        warnings.append(f"frames are {step_seconds:.3g} s apart: the file's time scale looks wrong")
+    return warnings
 
 
 def decoder_versions() -> str:

@@ -83,7 +83,8 @@ class Format(StrEnum):
 
 
 SourceArgument = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A video file, or a folder of png, jpg or tif frames.")
+    str,
+    typer.Argument(metavar="SOURCE", help="A video, a TIFF stack, or a folder of pictures (png, jpg, bmp, webp, tif)."),
 ]
 SeedsOption = Annotated[
     Path, typer.Option(metavar="FILE", help="Hand labels of a few frames: JSON Lines (.jsonl) or COCO (.json).")
@@ -226,12 +227,13 @@ def batch(
 ) -> None:
     """Label many videos with a saved micro-model; no new seeds are needed.
 
-    A video that fails is reported and the rest goes on (exit code 5). Run again, the same command skips what is done:
+    A video that fails is reported and the others are labeled (exit code 5). batch.json lists every file: done, failed,
+    or left out and why. Run again, the same command skips what is done:
     each video's folder says in done.json which bytes were labeled by which model. Ctrl-C keeps the finished videos.
     """
     console = _console()
     with exit_codes(console):
-        from service.cli.batch import Batch, find_sources, model_digest
+        from service.cli.batch import INDEX, Batch, find_sources, kinds, model_digest
 
         found = find_sources(sources, out)
         with Display(console) as display, StopSignals(display.say) as stop:
@@ -244,6 +246,8 @@ def batch(
                 counts = {
                     state: sum(o.state == state for o in work.outcomes) for state in ("done", "skipped", "failed")
                 }
+                if found.left_out:
+                    display.warn(f"files left out: {kinds(found.left_out)}; {out / INDEX} says why")
                 display.say(", ".join(f"{count} {state}" for state, count in counts.items()) + f" → {out}")
         if counts["failed"]:
             raise typer.Exit(ExitCode.PARTIAL)

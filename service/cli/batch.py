@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from service.cli.progress import Display
     from service.cli.signals import StopSignals
 
-__all__ = ["DONE", "INDEX", "Batch", "Outcome", "find_sources", "model_digest"]
+__all__ = ["DONE", "INDEX", "Batch", "Outcome", "Sources", "find_sources", "kinds", "model_digest"]
 
 DONE = "done.json"
 """In a video's folder: which bytes were labeled by which model. Written last, so it says that all else is there."""
@@ -28,12 +29,27 @@ DONE = "done.json"
 INDEX = "batch.json"
 """In the output folder: every file of the last run and what became of it."""
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3g2", ".3gp", ".avi", ".dv", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
+        *(".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    }
+)
+"""Files of a folder that are taken for videos; any other file can be named by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one source; ``state`` is ``done``, ``skipped`` (done in an earlier run) or ``failed``."""
+    """What became of one file.
+
+    Attributes:
+        source: its path.
+        state: ``done``, ``skipped`` (done in an earlier run), ``failed`` or ``left_out`` (a file of a folder that was
+            not taken for a video).
+        folder: of its results, in the output folder.
+        frames: labeled.
+        error: why it failed or was left out.
+    """
 
     source: str
     state: str
@@ -42,8 +58,16 @@ class Outcome:
     error: str = ""
 
 
-def find_sources(patterns: Sequence[str], out: Path) -> list[Path]:
-    """Videos and folders of frames that paths and globs stand for, each once, in order; nothing inside ``out``.
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What there is to label, each once and in order, and the files beside that were not taken."""
+
+    videos: list[Path]
+    left_out: list[Outcome]
+
+
+def find_sources(patterns: Sequence[str], out: Path) -> Sources:
+    """Videos and folders of frames that paths and globs stand for; nothing inside ``out``.
 
     A folder stands for every video below it and every folder of pictures below it (itself too).
 
@@ -51,29 +75,29 @@ def find_sources(patterns: Sequence[str], out: Path) -> list[Path]:
         InvalidInput: a path or pattern stands for nothing.
     """
     out = out.resolve()
-    found: dict[Path, None] = {}
+    found: dict[Path, str] = {}
     for pattern in patterns:
         paths = (
             [Path(pattern)]
             if os.path.lexists(pattern)
             else [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
         )
-        before = len(found)
-        known = False
+        videos = False
         for path in paths:
-            for source in _below(path, out):
-                known = known or source in found
-                found[source] = None
-        if len(found) == before and not known:
+            for source, reason in _below(path, out):
+                videos = videos or not reason
+                if not reason or source not in found:
+                    found[source] = reason
+        if not videos:
             raise InvalidInput("source", pattern, "a video, a folder with videos or pictures, or a pattern for them")
-    return list(found)
+    left_out = [Outcome(str(path), "left_out", error=reason) for path, reason in found.items() if reason]
+    return Sources([path for path, reason in found.items() if not reason], left_out)
 
 
-def _below(path: Path, out: Path) -> Iterator[Path]:
-    from micromodels.video.source import PICTURE_SUFFIXES
-
+def _below(path: Path, out: Path) -> Iterator[tuple[Path, str]]:
+    """Files and folders of pictures, each with the reason to leave it out, empty for what is to be labeled."""
     if not path.is_dir():
-        yield path
+        yield path, ""
         return
     for name, folders, files in os.walk(path):
         folder = Path(name)
@@ -81,12 +105,35 @@ def _below(path: Path, out: Path) -> Iterator[Path]:
         if folder.resolve() == out:
             folders.clear()
             continue
-        visible = sorted(f for f in files if not f.startswith("."))
-        videos = [f for f in visible if Path(f).suffix.lower() in VIDEO_SUFFIXES]
-        yield from (folder / f for f in videos)
-        # Pictures beside videos are posters and the like.
-        if not videos and any(Path(f).suffix.lower() in PICTURE_SUFFIXES for f in visible):
-            yield folder
+        yield from _of_folder(folder, sorted(files))
+
+
+def _of_folder(folder: Path, files: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    from micromodels.video.source import PICTURE_SUFFIXES, is_tiff_stack
+
+    visible = [file for file in files if not file.startswith(".")]
+    pictures = [file for file in visible if Path(file).suffix.lower() in PICTURE_SUFFIXES]
+    videos = [file for file in visible if Path(file).suffix.lower() in VIDEO_SUFFIXES]
+    videos += [file for file in pictures if is_tiff_stack(folder / file)]
+    if pictures and not videos:
+        yield folder, ""
+    for file in files:
+        if file in videos:
+            yield folder / file, ""
+        elif file.startswith("."):
+            yield folder / file, "hidden"
+        elif file not in pictures:
+            yield folder / file, f"not a video by its ending {Path(file).suffix!r}; name the file itself to try it"
+        elif videos:
+            yield folder / file, "a picture beside videos; put frames into a folder of their own"
+
+
+def kinds(left_out: Sequence[Outcome]) -> str:
+    """How many files of which ending, the most frequent first."""
+    counts = Counter(Path(one.source).suffix.lower() or "without ending" for one in left_out)
+    return ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5)) + (
+        ", ..." if len(counts) > 5 else ""
+    )
 
 
 def model_digest(folder: Path) -> str:
@@ -126,14 +173,16 @@ class Batch:
         self._display = display
         self._stop = stop
         self.outcomes: list[Outcome] = []
+        self._left_out: list[Outcome] = []
 
-    def run(self, sources: Sequence[Path]) -> None:
+    def run(self, found: Sources) -> None:
         """Label every source that is not done; a failure is noted and the rest goes on.
 
         Raises:
             Cancelled: the user stopped the batch; finished files are kept, the one in work is not.
         """
         self._out.mkdir(parents=True, exist_ok=True)
+        sources, self._left_out = found.videos, found.left_out
         for number, source in enumerate(sources):
             self._display.update("files", number, len(sources), f"{number}/{len(sources)} · {source.name}")
             if self._stop() is StopRequest.CANCEL:
@@ -205,7 +254,9 @@ class Batch:
 
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        _write_json(self._out / INDEX, {"model": self._digest, "files": [asdict(o) for o in self.outcomes]})
+        _write_json(
+            self._out / INDEX, {"model": self._digest, "files": [asdict(o) for o in (*self.outcomes, *self._left_out)]}
+        )
 
 
 def _write_json(path: Path, value: Any) -> None:

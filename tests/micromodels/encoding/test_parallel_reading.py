@@ -41,3 +41,20 @@ def test_every_file_is_read_under_the_lock(own_size: None, tmp_path: Path, monke
         assert flows[1, 0].all()
     assert len(held) >= 14
     assert all(held)
+
+
+@pytest.mark.parametrize("count", range(2, 7))
+def test_frames_that_are_cached_meanwhile_do_not_end_the_reading(own_size: None, tmp_path: Path, count: int) -> None:
+    """Every other frame, then those between, while another thread has encoded any of them: each index comes once.
+
+    With four to eight frames and little effort the run that was being read could be over before the next index.
+    """
+    order = [*range(0, count, 2), *range(1, count, 2)]
+    for number in range(2**count):
+        video, run = MemoryVideo(scene(count)), Run("cpu", cache_dir=tmp_path / f"{count}-{number}")
+        with EncodedVideo(video, ColorEncoder(), run) as encoded:
+            reading = encoded._decoded(order)
+            first = next(reading)
+            for index in (one for one in range(count) if number >> one & 1):
+                _ = encoded[index]
+            assert [first[0], *(index for index, _ in reading)] == order

@@ -100,7 +100,7 @@ def hls_list(path: Path, url: str = "http://127.0.0.1:9/a.ts") -> Path:
 def unlisted_codec(path: Path) -> Path:
     """A good AVI of a codec that is not on the list."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("wmv2", rate=25)
+        stream = container.add_stream("snow", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
         container.mux(stream.encode(None))

@@ -74,7 +74,7 @@ def test_scripts_and_playlists_read_nothing_else(make_clip, tmp_path: Path, name
 
 def test_an_unlisted_codec_is_named(tmp_path: Path) -> None:
     """The container is fine, the codec is not on the list."""
-    with pytest.raises(VideoError, match="wmv2"):
+    with pytest.raises(VideoError, match="codec 'snow' is not decoded here; convert"):
         open_video(files.unlisted_codec(tmp_path / "clip.avi"))
 
 
@@ -86,9 +86,9 @@ def test_a_file_without_video_stream(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"not a video\n" * 100], ids=["empty", "zeros", "text"])
 def test_what_is_no_video_at_all(tmp_path: Path, content: bytes) -> None:
-    """Said so, with the containers that would do."""
+    """The message says so, and which containers are read."""
     (tmp_path / "clip.mp4").write_bytes(content)
-    with pytest.raises(VideoError, match="containers: mp4"):
+    with pytest.raises(VideoError, match="containers that are read: mp4" if content else "the file is empty"):
         open_video(tmp_path / "clip.mp4")
 
 
@@ -192,7 +192,7 @@ def test_a_size_that_changes_midway(tmp_path: Path, make_clip) -> None:
 @pytest.mark.parametrize("make", [files.dicom_of_terabytes, files.dicom_bomb, files.dicom_cut])
 def test_f38_f39_f40_dicom_is_not_read(tmp_path: Path, name: str, make: Callable[[Path], Path]) -> None:
     """One that claims terabytes, one that unfolds without end, one that is cut: refused whatever it is called."""
-    with pytest.raises(VideoError, match="containers: mp4"):
+    with pytest.raises(VideoError, match="this is a DICOM file"):
         open_video(make(tmp_path / name))
 
 

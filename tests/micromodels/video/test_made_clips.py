@@ -33,6 +33,14 @@ CONTAINERS = {
     "ten_bit.mov": ("prores_ks", "yuv422p10le", {}),
     "animation.mov": ("qtrle", "rgb24", {}),
     "animated.gif": ("gif", "rgb8", {}),
+    "broadcast.ts": ("libx264", "yuv420p", {"g": "15", "bf": "3"}),
+    "camera.m2ts": ("mpeg2video", "yuv420p", {"bf": "2"}),
+    "windows.wmv": ("wmv2", "yuv420p", {}),
+    "flash.flv": ("flv", "yuv420p", {}),
+    "flash_h264.flv": ("libx264", "yuv420p", {"g": "15"}),
+    "studio.mxf": ("mpeg2video", "yuv420p", {"bf": "2"}),
+    "disc.vob": ("mpeg2video", "yuv420p", {}),
+    "telephone.3gp": ("libx264", "yuv420p", {"g": "15"}),
 }
 
 
@@ -46,6 +54,39 @@ def test_every_container_by_index(make_clip, name: str) -> None:
         assert len({image.tobytes() for image in in_order}) == 40
         for index in random.sample(range(40), 15):
             np.testing.assert_array_equal(video.frame(index), in_order[index])
+
+
+def _set_timescale(path: Path, timescale: int) -> None:
+    """Overwrite the time scale of the track (ISO/IEC 14496-12, 8.4.2, version 0)."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdhd") + 16
+    data[at : at + 4] = timescale.to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("timescale", [0, 1, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_f84_a_broken_time_scale_is_warned_of(make_clip, timescale: int) -> None:
+    """Whatever frames are shown, the table says what is wrong with the file."""
+    path = make_clip("clip.mp4", count=40)
+    _set_timescale(path, timescale)
+    with open_video(path) as video:
+        (warning,) = video.table.warnings
+        if video.table.frame_count < 40:
+            assert f"lists 40 frames but shows {video.table.frame_count}" in warning
+        else:
+            assert "apart: the file's time scale looks wrong" in warning
+
+
+def test_f84_a_gif_of_too_many_frames_is_refused(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far fewer frames than of other videos: small files hold millions."""
+    with pytest.raises(VideoError, match="more than 12 frames; cut the video"):
+        open_video(make_clip("clip.gif", "gif", "rgb8", 14, options={}), limits=DecodeLimits(max_frames=12))
+    from micromodels.video.containers import MAX_GIF_FRAMES, ContainerSource
+
+    path = make_clip("clip.gif", "gif", "rgb8", 14, options={})
+    source = ContainerSource(path, DecodeLimits(), lambda: None)
+    assert source.max_frames == MAX_GIF_FRAMES == 100_000
+    source._close()
 
 
 def test_uneven_times_are_exact(make_clip) -> None:

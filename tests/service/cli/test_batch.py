@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from micromodels.labels.files import read_labels
-from service.cli.batch import find_sources, model_digest
+from service.cli.batch import find_sources, kinds, model_digest
 from service.cli.exit_codes import ExitCode
 from tests.service.cli.helpers import FRAMES, StandIn, micromodels
 
@@ -58,7 +58,10 @@ def test_batch_labels_an_archive_and_goes_on_past_failures(archive: Path, model:
         "again.mp4": "done",
         "broken.mp4": "failed",
         "frames": "done",
+        "notes.txt": "left_out",
     }
+    assert "files left out: 1 .txt" in result.stderr
+    assert "not a video by its ending '.txt'" in files["notes.txt"]["error"]
     folder = out / files["a.mp4"]["folder"]
     assert sorted(p.name for p in folder.iterdir()) == [
         "coco.json",
@@ -123,15 +126,34 @@ def test_sources_are_found_below_folders_and_by_patterns(archive: Path, tmp_path
     (archive / "out").mkdir()
     (archive / "out" / "overlay.mp4").touch()
     found = find_sources([str(archive), str(archive / "a.mp4")], archive / "out")
-    names = [str(p.relative_to(archive)) for p in found]
+    names = [str(p.relative_to(archive)) for p in found.videos]
     assert names == ["a.mp4", "b/again.mp4", "b/broken.mp4", "frames"]
-    assert len(find_sources([str(archive / "**" / "*.mp4")], archive / "out")) == 4
-    assert find_sources([str(archive / "frames")], tmp_path) == [archive / "frames"]
+    assert len(find_sources([str(archive / "**" / "*.mp4")], archive / "out").videos) == 4
+    assert find_sources([str(archive / "frames")], tmp_path).videos == [archive / "frames"]
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "none.mp4", tmp_path / "*.avi", tmp_path / "empty"):
         result = micromodels("batch", nothing, "--model", tmp_path, "--out", tmp_path / "o")
         assert result.exit_code == ExitCode.INVALID
         assert nothing.name in result.stderr
+
+
+def test_every_file_of_a_folder_is_taken_or_left_out_with_a_reason(tmp_path: Path) -> None:
+    """Videos of all endings, stacks; sidecars, hidden files and pictures beside videos are named."""
+    import tifffile
+
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    videos = ("a.mp4", "b.wmv", "c.MTS", "e.vob", "f.ts", "g.flv", "h.ogv", "i.mxf")
+    for name in (*videos, "j.dcm", "poster.png", ".DS_Store", "noending"):
+        (folder / name).write_bytes(b"x")
+    tifffile.imwrite(folder / "stack.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
+    tifffile.imwrite(folder / "big.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack", bigtiff=True)
+    found = find_sources([str(folder)], tmp_path / "out")
+    assert sorted(p.name for p in found.videos) == sorted((*videos, "stack.tif", "big.tif"))
+    reasons = {Path(one.source).name: one.error for one in found.left_out}
+    assert set(reasons) == {"j.dcm", "poster.png", ".DS_Store", "noending"}
+    assert "beside videos" in reasons["poster.png"]
+    assert kinds(found.left_out) == "2 without ending, 1 .dcm, 1 .png"
 
 
 def test_a_models_digest_follows_names_and_bytes(tmp_path: Path) -> None:
