@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +23,7 @@ from service.cli import access, backup, outputs
 from service.cli.audit import audit
 from service.cli.doctor import doctor
 from service.cli.exit_codes import ExitCode, exit_codes
+from service.cli.output_places import OverwriteOption, check_output_folder
 from service.cli.progress import Display
 from service.cli.report import report
 from service.cli.signals import StopSignals
@@ -128,15 +129,16 @@ def label(
     recipe: RecipeOption = Recipe.AUTO,
     experiments: ExperimentsOption = 1,
     device: DeviceOption = Device.AUTO,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train on a few hand labels of a video and label every frame of it.
 
     Writes labels.jsonl, coco.json, report.json, overlay.mp4 and flipbook.png into DIR, the frame table as video.json
-    and the trained model as the folder model. Needs no server. Files of an earlier run are replaced.
+    and the trained model as the folder model. Needs no server.
     """
     console = _console()
     with exit_codes(console):
-        _refuse_overwriting(seeds, out)
+        check_output_folder("--out", out, (source, seeds), outputs.RESULTS, overwrite=overwrite)
         with Display(console) as display:
             stopped = _label(source, seeds, out, _settings(recipe, experiments), device, display)
         if stopped:
@@ -161,7 +163,7 @@ def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, d
         model = _train(video, anchors, settings, run, display)
         report.describe_model(model.manifest.to_dict())
         writer = outputs.Writer(out, video, names, report, display)
-        model.save(out / outputs.MODEL)
+        _save(model, out / outputs.MODEL)
         ontology = Ontology.from_labels(anchors)
         writer.labels(model.propagate(video, anchors, run=run), keep_partial=True)
         writer.coco(ontology)
@@ -195,6 +197,7 @@ def train(
     recipe: RecipeOption = Recipe.AUTO,
     experiments: ExperimentsOption = 1,
     device: DeviceOption = Device.AUTO,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train a micro-model on a few hand labels of a video and save it, for `micromodels batch`.
 
@@ -205,12 +208,13 @@ def train(
 
     console = _console()
     with exit_codes(console), Display(console) as display, StopSignals(display.say) as stop:
+        check_output_folder("--out", out, (source, seeds), ("manifest.json",), overwrite=overwrite)
         report = RunReport()
         settings = _settings(recipe, experiments)
         with open_video(source) as video:
             anchors, _ = _read_seeds(seeds, video, report, display)
             model = _train(video, anchors, settings, _run(device, report, display, stop), display)
-        model.save(out)
+        _save(model, out)
         display.say(f"model saved → {out}")
 
 
@@ -439,12 +443,18 @@ def _train(video: Video, anchors: list[AnyLabel], settings: Any, run: Run, displ
     return train_model(video, anchors, settings, run=replace(run, on_event=on_event))
 
 
-def _refuse_overwriting(seeds: Path, out: Path) -> None:
-    """Results must not replace the hand labels that they came from."""
-    for name in (outputs.LABELS, outputs.COCO):
-        path = out / name
-        if path.exists() and seeds.exists() and path.samefile(seeds):
-            raise InvalidInput("--out", str(out), f"another folder than that of the seeds: {name} would be replaced")
+def _save(model: MicroModel, folder: Path) -> None:
+    """Save a trained model; where its folder cannot be written any more it is kept elsewhere, and the error says where.
+
+    Raises:
+        OSError: naming the place where the model is.
+    """
+    try:
+        model.save(folder)
+    except OSError as error:
+        kept = Path(mkdtemp(prefix="micromodels-model-"))
+        model.save(kept)
+        raise OSError(error.errno, f"{error.strerror}; the trained model is kept in {kept}", str(folder)) from None
 
 
 def _table_of(path: Path, source: str | None, *, required: bool) -> tuple[FrameTable | None, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from service.cli.access import DataOption, opened
 from service.cli.exit_codes import ExitCode, exit_codes
+from service.cli.output_places import OverwriteOption, check_output_file
 
 __all__ = ["audit"]
 
@@ -51,10 +52,15 @@ def verify(
 def export(
     project: Annotated[str, typer.Option(metavar="ID", help="Only rows of this project; else all of them.")] = "",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write; else standard output.")] = None,
+    overwrite: OverwriteOption = False,
     data: DataOption = None,
 ) -> None:
     """Write the rows as JSON Lines, oldest first, each with its hash."""
-    with exit_codes(Console(stderr=True)), opened(data, "audit.export") as store, ExitStack() as stack:
+    with exit_codes(Console(stderr=True)), ExitStack() as stack:
+        if out is not None:
+            check_output_file("--out", out, (), overwrite=overwrite)
+            out.parent.mkdir(parents=True, exist_ok=True)
+        store = stack.enter_context(opened(data, "audit.export"))
         target = sys.stdout if out is None else stack.enter_context(out.open("w", encoding="utf-8"))
         for row in store.audit.rows(project_id=project):
             target.write(json.dumps({**asdict(row), "at": row.at.isoformat()}) + "\n")

@@ -37,7 +37,7 @@ def backup(
 
         with console.status("writing the backup"):
             report = back_up(Settings.from_environment(data_dir=data), folder)
-        console.print(f"[dim]·[/] {_progress_log(report)} → {escape(str(folder))}")
+        console.print(f"[dim]·[/] {_summary(report)} → {escape(str(folder))}")
 
 
 def restore(
@@ -65,10 +65,10 @@ def restore(
         settings = Settings.from_environment(data_dir=data)
         with console.status("restoring"):
             report = restore_backup(settings, folder, receipts or ())
-        console.print(f"[dim]·[/] {_progress_log(report)}, of {report.created_at} → {escape(str(settings.data_dir))}")
+        console.print(f"[dim]·[/] {_summary(report)}, of {report.created_at} → {escape(str(settings.data_dir))}")
         if report.erased_again:
             console.print(f"[dim]·[/] {report.erased_again} videos of it had been deleted since, and are deleted again")
 
 
-def _progress_log(report: BackupReport) -> str:
+def _summary(report: BackupReport) -> str:
     return f"{report.rows} rows and {report.blobs} blobs, {report.size_bytes / 1e6:.1f} MB"

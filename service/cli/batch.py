@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from micromodels.errors import Cancelled, InvalidInput, MicromodelsError
 from micromodels.runtime.run import Event, Run, StopRequest
 from micromodels.types import Ontology
+from service.cli.output_places import refuse_inputs
 
 if TYPE_CHECKING:
     from micromodels.recipes.base import MicroModel
@@ -72,15 +73,16 @@ def find_sources(patterns: Sequence[str], out: Path) -> Sources:
     A folder stands for every video below it and every folder of pictures below it (itself too).
 
     Raises:
-        InvalidInput: a path or pattern stands for nothing.
+        InvalidInput: a path or pattern stands for nothing, or ``out`` is, contains or lies in one of the paths.
     """
+    refuse_inputs("--out", out, patterns)
     out = out.resolve()
     found: dict[Path, str] = {}
     for pattern in patterns:
         paths = (
             [Path(pattern)]
             if os.path.lexists(pattern)
-            else [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
+            else [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if not _is_below(p, out)]
         )
         videos = False
         for path in paths:
@@ -92,6 +94,10 @@ def find_sources(patterns: Sequence[str], out: Path) -> Sources:
             raise InvalidInput("source", pattern, "a video, a folder with videos or pictures, or a pattern for them")
     left_out = [Outcome(str(path), "left_out", error=reason) for path, reason in found.items() if reason]
     return Sources([path for path, reason in found.items() if not reason], left_out)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder)
 
 
 def _below(path: Path, out: Path) -> Iterator[tuple[Path, str]]:

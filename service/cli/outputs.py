@@ -28,6 +28,7 @@ __all__ = [
     "MODEL",
     "OVERLAY",
     "REPORT",
+    "RESULTS",
     "VIDEO_TABLE",
     "Writer",
     "read_table",
@@ -36,6 +37,8 @@ __all__ = [
 
 LABELS, COCO, REPORT = "labels.jsonl", "coco.json", "report.json"
 OVERLAY, FLIP_BOOK, VIDEO_TABLE, MODEL = "overlay.mp4", "flipbook.png", "video.json", "model"
+RESULTS = (LABELS, COCO, REPORT, OVERLAY, FLIP_BOOK, VIDEO_TABLE, MODEL)
+"""All that `label` leaves in its folder."""
 
 SLOWEST, FASTEST = Fraction(1), Fraction(120)
 """Frames per second of an overlay: a damaged clock must not make a film of days."""

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli.exit_codes import ExitCode, exit_codes
+from service.cli.output_places import OverwriteOption, check_output_file
 from service.reports.audit_report_reader import COLUMNS, ReviewSummary, Row, read_report
 
 __all__ = ["report"]
@@ -25,6 +26,7 @@ def report(
     table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a CSV file with a row for every label.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Check the report of a video and say who drew, corrected and accepted its labels, with which micro-models.
 
@@ -34,11 +36,13 @@ def report(
     with exit_codes(Console(stderr=True)), ExitStack() as stack:
 
         def keep(row: Row) -> None:
-            writer.writerow(row)
+            writer.writerow({name: _cell(value) for name, value in row.items()})
 
         if table is None:
             found = read_report(export)
         else:
+            check_output_file("--table", table, (export,), overwrite=overwrite)
+            table.parent.mkdir(parents=True, exist_ok=True)
             writer = csv.DictWriter(stack.enter_context(table.open("w", encoding="utf-8", newline="")), COLUMNS)
             writer.writeheader()
             found = read_report(export, keep)
@@ -47,6 +51,14 @@ def report(
             console.print(f"[bold red]not whole:[/] {escape(problem)}", soft_wrap=True)
         if found.problems:
             raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _cell(value: object) -> object:
+    """Text that a spreadsheet does not take for a formula: such text gets an apostrophe in front.
+
+    Source: OWASP, *CSV Injection*.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _show(console: Console, found: ReviewSummary) -> None:

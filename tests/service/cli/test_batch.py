@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from micromodels.errors import InvalidInput
 from micromodels.labels.files import read_labels
 from service.cli.batch import find_sources, kinds, model_digest
 from service.cli.exit_codes import ExitCode
@@ -123,13 +124,15 @@ def test_an_unexpected_error_ends_one_file_only(archive: Path, model: Path, tmp_
 def test_sources_are_found_below_folders_and_by_patterns(archive: Path, tmp_path: Path) -> None:
     """Each once and in order; nothing hidden, nothing of the output folder; what stands for nothing is refused."""
     (archive / ".hidden.mp4").touch()
-    (archive / "out").mkdir()
-    (archive / "out" / "overlay.mp4").touch()
-    found = find_sources([str(archive), str(archive / "a.mp4")], archive / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlay.mp4").touch()
+    with pytest.raises(InvalidInput, match="outside of the input"):
+        find_sources([str(archive)], archive / "out")
+    found = find_sources([str(archive), str(archive / "a.mp4")], tmp_path / "out")
     names = [str(p.relative_to(archive)) for p in found.videos]
     assert names == ["a.mp4", "b/again.mp4", "b/broken.mp4", "frames"]
-    assert len(find_sources([str(archive / "**" / "*.mp4")], archive / "out").videos) == 4
-    assert find_sources([str(archive / "frames")], tmp_path).videos == [archive / "frames"]
+    assert len(find_sources([str(tmp_path / "**" / "*.mp4")], tmp_path / "out").videos) == 4
+    assert find_sources([str(archive / "frames")], tmp_path / "out").videos == [archive / "frames"]
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "none.mp4", tmp_path / "*.avi", tmp_path / "empty"):
         result = micromodels("batch", nothing, "--model", tmp_path, "--out", tmp_path / "o")
