@@ -11,6 +11,7 @@ it; ``deaf``: ignores orders.
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -25,7 +26,6 @@ from typing import Any
 
 import numpy as np
 
-import micromodels
 from micromodels import errors
 from micromodels.runtime.run import (
     ExperimentFinished,
@@ -183,11 +183,13 @@ def load_model(folder: Path) -> MicroModel:
 
 
 def _install(name: str, **contents: object) -> None:
+    """Put a module in the place of ``micromodels.NAME``."""
     module = types.ModuleType(f"micromodels.{name}")
     vars(module).update(contents)
-    sys.modules[f"micromodels.{name}"] = module
-    setattr(micromodels, name, module)
+    sys.modules[module.__name__] = module
+    parent, _, last = module.__name__.rpartition(".")
+    setattr(importlib.import_module(parent), last, module)
 
 
 _install("video", open_video=open_video, FrameTable=FrameTable)
-_install("labeling", TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
+_install("recipes.base", TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
