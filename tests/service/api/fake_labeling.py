@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-import micromodels
+import micromodels.correction
+import micromodels.recipes
 from micromodels.correction.consistency import Issue, IssueKind, SuspectedSwap
 from micromodels.correction.frame_suggestions import ReasonKind, Suggestion
 from micromodels.errors import Cancelled, Diverged, FailedPrecondition, InvalidInput
