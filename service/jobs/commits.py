@@ -26,13 +26,13 @@ class Commits:
     Attributes:
         progress: of the job.
         frame_count: how many frames were labeled, those of earlier tries included.
-        has_news: whether anything has come since the last commit.
+        has_changes: whether the worker has sent anything since the last commit.
     """
 
     def __init__(self, leased: LeasedJob, base_revision: int) -> None:
         self.progress = ProgressLog(leased.job.progress)
         self.frame_count = int(leased.job.checkpoint.get("frames", 0))
-        self.has_news = False
+        self.has_changes = False
         self._leased = leased
         self._base_revision = base_revision
         self._labels: list[AnyLabel] = []
@@ -48,7 +48,7 @@ class Commits:
     @property
     def is_due(self) -> bool:
         """Whether it is time for the next commit."""
-        pause_seconds = _COMMIT_SECONDS if self.has_news else self._leased.beat_seconds
+        pause_seconds = _COMMIT_SECONDS if self.has_changes else self._leased.beat_seconds
         return len(self._labels) >= _COMMIT_LABELS or self._leased.seconds_since_commit >= pause_seconds
 
     def commit(self, **more: Any) -> None:
@@ -59,7 +59,7 @@ class Commits:
         """
         self.progress.add_stage_times()
         effects = Effects()
-        if self.has_news or self.progress.events or more:
+        if self.has_changes or self.progress.events or more:
             effects = Effects(
                 labels=self._labels,
                 events=self.progress.events,
@@ -69,4 +69,4 @@ class Commits:
                 **more,
             )
         self._leased.commit(effects)
-        self._labels, self.progress.events, self.has_news = [], [], False
+        self._labels, self.progress.events, self.has_changes = [], [], False

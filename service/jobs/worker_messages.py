@@ -54,7 +54,7 @@ class WorkerMessages:
 
     def take(self, message: Mapping[str, Any]) -> None:
         """Take the next message."""
-        self._commits.has_news = True
+        self._commits.has_changes = True
         kind = MessageType(message["type"])
         if kind is MessageType.EVENT:
             self._take_event(message)

@@ -87,7 +87,7 @@ class RequestQueue:
         return None
 
     def done(self) -> None:
-        """The request that ``get`` gave is about to be answered."""
+        """Call this just before the future of a request is set."""
         self._count(-1)
 
     def refuse_all(self, error: Exception) -> None:

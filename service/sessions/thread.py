@@ -1,4 +1,4 @@
-"""The thread of one label session: takes its requests one by one, keeps a worker ready, ends when nobody asks."""
+"""The thread of one label session: takes its requests one by one, keeps a worker ready, ends after a while without any."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class SessionThread:
                 retrain_if_due(self._store, *self.ids, corrected_frames, author=author)
         except MicromodelsError as error:  # the next correction is followed by another try
             _LOG.warning("no retraining of video %s was begun: %s", self.ids[1], error)
-        except Exception:  # nobody waits for it, and this thread must go on answering
+        except Exception:  # nobody waits for it, and this thread has requests to answer
             _LOG.exception("no retraining of video %s was begun", self.ids[1])
 
     def _follow_newest_model(self) -> None:
