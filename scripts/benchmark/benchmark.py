@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from micromodels.errors import FailedPrecondition, InvalidInput
-from micromodels.video import open_video
+from micromodels.video import Video, open_video
 from scripts.benchmark.annotation_cost import Strategy, run_annotation_cost
 from scripts.benchmark.baselines import System
 from scripts.benchmark.datasets import Clip
-from scripts.benchmark.figures import draw_worst
 from scripts.benchmark.protocols import (
     PROTOCOL_SETS,
     SCORED_TOGETHER,
     SETS_ON_REQUEST,
+    Outcome,
     Protocol,
     Row,
     SharedModels,
@@ -41,9 +41,12 @@ from scripts.benchmark.protocols import (
 from scripts.benchmark.simulated_reviewers import FirstLabels, SimulatedReviewer
 from scripts.benchmark.summaries import summarize
 
-__all__ = ["Benchmark", "Job", "Remaining", "part_of", "plan", "run_jobs"]
+__all__ = ["Benchmark", "Job", "OnLabels", "Remaining", "part_of", "plan", "run_jobs"]
 
 FORMAT = 2
+
+OnLabels = Callable[[Clip, Video, Outcome], None]
+"""Called with a clip, its open video and a run on it with its labels, which are not kept after that."""
 
 
 @dataclass
@@ -333,8 +336,8 @@ def run_jobs(
     jobs: Sequence[Job],
     *,
     out: Path | None,
-    pictures: Path | None,
     tell: Callable[[Row, int, float], None],
+    on_labels: Mapping[str, OnLabels] | None = None,
     service: Callable[[Clip, int], SimulatedReviewer] | None = None,
 ) -> None:
     """Makes the rows one after another; a system that raises gets a row that says so and the rest goes on.
@@ -343,8 +346,8 @@ def run_jobs(
         bench: gets the rows; what it has already is not run again.
         jobs: what to run.
         out: file to keep up to date.
-        pictures: folder for pictures of the worst frames of the default, or of every system where it is not run.
         tell: called with every row that was made, how many jobs are left, and an estimate of their seconds.
+        on_labels: by name of the system, called after each of its runs; not for protocol F.
         service: of protocol F, a reviewer on a server in place of a label session in this process.
 
     Raises:
@@ -353,15 +356,14 @@ def run_jobs(
     done = {row.key for row in bench.rows}
     left = [job for job in jobs if _runs(job, bench.skipped) and job.key not in done]
     remaining = Remaining(bench.rows)
-    draws_all = all(job.system.name != "default" for job in jobs)
     made = 0
     with FirstLabels() as first:
         for _, members in groupby(left, key=lambda job: job.group):
             with tempfile.TemporaryDirectory(prefix="micromodels-bench-") as folder:
                 models = SharedModels()
                 for job in members:
-                    drawn = pictures if draws_all or job.system.name == "default" else None
-                    row = replace(_run(job, Path(folder), models, drawn, first, service), commit=bench.commit)
+                    hook = (on_labels or {}).get(job.system.name)
+                    row = replace(_run(job, Path(folder), models, hook, first, service), commit=bench.commit)
                     bench.rows.append(row)
                     remaining.learn(row)
                     made += 1
@@ -393,7 +395,7 @@ def _run(
     job: Job,
     folder: Path,
     models: SharedModels,
-    pictures: Path | None,
+    on_labels: OnLabels | None,
     first: FirstLabels,
     service: Callable[[Clip, int], SimulatedReviewer] | None,
 ) -> Row:
@@ -404,10 +406,10 @@ def _run(
         with open_video(clip.source) as video:
             if job.strategy is not None:
                 return run_annotation_cost(clip, video, system, job.strategy, first, service).row
-            keep = pictures is not None
+            keep = on_labels is not None
             outcome = run_protocol(job.protocol, clip, video, system, job.k, cache, keep_results=keep, models=models)
-            if pictures is not None:
-                draw_worst(pictures, clip, video, outcome)
+            if on_labels is not None:
+                on_labels(clip, video, outcome)
             return outcome.row
     except Exception as error:  # whatever a system does, the other rows count
         traceback.print_exc()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,9 @@ from micromodels.errors import InvalidInput, MicromodelsError
 from scripts.benchmark import regression_gate as quick_mode
 from scripts.benchmark.annotation_cost import DRAW_SECONDS, Strategy
 from scripts.benchmark.baselines import BASELINES, find_system
-from scripts.benchmark.benchmark import Benchmark, Job, part_of, plan, run_jobs
+from scripts.benchmark.benchmark import Benchmark, Job, OnLabels, part_of, plan, run_jobs
 from scripts.benchmark.datasets import Clip, data_root, load_clips
-from scripts.benchmark.figures import draw_plots
+from scripts.benchmark.figures import draw_plots, draw_worst
 from scripts.benchmark.protocols import PROTOCOL_SETS, Protocol, Row
 from scripts.benchmark.scaling import LENGTHS, OBJECTS, measure_growth
 from scripts.benchmark.simulated_reviewers import SimulatedReviewer
@@ -116,7 +117,8 @@ def main(
             _grow(bench, asked, out, console)
         elif not merge:
             jobs = quick_jobs(data_root()) if quick else _jobs(asked)
-            run_jobs(bench, jobs, out=out, pictures=pictures, tell=_teller(console), service=_reviewer(service))
+            drawn = {} if pictures is None else _drawn(jobs, pictures)
+            run_jobs(bench, jobs, out=out, tell=_teller(console), on_labels=drawn, service=_reviewer(service))
     except (MicromodelsError, ValueError) as error:
         console.print(f"[red]bench: {error}[/]")
         raise typer.Exit(2) from error
@@ -127,6 +129,12 @@ def main(
     places.finish(bench, console)
     complaints = check_quick(bench.rows, console, update=update_baseline) if quick else []
     raise typer.Exit(1 if bench.failed or complaints else 0)
+
+
+def _drawn(jobs: Iterable[Job], folder: Path) -> Mapping[str, OnLabels]:
+    """What draws the worst frames: those of the default, or of every system where it is not run."""
+    names = {job.system.name for job in jobs}
+    return dict.fromkeys({"default"} & names or names, partial(draw_worst, folder))
 
 
 def _reviewer(address: str) -> Callable[[Clip, int], SimulatedReviewer] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,13 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from micromodels.types import Box, FrameResult
+from micromodels.video import Video
 from scripts.benchmark import metrics
+from scripts.benchmark.benchmark import Benchmark
 from scripts.benchmark.datasets import Clip
 from scripts.benchmark.protocols import Outcome, Protocol, Row
-
-if TYPE_CHECKING:
-    from micromodels.video import Video
-    from scripts.benchmark.benchmark import Benchmark
 
 __all__ = ["draw_plots", "draw_worst"]
 
@@ -94,7 +91,7 @@ def draw_plots(folder: Path, bench: Benchmark) -> None:
     """Writes what can be drawn from the rows: scores over frames, reliability, annotation cost, growth.
 
     ``NAME-frames.png`` for every clip and k, seeds marked; ``reliability-SYSTEM-k.png`` for the systems that give a
-    confidence; ``annotation cost-SET.png``; ``growth.png``.
+    confidence; ``annotation-cost-SET.png``; ``growth.png``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clips: dict[str, list[Row]] = {}
@@ -114,7 +111,7 @@ def draw_plots(folder: Path, bench: Benchmark) -> None:
     for name, values in pairs.items():
         _plot_reliability(folder / f"reliability-{name}.png", name, values)
     for set_name, rows in curves.items():
-        _plot_annotation_cost(folder / f"annotation cost-{set_name}.png", set_name, rows)
+        _plot_annotation_cost(folder / f"annotation-cost-{set_name}.png", set_name, rows)
     if bench.growth.get("lengths"):
         _plot_growth(folder / "growth.png", bench.growth["lengths"])
 

@@ -32,7 +32,7 @@ from service.domain.videos import (
     VideoState,
 )
 from service.sessions.pool import Sessions
-from service.sessions.process import Question
+from service.sessions.requests import SessionRequest
 
 __all__ = ["CorrectionServicer"]
 
@@ -117,7 +117,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         return changed
 
     def _begin(
-        self, ids: tuple[str, str], asked: str, revision: int, on_news: Callable[[], None]
+        self, ids: tuple[str, str], asked: str, revision: int, on_stored: Callable[[], None]
     ) -> Future[Any] | None:
         """The answer to come; None where everything is computed, or nothing can be."""
         change = self._store.history.change(*ids, revision)
@@ -127,8 +127,8 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         if model is None:
             self._store.history.settle(*ids, revision, seconds=0.0, model_version="")
             return None
-        question = Question("correct", model, revision=revision, author=change.author, on_news=on_news)
-        return self._sessions.ask(*ids, question)
+        correction = SessionRequest("correct", model, revision=revision, author=change.author, on_stored=on_stored)
+        return self._sessions.submit(*ids, correction)
 
     async def _differences(
         self, ids: tuple[str, str], revision: int, after: int, answer: Future[Any] | None, bell: _Bell
@@ -205,7 +205,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
             model = self._model(ids, model_name)
             if model is None:
                 raise FailedPrecondition(f"no micro-model has been trained on video {ids[1]!r}; train one first")
-            return self._sessions.ask(*ids, Question(ask, model, details))
+            return self._sessions.submit(*ids, SessionRequest(ask, model, details))
 
         found: list[Any] = await asyncio.wrap_future(await self._run(begin))
         return found

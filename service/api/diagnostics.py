@@ -17,7 +17,7 @@ from service.domain.models import ModelVersion
 from service.domain.videos import VideoState
 from service.reports.quality import Acts, Group, VideoDiagnostics, diagnose, draw
 from service.sessions.pool import Sessions
-from service.sessions.process import Question
+from service.sessions.requests import SessionRequest
 
 __all__ = ["DiagnosticsServicer"]
 
@@ -57,7 +57,7 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
         model = self._store.models.of_video(*ids)
         if model is None:
             raise FailedPrecondition(f"no micro-model has been trained on video {ids[1]!r}; train one first")
-        return self._sessions.ask(*ids, Question("issues", model))
+        return self._sessions.submit(*ids, SessionRequest("issues", model))
 
     def _diagnose(self, ids: tuple[str, str], picture: bool) -> pb.Diagnostics:
         video = self._store.videos.get(*ids)

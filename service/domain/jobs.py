@@ -15,7 +15,7 @@ __all__ = ["Beat", "Effects", "Job", "JobError", "JobEvent", "JobKind", "JobStat
 
 
 class JobKind(StrEnum):
-    """What a job does; ``service.jobs`` documents the spec of each."""
+    """What a job does; ``service.domain.job_specs`` documents the spec of each."""
 
     PROBE = "probe"
     TRAIN = "train"

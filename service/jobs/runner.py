@@ -1,4 +1,4 @@
-"""Takes queued jobs while there is room for them and has each done by a ``Supervisor`` in a thread of its own."""
+"""Leases queued jobs while the settings allow more, and runs a ``Supervisor`` for each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class JobRunner:
     Args:
         store: open; stays open after the runner has stopped.
         settings: bounds and times.
-        preload: module that job children import first; empty for none.
+        preload: module that workers import first; empty for none.
     """
 
     def __init__(self, store: Store, settings: Settings, *, preload: str = "") -> None:
@@ -57,7 +57,7 @@ class JobRunner:
         self._thread = threading.Thread(target=self._loop, name="job-runner", daemon=True)
 
     def start(self) -> None:
-        """Begin to take jobs."""
+        """Begin to lease jobs."""
         if self._store.is_exclusive:
             shutil.rmtree(self._settings.data_dir / "scratch", ignore_errors=True)
             for beat in self._store.jobs.held("" if self._store.has_own_database else self._place):
@@ -65,9 +65,9 @@ class JobRunner:
         self._thread.start()
 
     def stop(self) -> None:
-        """End all children, give their jobs back with what they have finished, and return when that is done.
+        """End all workers, give their jobs back with what they have finished, and return when that is done.
 
-        A child gets ``settings.cancel_grace_seconds`` to finish its step and to keep a checkpoint.
+        A worker gets ``settings.cancel_grace_seconds`` to finish its step and to keep a checkpoint.
         """
         self._stopping.set()
         self._wake.set()
@@ -83,9 +83,9 @@ class JobRunner:
                 try:
                     self._round()
                 except MicromodelsError as error:
-                    _LOG.warning("the job runner goes on after: %s", error)
+                    _LOG.warning("job runner: %s; trying again", error)
                 except Exception:
-                    _LOG.exception("the job runner goes on")
+                    _LOG.exception("job runner; trying again")
                 self._wake.wait(_TICK_SECONDS)
                 self._wake.clear()
         finally:
@@ -96,9 +96,9 @@ class JobRunner:
         mine = {(lease.job_id, lease.fence) for _, lease in self._running.values()}
         for beat in self._watch.lapsed(self._store.jobs.held(), time.monotonic()):
             reason = JobError(
-                "WORKER_CRASHED", f"its worker gave no sign of life for {self._settings.lease_seconds:g} s"
+                "WORKER_CRASHED", f"its server gave no sign of life for {self._settings.lease_seconds:g} s"
             )
-            # One's own thread is alive, only slow: the disk may be.
+            # A thread of this server is alive, only slow: the disk may be.
             if (beat.job_id, beat.fence) not in mine and self._store.jobs.take_back(beat, reason):
                 _LOG.warning("job %s was taken back: %s", beat.job_id, reason.message)
         self._tidy()
@@ -126,7 +126,7 @@ class JobRunner:
         return sum(kind in kinds and thread.is_alive() for thread, (kind, _) in self._running.items())
 
     def _tidy(self) -> None:
-        if self._job_ended and not self._count(_HEAVY):  # nobody reads the caches
+        if self._job_ended and not self._count(_HEAVY):  # no worker reads the caches
             self._job_ended = False
             prune_cache(self._settings.data_dir / "cache", self._settings.cache_bytes)
             if not self._count(_LIGHT):

@@ -1,15 +1,12 @@
-"""Jobs: what can be asked for (``submit``), and the runner that has it done in child processes."""
+"""Submitting jobs: checks what a caller, or the server itself, wants done, and queues it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from micromodels.correction.retrain_policy import retraining_is_due
 from micromodels.errors import FailedPrecondition, OutOfRange
 from service.domain.job_specs import (
-    AutoLabelSpec,
-    ExportSpec,
     JobSpec,
     ProbeSpec,
     PropagateSpec,
@@ -19,21 +16,9 @@ from service.domain.job_specs import (
 )
 from service.domain.jobs import Job, JobKind
 from service.domain.videos import VideoRecord, VideoState
+from service.store import Store
 
-if TYPE_CHECKING:  # the job children import this package, and need no database
-    from service.store import Store
-
-__all__ = [
-    "AutoLabelSpec",
-    "ExportSpec",
-    "JobSpec",
-    "ProbeSpec",
-    "PropagateSpec",
-    "RetrainSpec",
-    "TrainSpec",
-    "retrain_if_due",
-    "submit",
-]
+__all__ = ["retrain_if_due", "submit"]
 
 _LEARNS = ("head", "finetune")
 
@@ -45,8 +30,8 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
         store: where the video is and the job goes.
         project_id: the project of both.
         spec: what to do.
-        author: who asks; the labels that the job writes carry it.
-        request_id: the same one with the same spec gives the same job.
+        author: who submits it; the labels that the job writes carry this name.
+        request_id: submitting again with the same one, and the same spec, gives the same job.
 
     Raises:
         AlreadyExists: the request id was used with another spec.
@@ -97,7 +82,7 @@ def _check_retrain(store: Store, project_id: str, spec: RetrainSpec, video: Vide
 
 
 def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frames: int, *, author: str) -> Job | None:
-    """Queue the retraining that follows from corrections, if there were enough; None if it is not time for one.
+    """Queue a retraining if enough was corrected since the last one; None if it is not due.
 
     Args:
         store: where the video is.
@@ -116,8 +101,8 @@ def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frame
     if last is not None and not last.state.is_final:
         return None
     trained = model.label_revisions[video_id]
-    asked = max(trained, int(last.spec["revision"]) if last is not None else 0)
-    drawn, unseen, fresh = (store.labels.anchor_frames(project_id, video_id, since) for since in (0, trained, asked))
+    tried = max(trained, int(last.spec["revision"]) if last is not None else 0)
+    drawn, unseen, fresh = (store.labels.anchor_frames(project_id, video_id, since) for since in (0, trained, tried))
     if not retraining_is_due(drawn, unseen, fresh, corrected_frames):
         return None
     revision = store.labels.revision(project_id, video_id)

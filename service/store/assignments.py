@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, Provenance, ProvenanceKind
+from service.domain.codec import decode_label, decode_ontology
 from service.domain.errors import NotFound
 from service.domain.history import Act, Assignment, ChangeKind
 from service.domain.labels import LabelKey
 from service.domain.videos import Page, VideoState
 from service.store import schema
-from service.store.codec import decode_label, decode_ontology
 from service.store.database import Database, check_text, new_id, now, once, page_start
 from service.store.instance_limits import within_limits
 from service.store.labels import label_changes, write_labels

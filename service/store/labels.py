@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, Label, Ontology, shape_kind
 from service.access.calls import note
+from service.domain.codec import decode_label, decode_ontology, encode_label
 from service.domain.errors import RevisionConflict
 from service.domain.history import Act, ChangeKind
 from service.domain.labels import (
@@ -31,7 +32,6 @@ from service.domain.videos import (
 )
 from service.store import schema
 from service.store.change_log import human_revisions, record_change
-from service.store.codec import decode_label, decode_ontology, encode_label
 from service.store.database import Database, now, once
 from service.store.instance_limits import crowded, within_limits
 from service.store.projects import project_row

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import Ontology
 from service.access.calls import note
+from service.domain.codec import decode_ontology, encode_ontology
 from service.domain.errors import Aborted, AlreadyExists, NotFound
 from service.domain.videos import Page, Project
 from service.store import schema
-from service.store.codec import decode_ontology, encode_ontology
 from service.store.database import Database, check_id, check_text, new_id, now, once, page_start
 from service.store.job_queue import FINAL_STATES
 

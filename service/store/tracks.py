@@ -12,12 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from service.domain.codec import decode_ontology
 from service.domain.errors import AlreadyExists, NotFound
 from service.domain.history import Act, ChangeKind
 from service.domain.labels import LabelKey, WriteResult
 from service.domain.videos import VideoState
 from service.store import schema
-from service.store.codec import decode_ontology
 from service.store.database import Database, check_text, once
 from service.store.instance_limits import is_present, within_limits
 from service.store.labels import LabelChange, write_labels

@@ -1,4 +1,4 @@
-"""What a worker tells its server: events on a pipe."""
+"""The worker's connection to its server, and what every task needs: a run that reports on it, an open video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from micromodels.runtime.run import Event, FlipBookPicture, Run, StopRequest
-from service.worker.protocol import Say, Task
+from service.worker.protocol import MessageType, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 
     from micromodels.video import Video
 
-__all__ = ["Channel", "event_kind", "open_task_video"]
-
+__all__ = ["Channel", "event_kind", "open_task_video", "task_run"]
 
 _JPEG_QUALITY = 85
 
 
 class Channel(Protocol):
-    """The way to the supervisor."""
+    """Connection to the server."""
 
-    def say(self, what: Say, **values: Any) -> None:
-        """Send a message; blocks while the supervisor is behind."""
+    def send(self, message_type: MessageType, /, **values: Any) -> None:
+        """Send a message; blocks while the server does not keep up."""
 
     def should_stop(self) -> StopRequest:
-        """What was ordered so far."""
+        """What the server has ordered so far."""
 
 
 def event_kind(event: Event) -> str:
@@ -49,18 +48,20 @@ def _jpeg(image: npt.NDArray[np.uint8]) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _run(task: Task, channel: Channel) -> Run:
+def task_run(task: Task, channel: Channel) -> Run:
+    """Device, cache and stopping of a task; its events go to the server."""
+
     def on_event(event: Event) -> None:
         payload = {field.name: getattr(event, field.name) for field in fields(event)}
         picture = _jpeg(payload.pop("image")) if isinstance(event, FlipBookPicture) else ""
-        channel.say(Say.EVENT, kind=event_kind(event), payload=payload, picture=picture)
+        channel.send(MessageType.EVENT, kind=event_kind(event), payload=payload, picture=picture)
 
     checkpoints = Path(task.checkpoints) if task.checkpoints else None
     return Run(task.device, Path(task.cache), on_event, channel.should_stop, checkpoints)
 
 
 def open_task_video(task: Task) -> AbstractContextManager[Video]:
-    """The video of a task, with the frame table that was made of it before."""
+    """Open the video of a task with its frame table, so that it is not scanned again."""
     from micromodels.video import FrameTable, open_video
 
     table = FrameTable.from_dict(json.loads(Path(task.frame_table).read_bytes()))

@@ -1,19 +1,16 @@
-"""The process of a job or a session: ``python -m service.worker.main [PRELOAD]`` reads a task from standard input and
-does it.
+"""The worker process: ``python -m service.worker.main [PRELOAD]`` reads one task from standard input and does it.
 
-It ends when its standard input does: nothing of a job outlives the server. ``PRELOAD`` is a module to import first.
+It ends when its standard input does, so that no worker outlives the server. ``PRELOAD`` is a module to import first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import faulthandler
 import importlib
 import json
 import os
 import queue
-import re
 import signal
 import sys
 import threading
@@ -24,15 +21,15 @@ from typing import IO, Any
 from micromodels.errors import Cancelled, MicromodelsError
 from micromodels.runtime.run import StopRequest
 from service.telemetry.traces import set_up_traces, span, stop_traces
-from service.worker.protocol import Order, Say, Task, error_reason
+from service.worker.protocol import SESSION, MessageType, Order, Task, error_fields
 
 __all__ = ["main"]
 
 _ORPHANED = 3
 
 
-class _Pipe:
-    """The way to the supervisor; see ``service.worker.jobs.Channel``."""
+class _PipeChannel:
+    """The ``Conversation`` of ``service.worker.session`` on two pipes."""
 
     def __init__(self, orders: IO[bytes], messages: IO[bytes]) -> None:
         self._orders = orders
@@ -42,19 +39,19 @@ class _Pipe:
         self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def say(self, what: Say, **values: Any) -> None:
-        """Send a message; blocks while the supervisor is behind."""
-        line = json.dumps({"say": what.value, **values}).encode() + b"\n"
+    def send(self, message_type: MessageType, /, **values: Any) -> None:
+        """Send a message; blocks while the server does not keep up."""
+        line = json.dumps({"type": message_type.value, **values}).encode() + b"\n"
         with self._writing:
             self._messages.write(line)
             self._messages.flush()
 
     def should_stop(self) -> StopRequest:
-        """What was ordered so far; a cancel is not taken back."""
+        """What the server has ordered so far; a cancel stays."""
         return self._stop
 
     def next_request(self) -> dict[str, Any]:
-        """What a session is asked next; waits for it."""
+        """The next request to a session; waits for it."""
         return self._requests.get()
 
     def has_request(self) -> bool:
@@ -74,51 +71,39 @@ class _Pipe:
         os._exit(_ORPHANED)
 
 
-def _is_of_device(error: BaseException) -> bool:
-    """Whether the GPU failed, or went away; torch and ONNX Runtime say so in words."""
-    return type(error).__name__ == "AcceleratorError" or re.search(r"\bCUDA\b.*(error|failure)", str(error)) is not None
-
-
 def main() -> None:
-    """Do one job; see the module."""
+    """Do one task; see the module."""
     messages = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a library that prints must not talk into the messages
+    os.dup2(2, 1)  # what a library prints must not mix with the messages
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C
     task = Task.from_line(sys.stdin.buffer.readline())
     os.nice(task.niceness)
     with contextlib.suppress(OSError):  # Linux weighs sessions (setsid) by this, and processes only within one
         Path("/proc/self/autogroup").write_text(str(task.niceness))
     with contextlib.suppress(OSError):  # where memory runs out, the system ends this process before the server
         Path("/proc/self/oom_score_adj").write_text("500")
-    pipe = _Pipe(sys.stdin.buffer, messages)
+    channel = _PipeChannel(sys.stdin.buffer, messages)
     try:
         if len(sys.argv) > 1:
             importlib.import_module(sys.argv[1])
         from service.domain.jobs import JobKind
-        from service.worker.jobs import WORK
-        from service.worker.session import INTERACTIVE, interact
+        from service.worker.jobs import HANDLERS
+        from service.worker.session import serve_session
 
         set_up_traces(os.environ.get("MICROMODELS_TRACE_FILE", ""))
-        with span(f"child {task.kind}", os.environ.get("TRACEPARENT", "")):
-            if task.kind == INTERACTIVE:
-                interact(task, pipe)
+        with span(f"worker {task.kind}", os.environ.get("TRACEPARENT", "")):
+            if task.kind == SESSION:
+                serve_session(task, channel)
             else:
-                WORK[JobKind(task.kind)](task, pipe)
-        pipe.say(Say.DONE)
+                HANDLERS[JobKind(task.kind)](task, channel)
+        channel.send(MessageType.DONE)
     except Cancelled:
-        pipe.say(Say.CANCELLED)
-    except (MicromodelsError, MemoryError) as error:
-        name = type(error).__name__ if isinstance(error, MicromodelsError) else "OutOfMemory"
-        pipe.say(Say.ERROR, error_class=name, reason=error_reason(error), message=str(error) or "out of memory")
+        channel.send(MessageType.CANCELLED)
     except Exception as error:
-        traceback.print_exc()
-        message = f"{type(error).__name__}: {error}"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            pipe.say(Say.ERROR, error_class="ResourceExhausted", reason="RESOURCE_EXHAUSTED", message=message)
-        else:
-            reason = "DEVICE_LOST" if _is_of_device(error) else "INTERNAL"
-            pipe.say(Say.ERROR, error_class="", reason=reason, message=message)
+        if not isinstance(error, (MicromodelsError, MemoryError)):
+            traceback.print_exc()
+        channel.send(MessageType.ERROR, **error_fields(error))
     stop_traces()
     sys.stderr.flush()
     os._exit(0)  # threads and finalizers of the libraries have nothing left to do

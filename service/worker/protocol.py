@@ -1,12 +1,13 @@
-"""What a job's child process and its supervisor say to each other: JSON lines, one way each.
+"""The protocol between the server and a worker process: a task and orders one way, messages the other, as JSON lines.
 
-The child reads one task, then orders, from its standard input; the end of it means that the supervisor is gone, and
-the child ends. It writes messages to what was its standard output when it started. Each message is an object with
-``"say"`` and the fields below.
+The worker reads one task, then orders, from its standard input; the end of it means that the server is gone, and the
+worker ends. It writes messages to what was its standard output when it started. A message is an object with ``"type"``,
+a ``MessageType``, and the fields that are documented there.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,17 +16,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from micromodels.errors import VideoError
+from micromodels.errors import MicromodelsError, VideoError
 from micromodels.types import AnyLabel
+from service.domain.codec import decode_label, encode_label
 from service.domain.labels import LabelKey
-from service.store.codec import decode_label, encode_label
 
 __all__ = [
     "MAX_LINE_BYTES",
+    "SESSION",
+    "MessageType",
     "Order",
-    "Say",
     "Task",
-    "error_reason",
+    "error_fields",
     "key_to_json",
     "label_from_json",
     "label_to_json",
@@ -35,19 +37,23 @@ __all__ = [
     "write_settled",
 ]
 
+SESSION = "session"
+"""Kind of the task of a label session."""
+
 MAX_LINE_BYTES = 256 << 20
-"""A longer line means that the child has gone mad. The frame table of a video of hours has tens of megabytes."""
+"""A longer line means that the worker is malfunctioning. The frame table of a video of hours has tens of megabytes."""
 
 
 class Order(StrEnum):
-    """What the supervisor may send after the task."""
+    """What the server may send to the worker of a job after the task."""
 
     CANCEL = "cancel"
     FINISH_EARLY = "finish_early"
+    """End the training with the weights that it has, and continue with them."""
 
 
-class Say(StrEnum):
-    """Kinds of message."""
+class MessageType(StrEnum):
+    """What a worker may send."""
 
     EVENT = "event"
     """``kind``, ``payload`` and, for a picture, ``picture``: base64 of a JPEG."""
@@ -58,17 +64,17 @@ class Say(StrEnum):
     MODEL = "model"
     """``folder`` (a saved model) and ``manifest``."""
     RESULT = "result"
-    """``values``, a part of what the job ends with."""
+    """``values``, a part of the job's result."""
     FILE = "file"
     """``path``: a finished file."""
     CHANGE = "change"
-    """Of a session: ``key`` and ``label``, the label that stands there now; null for none."""
+    """Of a session: ``key`` and ``label``, the label of that key now; null for none."""
     LEARNED = "learned"
-    """Of a session: ``folder``, the micro-model as it is now that it has learned from a correction."""
-    ANSWER = "answer"
+    """Of a session: ``folder``, the micro-model after it has learned from a correction."""
+    RESPONSE = "response"
     """Of a session, when a request is done: ``value``."""
     REFUSED = "refused"
-    """Of a session: this request cannot be done; fields as in ``ERROR``. The next one may be."""
+    """Of a session: this request failed; fields as in ``ERROR``. The worker waits for the next one."""
     DONE = "done"
     CANCELLED = "cancelled"
     ERROR = "error"
@@ -77,32 +83,35 @@ class Say(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Everything that a child needs to do a job; it has no access to the store."""
+    """Everything that a worker needs for a job or a session; it has no access to the store."""
 
     kind: str
+    """A ``JobKind``, or ``SESSION``."""
     spec: Mapping[str, Any]
     video_path: str
     scratch: str
-    """Its own folder, for files in and out."""
+    """The worker's own folder, for files in and out."""
     cache: str
     """The feature cache, shared with other jobs."""
     device: str
     niceness: int
     checkpoint: Mapping[str, Any]
-    """Where an earlier try got to: any of ``next_frame``, ``model_id`` and ``version``."""
+    """What earlier tries have stored: any of ``next_frame``, ``model_id`` and ``version``; and what this try must do
+    otherwise: ``smaller``, ``device``."""
     checkpoints: str = ""
     """Folder that the tries of this job share, for the state of a training."""
     ontology: Mapping[str, Any] = field(default_factory=dict)
     frame_table: str = ""
-    """File in scratch with the frame table as JSON; empty when it is to be built."""
+    """File in scratch with the frame table as JSON; empty for a probe, which makes one."""
     labels: str = ""
-    """File in scratch, in the form of ``write_labels``: the anchors, or for an export all labels."""
+    """File in scratch, as ``write_labels`` writes it: the anchors, or for an export, a retraining or a session all
+    labels; empty for a probe."""
     model: str = ""
     """Folder in scratch with the saved model to use; empty if there is none yet."""
     learned: Sequence[str] = ()
-    """Folders in scratch with what that model became by learning from corrections, the oldest first."""
+    """Folders in scratch with the states of that model after it had learned from corrections, the oldest first."""
     settled: str = ""
-    """File in scratch with the keys of labels that people accepted or locked, in the form of ``write_settled``."""
+    """File in scratch with the keys of labels that people accepted or locked, as ``write_settled`` writes it."""
 
     def to_line(self) -> bytes:
         """As a line of JSON."""
@@ -157,7 +166,6 @@ def read_labels(path: Path) -> Iterator[AnyLabel]:
 
 _REASONS = {  # where the class' own name in upper case would not do
     "OutOfMemory": "OOM",
-    "MemoryError": "OOM",
     "VideoError": "VIDEO_REFUSED",
     "ModelError": "MODEL_REFUSED",
     "TrainingError": "TRAINING_FAILED",
@@ -165,9 +173,25 @@ _REASONS = {  # where the class' own name in upper case would not do
 }
 
 
-def error_reason(error: BaseException) -> str:
-    """What went wrong, for machines; see ``JobError.reason``."""
+def error_fields(error: Exception) -> dict[str, str]:
+    """The fields of ``ERROR`` and ``REFUSED``, as those of ``JobError``."""
+    if isinstance(error, MicromodelsError):
+        return {"error_class": type(error).__name__, "reason": _reason(error), "message": str(error)}
+    if isinstance(error, MemoryError):
+        return {"error_class": "OutOfMemory", "reason": "OOM", "message": str(error) or "out of memory"}
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return {"error_class": "ResourceExhausted", "reason": "RESOURCE_EXHAUSTED", "message": message}
+    return {"error_class": "", "reason": "DEVICE_LOST" if _is_of_device(error) else "INTERNAL", "message": message}
+
+
+def _reason(error: MicromodelsError) -> str:
     if isinstance(error, VideoError) and "decoding process" in str(error):
         return "DECODE_CRASH"
     name = type(error).__name__
     return _REASONS.get(name) or re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
+
+
+def _is_of_device(error: Exception) -> bool:
+    """Whether the GPU failed or is gone; torch and ONNX Runtime show that in the message only."""
+    return type(error).__name__ == "AcceleratorError" or re.search(r"\bCUDA\b.*(error|failure)", str(error)) is not None

@@ -1,9 +1,9 @@
-"""A session's process: holds one video open with its micro-model and answers what it is asked, until nobody asks.
+"""What a worker does for a label session: holds one video open with its micro-model and answers requests.
 
-Requests come as lines of JSON after the task, one at a time: ``ask`` (a key of ``_ANSWERS``), ``news`` (labels that
-became others since the last request, as ``[frame, is_frame_class, name, payload or null, settled]``) and what the
-question needs. The answers are any number of ``CHANGE`` and then one ``ANSWER`` or ``REFUSED``. While nobody asks, it
-gets ready for what may be asked next.
+Requests come as lines of JSON after the task, one at a time: ``method`` (a key of ``_METHODS``), its ``parameters``,
+and ``updates``: labels that others have changed since the last request, as ``[frame, is_frame_class, name, payload or
+null, settled]``. The reply is any number of ``CHANGE`` and ``LEARNED`` and then one ``RESPONSE`` or ``REFUSED``.
+Between requests the session is prepared for the next one.
 """
 
 from __future__ import annotations
@@ -16,37 +16,42 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from micromodels.errors import Cancelled, MicromodelsError, ModelError
 from micromodels.runtime.run import Run, StopRequest
+from service.domain.codec import decode_label, decode_ontology
 from service.domain.labels import LabelKey
-from service.store.codec import decode_label, decode_ontology
 from service.worker.channel import Channel, open_task_video
-from service.worker.protocol import Say, Task, label_from_json, label_to_json, read_labels, read_settled
+from service.worker.protocol import (
+    MessageType,
+    Task,
+    error_fields,
+    label_from_json,
+    label_to_json,
+    read_labels,
+    read_settled,
+)
 
 if TYPE_CHECKING:
     from micromodels.correction.session import LabelSession
     from micromodels.labels import keys
     from micromodels.video import Video
 
-__all__ = ["INTERACTIVE", "Conversation", "interact", "open_session"]
-
-INTERACTIVE = "interactive"
-"""In place of the kind of a job."""
+__all__ = ["Conversation", "open_session", "serve_session"]
 
 _MANY_AT_ONCE = 20
-"""Whoever accepts more labels than this at once has not looked at each of them."""
+"""A person who accepts more labels than this at once has not looked at each of them."""
 
 
 class Conversation(Channel, Protocol):
-    """A channel with questions on it."""
+    """A channel that brings requests."""
 
     def next_request(self) -> Mapping[str, Any]:
         """The next request; waits for it."""
 
     def has_request(self) -> bool:
-        """Whether one waits."""
+        """Whether a request waits."""
 
 
-def interact(task: Task, channel: Conversation) -> None:
-    """Answer until the supervisor closes the pipe, which ends the process."""
+def serve_session(task: Task, channel: Conversation) -> None:
+    """Answer requests until the server closes the pipe, which ends the process."""
     preparing = False
 
     def should_stop() -> StopRequest:
@@ -64,20 +69,17 @@ def interact(task: Task, channel: Conversation) -> None:
                 continue
             request = channel.next_request()
             try:
-                _adopt(session, request["news"])
-                value = _ANSWERS[request["ask"]](session, request, channel)
-                learned = _tell_learned(session, learned, task, channel)
-                channel.say(Say.ANSWER, value=value)
-                prepared = prepared and request["ask"] not in ("correct", "cuts")
+                _adopt(session, request["updates"])
+                value = _METHODS[request["method"]](session, request["parameters"], channel)
+                learned = _send_learned(session, learned, task, channel)
+                channel.send(MessageType.RESPONSE, value=value)
+                prepared = prepared and request["method"] not in ("correct", "cuts")
             except MicromodelsError as error:
-                from service.worker.protocol import error_reason
-
-                name, reason = type(error).__name__, error_reason(error)
-                channel.say(Say.REFUSED, error_class=name, reason=reason, message=str(error))
+                channel.send(MessageType.REFUSED, **error_fields(error))
 
 
 def open_session(task: Task, video: Video, run: Run) -> LabelSession:
-    """A session on the task's video and labels, which goes on with what its micro-model has learned."""
+    """A session on the task's video and labels, with what its micro-model has learned from earlier corrections."""
     from micromodels.correction.session import LabelSession
     from micromodels.recipes.base import load_model
 
@@ -85,8 +87,8 @@ def open_session(task: Task, video: Video, run: Run) -> LabelSession:
     for folder in task.learned:
         try:
             models.append(load_model(Path(folder)))
-        except ModelError as error:  # of another encoder, say: what was before it is used
-            logging.getLogger(__name__).warning("what was learned cannot be used: %s", error)
+        except ModelError as error:  # for example of another encoder: the state before it is used
+            logging.getLogger(__name__).warning("a learned state cannot be used: %s", error)
     *earlier, model = models
     settled = [_key(key.frame, key.is_frame_class, key.name) for key in read_settled(Path(task.settled))]
     return LabelSession(
@@ -100,24 +102,25 @@ def open_session(task: Task, video: Video, run: Run) -> LabelSession:
     )
 
 
-def _tell_learned(session: LabelSession, known: str, task: Task, channel: Channel) -> str:
-    """Hand the micro-model over if it has learned; returns its version."""
+def _send_learned(session: LabelSession, known: str, task: Task, channel: Channel) -> str:
+    """Send the micro-model if it has learned since version ``known``; returns its version."""
     version = session.model.manifest.version
     if version != known:
         folder = Path(task.scratch) / "learned"
         shutil.rmtree(folder, ignore_errors=True)
         session.model.save_weights(folder)
-        channel.say(Say.LEARNED, folder=str(folder))
+        channel.send(MessageType.LEARNED, folder=str(folder))
     return version
 
 
 def _prepare(session: LabelSession) -> bool:
+    """Compute what the next request needs; False if a request came meanwhile."""
     try:
         session.prepare()
     except Cancelled:
         return False
     except MicromodelsError:
-        return True  # whoever asks next hears of it
+        return True  # the next request meets the same error and is refused with it
     return True
 
 
@@ -127,14 +130,14 @@ def _key(frame: int, is_frame_class: bool, name: str) -> keys.LabelKey:
     return SessionKey(frame, name, is_frame_class)
 
 
-def _adopt(session: LabelSession, news: Iterable[list[Any]]) -> None:
-    """Let the session know what became of labels elsewhere."""
+def _adopt(session: LabelSession, updates: Iterable[list[Any]]) -> None:
+    """Give the session the labels that others have changed."""
     from micromodels.labels.keys import LabelChange
 
     settled: list[keys.LabelKey] = []
     loose: list[keys.LabelKey] = []
     changed: list[LabelChange] = []
-    for frame, is_frame_class, name, payload, is_settled in news:
+    for frame, is_frame_class, name, payload, is_settled in updates:
         key = _key(frame, is_frame_class, name)
         label = None if payload is None else decode_label(LabelKey(frame, is_frame_class, name), payload)
         changed.append(LabelChange(key, session.labels.get(key), label))
@@ -144,17 +147,17 @@ def _adopt(session: LabelSession, news: Iterable[list[Any]]) -> None:
     session.settle(settled, looked_at=len(settled) <= _MANY_AT_ONCE)
 
 
-def _correct(session: LabelSession, request: Mapping[str, Any], channel: Channel) -> Any:
-    labels = [label_from_json(values) for values in request["labels"]]
-    removals = [key for values in request["removals"] if (key := _key(*values)) in session.labels]
+def _correct(session: LabelSession, parameters: Mapping[str, Any], channel: Channel) -> Any:
+    labels = [label_from_json(values) for values in parameters["labels"]]
+    removals = [key for values in parameters["removals"] if (key := _key(*values)) in session.labels]
     for change in session.correct(labels, removals):
         key = change.key
         after = None if change.after is None else label_to_json(change.after)
-        channel.say(Say.CHANGE, key=[key.frame, key.frame_class, key.name], label=after)
+        channel.send(MessageType.CHANGE, key=[key.frame, key.frame_class, key.name], label=after)
     return None
 
 
-def _suggest(session: LabelSession, request: Mapping[str, Any], channel: Channel) -> Any:
+def _suggest(session: LabelSession, parameters: Mapping[str, Any], channel: Channel) -> Any:
     del channel
     return [
         {
@@ -165,33 +168,33 @@ def _suggest(session: LabelSession, request: Mapping[str, Any], channel: Channel
             "reason": found.reason_kind.value,
             "text": found.reason_text,
         }
-        for found in session.suggest(request["count"], skip=request["skip"])
+        for found in session.suggest(parameters["count"], skip=parameters["skip"])
     ]
 
 
-def _swaps(session: LabelSession, request: Mapping[str, Any], channel: Channel) -> Any:
-    del request, channel
+def _swaps(session: LabelSession, parameters: Mapping[str, Any], channel: Channel) -> Any:
+    del parameters, channel
     return [
         {"frame": s.frame, "start": s.start, "tracks": list(s.tracks), "score": s.score, "text": s.text}
         for s in session.suspected_swaps()
     ]
 
 
-def _cuts(session: LabelSession, request: Mapping[str, Any], channel: Channel) -> Any:
-    del request, channel
-    session.prepare()  # cuts are known only of frames that were looked at
+def _cuts(session: LabelSession, parameters: Mapping[str, Any], channel: Channel) -> Any:
+    del parameters, channel
+    session.prepare()  # cuts are known only where frames were encoded
     return session.scene_cuts()
 
 
-def _issues(session: LabelSession, request: Mapping[str, Any], channel: Channel) -> Any:
-    del request, channel
+def _issues(session: LabelSession, parameters: Mapping[str, Any], channel: Channel) -> Any:
+    del parameters, channel
     return [
         {"kind": i.kind.value, "frame": i.frame, "tracks": list(i.tracks), "score": i.score, "text": i.text}
         for i in session.issues()
     ]
 
 
-_ANSWERS: dict[str, Callable[[LabelSession, Mapping[str, Any], Channel], Any]] = {
+_METHODS: dict[str, Callable[[LabelSession, Mapping[str, Any], Channel], Any]] = {
     "correct": _correct,
     "suggest": _suggest,
     "swaps": _swaps,

@@ -72,7 +72,7 @@ def test_every_protocol_prints_a_table_and_writes_a_file(command: CliRunner, tmp
     assert "osvos on A davis2016, A cvc612" in tables
     assert written["commit"][:12] in tables
     names = {path.name for path in pictures.iterdir()}
-    assert {"B-otb-clip-k3-linear-worst.png", "A-davis2016-clip-k3-frames.png", "annotation cost-tld.png"} <= names
+    assert {"B-otb-clip-k3-linear-worst.png", "A-davis2016-clip-k3-frames.png", "annotation-cost-tld.png"} <= names
 
 
 def test_a_system_that_fails_does_not_stop_the_rest(

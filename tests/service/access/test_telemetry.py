@@ -119,7 +119,7 @@ def test_one_trace_goes_from_the_call_into_the_process_of_the_job(tmp_path: Path
     spans = [json.loads(line) for line in file.read_text().splitlines()]
     by_name = {found["name"]: found for found in spans}
     call = by_name["/micromodels.v1.LabelingService/Train"]
-    job, child = by_name["job train"], by_name["child train"]
+    job, child = by_name["job train"], by_name["worker train"]
     assert call["context"]["trace_id"] == job["context"]["trace_id"] == child["context"]["trace_id"]
     assert job["parent_id"] == call["context"]["span_id"]
     assert child["parent_id"] == job["context"]["span_id"]

@@ -1,32 +1,33 @@
-"""Stands in for the library in job children: a "video" is a JSON file that says how the work is to go.
+"""Stands in for the library in workers: a "video" is a JSON file that says how the work is to go.
 
 Keys: ``frames``; ``seconds_per_frame``; ``steps`` and ``seconds_per_step`` of training; ``die``: a list of points
 (``"train"``, ``"probe"`` or ``"frame N"``), at each of which the process is killed once; ``hang``: the same, but it
 stops doing anything; ``fail``: name of an error that training raises; ``large``: an effort above which training runs
 out of memory; ``eats``: MiB that training takes for each unit of effort, and ``room``: with more of them it takes no
 end; ``no_room``: how many times training finds the disk full; ``lose_device``: training on any device but the CPU loses
-it; ``deaf``: ignores orders.
+it; ``deaf``: ignores orders; ``worse``: retraining gives a model that does worse.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import micromodels
 from micromodels import errors
+from micromodels.labels.keys import LabelChange, LabelKey, key_of
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -96,8 +97,10 @@ class TrainSettings:
 
 @dataclass
 class Manifest:
+    metrics: dict[str, float] = field(default_factory=lambda: {"score": 0.5})
+
     def to_dict(self) -> dict[str, Any]:
-        return {"recipe": "fake", "metrics": {"score": 0.5}}
+        return {"recipe": "head", "metrics": self.metrics}
 
 
 def _stop(video: Video, run: Run) -> bool:
@@ -182,12 +185,63 @@ def load_model(folder: Path) -> MicroModel:
     return MicroModel()
 
 
+@dataclass
+class Retrained:
+    model: MicroModel
+    better: bool
+    held_out: tuple[int, ...] = ()
+    old_score: float = 0.5
+    new_score: float = 0.75
+
+
+class LabelSession:
+    """A session that only retrains: every label that no person has drawn or settled gets a confidence of 0.99.
+
+    The frames of settled labels are those that it says it has compared on.
+    """
+
+    def __init__(
+        self,
+        video: Video,
+        model: MicroModel,
+        labels: Iterable[AnyLabel],
+        *,
+        settled: Iterable[LabelKey],
+        ontology: object,
+        run: Run,
+        earlier: Sequence[MicroModel],
+    ) -> None:
+        self.video, self.model, self.run = video, model, run
+        self.labels = {key_of(label): label for label in labels}
+        self.settled = frozenset(settled)
+
+    def __enter__(self) -> LabelSession:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        return None
+
+    def retrain(self, settings: TrainSettings) -> Retrained:
+        anchors = [label for label in self.labels.values() if label.is_anchor]
+        model = train(self.video, anchors, settings, ontology=None, run=self.run)
+        return Retrained(model, not self.video.script.get("worse"), tuple(sorted(key.frame for key in self.settled)))
+
+    def replace_model(self, retrained: Retrained) -> Iterator[LabelChange]:
+        self.model = retrained.model
+        for key, label in sorted(self.labels.items()):
+            if not label.is_anchor and key not in self.settled:
+                yield LabelChange(key, label, replace(label, confidence=0.99))
+
+
 def _install(name: str, **contents: object) -> None:
+    """Put a module in the place of ``micromodels.NAME``."""
     module = types.ModuleType(f"micromodels.{name}")
     vars(module).update(contents)
-    sys.modules[f"micromodels.{name}"] = module
-    setattr(micromodels, name, module)
+    sys.modules[module.__name__] = module
+    parent, _, last = module.__name__.rpartition(".")
+    setattr(importlib.import_module(parent), last, module)
 
 
 _install("video", open_video=open_video, FrameTable=FrameTable)
-_install("labeling", TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
+_install("recipes.base", TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
+_install("correction.session", LabelSession=LabelSession)

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 
 from micromodels.types import AnyLabel
-from service.domain.job_specs import (
-    TrainSpec,
-)
+from service.domain.job_specs import TrainSpec
 from service.domain.jobs import JobState
-from service.jobs import (
-    supervisor,
-)
-from service.jobs.submit import (
-    submit,
-)
+from service.jobs import task_files
+from service.jobs.submit import submit
 from service.worker.protocol import write_labels
 from tests.service.jobs.jobs_harness import Bench
 
@@ -44,7 +38,7 @@ def test_f57_a_job_that_cannot_be_laid_out_waits(bench: Bench, monkeypatch: pyte
             raise OSError(errno.ENOSPC, "No space left on device")
         write_labels(path, labels)
 
-    monkeypatch.setattr(supervisor, "write_labels", full)
+    monkeypatch.setattr(task_files, "write_labels", full)
     video = bench.ready(frames=3)
     bench.start()
     job = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id)).job_id)

@@ -67,7 +67,7 @@ def test_auto_label_from_upload_to_labels(bench: Bench) -> None:
     assert records[0].label.provenance.kind is ProvenanceKind.HUMAN
     assert job.result["revision"] == bench.store.labels.revision(bench.project_id, video.video_id)
     model = bench.store.models.get(bench.project_id, job.result["model_id"])
-    assert (model.recipe, model.metrics, model.job_id) == ("fake", {"score": 0.5}, job.job_id)
+    assert (model.recipe, model.metrics, model.job_id) == ("head", {"score": 0.5}, job.job_id)
     assert model.label_revisions == {video.video_id: 1}
     assert records[1].label is not None
     assert records[1].label.provenance.version == model.provenance_version
@@ -410,7 +410,7 @@ def test_a_stopped_worker_can_do_no_harm(bench: Bench) -> None:
     finally:
         frozen.kill()
         _, errors = frozen.communicate()
-    assert b"was given to another worker" in errors
+    assert b"was leased again meanwhile" in errors
 
 
 def _serve(bench: Bench, exclusive: bool = True) -> subprocess.Popen[bytes]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-import service.jobs
 from micromodels.errors import InvalidInput
 from service.domain.job_specs import (
     AutoLabelSpec,
@@ -55,9 +54,3 @@ def test_bad_specs_name_the_field(make: Callable[[], object], field: str) -> Non
     """What cannot be is refused at once."""
     with pytest.raises(InvalidInput, match=field):
         make()
-
-
-def test_the_public_names() -> None:
-    """Everything that is offered is there."""
-    for name in service.jobs.__all__:
-        assert hasattr(service.jobs, name)

@@ -8,6 +8,7 @@ import pytest
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, Polygon, Provenance, ProvenanceKind, State
+from service.domain.codec import decode_label, encode_label
 from service.domain.errors import AlreadyExists, NotFound, RevisionConflict
 from service.domain.labels import (
     LabelKey,
@@ -21,7 +22,6 @@ from service.store import (
     Store,
     schema,
 )
-from service.store.codec import decode_label, encode_label
 from tests.service.store.helpers import MODEL, box, labels_of, ready_video, tool
 
 

@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import service.store
+from service.domain.codec import encode_label, encode_ontology
 from service.domain.jobs import (
     JobState,
 )
@@ -28,7 +29,6 @@ from service.store import (
     Store,
 )
 from service.store.backup import back_up, restore
-from service.store.codec import encode_label, encode_ontology
 from service.store.database import database_url, now
 from service.store.schema import Instant, metadata
 from tests.service.store.conftest import Place

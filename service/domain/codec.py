@@ -1,4 +1,7 @@
-"""How labels and ontologies are kept in the database: compact JSON, independent of the exchange formats."""
+"""Labels and ontologies as compact JSON: how the database keeps them and workers are sent them.
+
+Independent of the exchange formats.
+"""
 
 from __future__ import annotations
 
