@@ -13,14 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Provenance
 from service.domain.errors import SessionFailed, Unavailable
 from service.domain.history import Act, ChangeKind, LabelDifference
 from service.domain.jobs import (
     JobError,
-)
-from service.domain.labels import (
-    LabelKey,
 )
 from service.domain.models import (
     ModelVersion,
@@ -28,12 +26,11 @@ from service.domain.models import (
 from service.jobs.task_files import lay_out_learned
 from service.settings import Settings, cache_folder
 from service.store import Store
-from service.store.codec import encode_label, encode_ontology
+from service.store.codec import encode_label, encode_ontology, key_from_json, key_to_json
 from service.worker.process import Lines, end_process, has_exited, how_it_ended, start_child
 from service.worker.protocol import (
     Say,
     Task,
-    key_to_json,
     label_from_json,
     label_to_json,
     write_labels,
@@ -167,7 +164,7 @@ class SessionProcess:
 
     def _note(self, message: Mapping[str, Any], changes: dict[LabelKey, AnyLabel | None]) -> None:
         """Keep a change to be stored; the anchors among them are people's alone to write."""
-        key = LabelKey(*message["key"])
+        key = key_from_json(message["key"])
         label = None if message["label"] is None else label_from_json(message["label"])
         if label is not None and label.is_anchor:
             changes.pop(key, None)
