@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.types import (
@@ -79,13 +79,17 @@ def label_to_message(label: AnyLabel, revision: int = 0) -> label_pb2.Label:
         return message
     target = message.object
     target.track, target.object_class, target.state = label.track, label.object_class, _STATES[label.state]
-    if isinstance(label.shape, Box):
-        target.box.x1, target.box.y1, target.box.x2, target.box.y2 = label.shape.as_list()
-    elif isinstance(label.shape, Polygon):
-        target.polygon.coordinates.extend(value for point in label.shape.points for value in point)
-    elif isinstance(label.shape, Mask):
-        mask = label.shape
-        target.mask.height_px, target.mask.width_px, target.mask.counts = mask.height_px, mask.width_px, mask.counts
+    match label.shape:
+        case None:
+            pass
+        case Box() as box:
+            target.box.x1, target.box.y1, target.box.x2, target.box.y2 = box.as_list()
+        case Polygon() as ring:
+            target.polygon.coordinates.extend(value for point in ring.points for value in point)
+        case Mask() as mask:
+            target.mask.height_px, target.mask.width_px, target.mask.counts = mask.height_px, mask.width_px, mask.counts
+        case unknown:
+            assert_never(unknown)
     return message
 
 
@@ -204,14 +208,14 @@ def ontology_from_message(
         path = f"{where}.object_classes[{index}]"
         kinds = [_known(_SHAPE_KINDS_BACK, kind, f"{path}.shapes[{i}]") for i, kind in enumerate(item.shapes)]
         flip = item.flip if item.HasField("flip") else True
-        with _path(path, {"object_class.name": "name", "object_class.max_instances": "max_instances"}):
+        with _path(path, "object_class."):
             allowed = frozenset(kinds) or frozenset(ShapeKind)
             objects.append(ObjectClass(item.name, item.color, allowed, item.max_instances, flip, tuple(item.excludes)))
     for index, entry in enumerate(frame_classes):
         path = f"{where}.frame_classes[{index}]"
-        with _path(path, {"frame_class.name": "name"}):
+        with _path(path, "frame_class."):
             frames.append(FrameClass(entry.name, entry.color, tuple(entry.excludes)))
-    with _path(where, {}):
+    with _path(where):
         return Ontology(tuple(objects), tuple(frames))
 
 
@@ -222,13 +226,12 @@ def _known(table: Mapping[Any, V], number: int, where: str) -> V:
 
 
 @contextmanager
-def _path(path: str, names: dict[str, str]) -> Iterator[None]:
-    """Give the field of an error its full path in the request."""
+def _path(path: str, prefix: str = "") -> Iterator[None]:
+    """Give the field of an error, less a prefix, its full path in the request."""
     try:
         yield
     except InvalidInput as error:
-        field = names.get(error.field, error.field)
-        raise type(error)(f"{path}.{field}", error.value, error.allowed) from None
+        raise type(error)(f"{path}.{error.field.removeprefix(prefix)}", error.value, error.allowed) from None
 
 
 def label_batches(labels: Iterable[AnyLabel]) -> Iterator[list[label_pb2.Label]]:

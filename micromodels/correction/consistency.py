@@ -10,6 +10,7 @@ from itertools import combinations, pairwise, product
 import numpy as np
 import numpy.typing as npt
 
+from micromodels.labels.geometry import box_iou
 from micromodels.labels.track_arrays import TrackSeries
 from micromodels.types import Ontology
 
@@ -163,19 +164,11 @@ def _overlaps(series: Mapping[str, TrackSeries]) -> list[Issue]:
     for one, other in combinations(series.values(), 2):
         if one.object_class != other.object_class:
             continue
-        iou = _box_iou(one.boxes, other.boxes)
+        iou = box_iou(one.boxes, other.boxes)
         for frame in np.flatnonzero(np.nan_to_num(iou) > OVERLAP).tolist():
             text = f"{one.track} and {other.track} cover the same place on frame {frame}"
             out.append(Issue(IssueKind.OVERLAP, frame, (one.track, other.track), float(iou[frame]), text))
     return out
-
-
-def _box_iou(one: Doubles, other: Doubles) -> Doubles:
-    low, high = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:])
-    inter = np.clip(high - low, 0, None).prod(axis=1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(inter / (areas[0] + areas[1] - inter), np.float64)
 
 
 def _too_many(series: Mapping[str, TrackSeries], ontology: Ontology) -> list[Issue]:
@@ -207,7 +200,7 @@ def _excluded(
             for other in series.values():
                 if other.object_class != name:
                     continue
-                for first, last in _runs(np.nan_to_num(_box_iou(one.boxes, other.boxes)) > OVERLAP):
+                for first, last in _runs(np.nan_to_num(box_iou(one.boxes, other.boxes)) > OVERLAP):
                     text = f"{one.track} is where {other.track} is on {_frames(first, last)}"
                     out.append(Issue(IssueKind.EXCLUDED, first, (one.track, other.track), 1.0, text))
     pairs = {frozenset((entry.name, name)) for entry in ontology.frame_classes for name in entry.excludes}

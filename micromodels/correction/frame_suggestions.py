@@ -23,7 +23,7 @@ import numpy.typing as npt
 from micromodels.correction.consistency import closeness, jump_scores, suspected_swaps
 from micromodels.labels.track_arrays import TrackSeries
 
-__all__ = ["ReasonKind", "Signals", "Suggestion", "Trust", "Verdict", "suggest"]
+__all__ = ["JudgedLabel", "ReasonKind", "Signals", "Suggestion", "Trust", "suggest"]
 
 Doubles = npt.NDArray[np.float64]
 
@@ -77,7 +77,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class JudgedLabel:
     """What a person said of one predicted label: its features as they were then, its distance, and whether wrong."""
 
     features: Doubles = field(repr=False)
@@ -105,9 +105,9 @@ class Signals:
 class Trust:
     """How far labels of this video can be trusted, from what people said of some of them."""
 
-    def __init__(self, verdicts: Sequence[Verdict] = ()) -> None:
-        self.weights = _fitted(verdicts)
-        self.reach = _fitted_reach(verdicts)
+    def __init__(self, judged: Sequence[JudgedLabel] = ()) -> None:
+        self.weights = _fitted(judged)
+        self.reach = _fitted_reach(judged)
 
     def wrong(self, features: Doubles) -> Doubles:
         """Probability ``(n,)`` that labels with features ``(n, 5)`` are wrong."""
@@ -118,13 +118,13 @@ class Trust:
         return np.asarray(1 - np.exp(-distance / self.reach), np.float64)
 
 
-def _fitted(verdicts: Sequence[Verdict]) -> Doubles:
+def _fitted(judged: Sequence[JudgedLabel]) -> Doubles:
     """Weights by Newton's method on the log posterior."""
     weights = PRIOR_MEAN.copy()
-    if not verdicts:
+    if not judged:
         return weights
-    x = np.stack([verdict.features for verdict in verdicts])
-    y = np.array([verdict.wrong for verdict in verdicts], float)
+    x = np.stack([label.features for label in judged])
+    y = np.array([label.wrong for label in judged], float)
     precision = 1 / PRIOR_DEVIATION**2
     for _ in range(12):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
@@ -135,12 +135,12 @@ def _fitted(verdicts: Sequence[Verdict]) -> Doubles:
     return weights
 
 
-def _fitted_reach(verdicts: Sequence[Verdict]) -> float:
+def _fitted_reach(judged: Sequence[JudgedLabel]) -> float:
     """Mean distance to failure: exponential hazard, log-normal prior of one e-fold."""
     score = -0.5 * np.log(REACHES / PRIOR_REACH) ** 2
-    for verdict in verdicts:
-        failed = 1 - np.exp(-min(verdict.distance, FAR) / REACHES)
-        score = score + np.log(np.clip(failed if verdict.wrong else 1 - failed, 1e-6, 1))
+    for label in judged:
+        failed = 1 - np.exp(-min(label.distance, FAR) / REACHES)
+        score = score + np.log(np.clip(failed if label.wrong else 1 - failed, 1e-6, 1))
     return float(REACHES[int(np.argmax(score))])
 
 

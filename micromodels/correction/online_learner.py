@@ -16,12 +16,13 @@ from micromodels.correction.rehearsal import Rehearsal, Replay, check_stop, grow
 from micromodels.correction.retraining import Snapshot
 from micromodels.encoding.encoded_video import EncodedVideo
 from micromodels.errors import FailedPrecondition
+from micromodels.labels.geometry import bounds
 from micromodels.labels.targets import SeedSet, TrackSpec
 from micromodels.recipes.base import MicroModel
 from micromodels.recipes.head_model import DenseModel
 from micromodels.runtime.run import Event, Run, StopRequest
 from micromodels.training.head import DenseHead, FrameClassifier
-from micromodels.types import HUMAN, AnyLabel, FrameLabel, Label, Ontology, ShapeKind, State, shape_box, shape_kind
+from micromodels.types import HUMAN, AnyLabel, FrameLabel, Label, Ontology, State
 
 __all__ = ["Learner", "Lesson", "SessionSettings", "Studying", "that_learns"]
 
@@ -245,7 +246,7 @@ class Learner:
         new: dict[str, TrackSpec] = {}
         for label in shown:
             if label.track not in known and label.shape is not None:
-                new[label.track] = TrackSpec(label.track, label.object_class, shape_kind(label.shape))
+                new[label.track] = TrackSpec(label.track, label.object_class, label.shape.kind)
         areas = [self._area(track, anchors) for track in new]
         return (*self.tracks, *new.values()), [*self.typical, *areas]
 
@@ -253,7 +254,7 @@ class Learner:
         """Median share of the image that the boxes around a track's shapes cover."""
         table = self._video.video.table
         boxes = [
-            shape_box(label.shape)
+            bounds(label.shape)
             for label in anchors
             if isinstance(label, Label) and label.track == track and label.shape is not None
         ]
@@ -263,7 +264,7 @@ class Learner:
 
     def _grown_head(self, tracks: tuple[TrackSpec, ...]) -> DenseHead:
         head = self.model.head
-        boxes = any(spec.shape is ShapeKind.BOX for spec in tracks)
+        boxes = any(spec.is_box for spec in tracks)
         if head is None:
             raise FailedPrecondition("a micro-model of frame classes only cannot learn objects: train one with both")
         if head.settings.tracks == len(tracks) and (head.settings.boxes or not boxes):

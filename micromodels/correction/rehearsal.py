@@ -21,6 +21,7 @@ from torch import nn
 from micromodels.encoding.encoded_video import EncodedVideo
 from micromodels.encoding.encoders import GRID_PX
 from micromodels.errors import Cancelled
+from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import (
     IGNORE,
     SeedFrame,
@@ -273,9 +274,8 @@ def _overlaps(head: DenseHead, sample: Sample) -> list[float]:
     scores = []
     for value in (np.flatnonzero(sample.known) + 1).tolist():
         one, other = (found == value) & scored, truth == value
-        union = int((one | other).sum())
-        if union:
-            scores.append(int((one & other).sum()) / union)
+        if one.any() or other.any():
+            scores.append(float(mask_iou(one, other)))
     if output.sides is not None and not np.isnan(sample.boxes).all():
         corner = np.array([window.left, window.top] * 2, np.float32) * GRID_PX
         boxes = torch.from_numpy(sample.boxes - corner)[None].to(device)

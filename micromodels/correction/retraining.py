@@ -9,23 +9,20 @@ mean IoU with what people drew decides.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
-import numpy.typing as npt
 
 from micromodels.correction.retrain_policy import HELD_OUT_SHARE
 from micromodels.encoding.encoded_video import FrameSource
 from micromodels.errors import FailedPrecondition
+from micromodels.labels.geometry import iou
 from micromodels.recipes import head as head_recipe
 from micromodels.recipes.base import TrainSettings
 from micromodels.recipes.head_model import DenseModel
 from micromodels.runtime.run import Run
-from micromodels.types import AnyLabel, Box, Label, Mask, Ontology, Polygon, Shape, shape_box
+from micromodels.types import AnyLabel, Label, Ontology
 
-__all__ = ["Retrained", "Snapshot", "overlap", "retrain"]
+__all__ = ["Retrained", "Snapshot", "retrain"]
 
 MARGIN = 0.005
 """How much better a new model must be."""
@@ -123,11 +120,13 @@ def _score(video: FrameSource, model: DenseModel, kept: Sequence[AnyLabel], aske
     anchors = [label for label in kept if isinstance(label, Label) and label.track in known]
     held = sorted({label.frame for label in asked})
     wanted = {(label.frame, label.track): label for label in asked}
+    size = (video.table.height_px, video.table.width_px)
     scores = []
     for frames in _ranges(held, sorted({label.frame for label in anchors}), video.table.frame_count):
         near = [label for label in anchors if label.frame in frames]
         for result in model.propagate(video, near, frames=frames, run=replace(run, on_event=lambda event: None)):
-            scores += [overlap(x, wanted[x.frame, x.track]) for x in result.labels if (x.frame, x.track) in wanted]
+            pairs = [(x.shape, wanted[x.frame, x.track].shape) for x in result.labels if (x.frame, x.track) in wanted]
+            scores += [iou(found, drawn, size) for found, drawn in pairs]
     return sum(scores) / max(1, len(wanted))
 
 
@@ -146,38 +145,3 @@ def _ranges(held: Sequence[int], kept: Sequence[int], count: int) -> Iterator[ra
         current = here
     if current is not None:
         yield current
-
-
-def overlap(label: Label, other: Label) -> float:
-    """IoU of two labels' shapes; 1 where both have none, 0 where one has none."""
-    if label.shape is None or other.shape is None:
-        return float(label.shape is None and other.shape is None)
-    if isinstance(label.shape, Box) and isinstance(other.shape, Box):
-        return label.shape.iou(other.shape)
-    extent = _extent(label.shape, other.shape)
-    one, two = (_pixels(shape, *extent) for shape in (label.shape, other.shape))
-    union = (one | two).sum()
-    return float((one & two).sum() / union) if union else 1.0
-
-
-def _extent(*shapes: Shape) -> tuple[int, int]:
-    """Height and width of an image that holds all the shapes."""
-    sizes = []
-    for shape in shapes:
-        if isinstance(shape, Mask):
-            sizes.append((shape.height_px, shape.width_px))
-            continue
-        box = shape_box(shape)
-        sizes.append((math.ceil(box.y2), math.ceil(box.x2)) if box is not None else (1, 1))
-    return max(1, *(height for height, _ in sizes)), max(1, *(width for _, width in sizes))
-
-
-def _pixels(shape: Shape, height: int, width: int) -> npt.NDArray[np.bool_]:
-    pixels = np.zeros((height, width), bool)
-    if isinstance(shape, Box):
-        pixels[max(0, round(shape.y1)) : round(shape.y2), max(0, round(shape.x1)) : round(shape.x2)] = True
-    elif isinstance(shape, Polygon):
-        pixels |= shape.to_array(height, width)
-    else:
-        pixels[: shape.height_px, : shape.width_px] = shape.to_array()
-    return pixels

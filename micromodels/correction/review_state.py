@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 import numpy as np
 import numpy.typing as npt
 
-from micromodels.correction.frame_suggestions import Signals, Suggestion, Trust, Verdict, features_of, suggest
+from micromodels.correction.frame_suggestions import JudgedLabel, Signals, Suggestion, Trust, features_of, suggest
 from micromodels.labels.keys import LabelKey
 from micromodels.labels.track_arrays import TrackSeries, empty_series
 from micromodels.propagation.predictions import LOOK_SIZE, FramePrediction
@@ -34,7 +34,7 @@ class VideoReviewState:
         self._series: dict[tuple[str, bool], TrackSeries] = {}
         self._agreement: dict[str, Doubles] = {}
         self._looks: dict[str, npt.NDArray[np.float16]] = {}
-        self._verdicts: list[Verdict] = []
+        self._judged: list[JudgedLabel] = []
         self._cuts: set[int] = set()
 
     @property
@@ -55,11 +55,11 @@ class VideoReviewState:
     @property
     def trust(self) -> Trust:
         """How far labels can be trusted."""
-        return Trust(self._verdicts)
+        return Trust(self._judged)
 
     def put(self, key: LabelKey, label: AnyLabel | None, *, fixed: bool) -> None:
         """A label is another one now, or is fixed now."""
-        place = (key.name, key.frame_class)
+        place = (key.name, key.is_frame_class)
         if place not in self._series:
             name = label.object_class if isinstance(label, Label) else key.name
             self._series[place] = empty_series(key.name, name, self._count)
@@ -94,13 +94,13 @@ class VideoReviewState:
         """People said of predicted labels, as they are now, that they are right or wrong."""
         by_place: dict[tuple[str, bool], list[int]] = {}
         for key in keys:
-            place = (key.name, key.frame_class)
+            place = (key.name, key.is_frame_class)
             series = self._series.get(place)
             if series is not None and series.labeled[key.frame] and not series.fixed[key.frame]:
                 by_place.setdefault(place, []).append(key.frame)
         for place, frames in by_place.items():
             features, distance = features_of(self._series[place], self._signals())
-            self._verdicts += [Verdict(features[frame], float(distance[frame]), wrong) for frame in frames]
+            self._judged += [JudgedLabel(features[frame], float(distance[frame]), wrong) for frame in frames]
 
     def predictions_of(self, tracks: Sequence[str]) -> Callable[[int, FramePrediction], None]:
         """What is shown the predictions of some tracks, and remembers how the objects look."""

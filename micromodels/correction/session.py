@@ -26,10 +26,11 @@ from micromodels.correction.retraining import Retrained, Snapshot, retrain
 from micromodels.correction.review_state import VideoReviewState
 from micromodels.encoding.encoded_video import EncodedVideo, FrameSource
 from micromodels.encoding.encoders import select_device
-from micromodels.errors import FailedPrecondition, InvalidInput
-from micromodels.labels.keys import LabelChange, LabelKey, key_of, same_but_for_provenance
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.labels.keys import LabelChange, LabelKey, same_but_for_provenance
 from micromodels.labels.targets import MAX_TRACKS, SeedSet, boxed
 from micromodels.labels.track_arrays import no_boxes, visible_boxes
+from micromodels.labels.validation import check_fits_video
 from micromodels.propagation.label_builder import Tracker
 from micromodels.propagation.optical_flow import StoredFlows, measure_flows
 from micromodels.propagation.predictions import Boxes, StoredPredictions, TrackSelection
@@ -37,7 +38,7 @@ from micromodels.propagation.sweeps import PropagationSettings, posteriors
 from micromodels.recipes.base import MicroModel, TrainSettings
 from micromodels.recipes.head_model import DenseModel
 from micromodels.runtime.run import Run
-from micromodels.types import HUMAN, AnyLabel, FrameLabel, FrameResult, Label, Ontology, ShapeKind, State
+from micromodels.types import HUMAN, AnyLabel, FrameLabel, FrameResult, Label, Ontology, State
 
 __all__ = ["LabelSession", "SessionSettings"]
 
@@ -71,7 +72,7 @@ class LabelSession:
 
     Raises:
         FailedPrecondition: a micro-model is of a recipe that cannot go on learning.
-        InvalidInput: labels past the end of the video.
+        InvalidInput: labels that do not fit the video; names the label as ``labels[INDEX]``.
     """
 
     def __init__(
@@ -88,12 +89,15 @@ class LabelSession:
     ) -> None:
         model = that_learns(model)
         self._table, self._settings, self._run, self._ontology = video.table, settings, run, ontology
-        self._labels: dict[LabelKey, AnyLabel] = {key_of(label): label for label in labels}
+        self._labels: dict[LabelKey, AnyLabel] = {}
+        for index, label in enumerate(labels):
+            self._check_fits(label, f"labels[{index}]")
+            self._labels[LabelKey.of(label)] = label
         self._settled = set(settled)
         self._prepared = False
-        last = max((key.frame for key in (*self._labels, *self._settled)), default=0)
+        last = max((key.frame for key in self._settled), default=0)
         if last >= self._table.frame_count:
-            raise InvalidInput("labels.frame", last, f"0 to {self._table.frame_count - 1}")
+            raise OutOfRange("settled.frame", last, f"0 to {self._table.frame_count - 1}")
         self._temporary = Path(tempfile.mkdtemp(prefix="micromodels-")) if run.cache_dir is None else None
         cache = self._temporary or run.cache_dir
         assert cache is not None
@@ -145,7 +149,7 @@ class LabelSession:
 
     def anchors(self) -> list[AnyLabel]:
         """All human labels, by frame."""
-        return sorted((label for label in self._labels.values() if label.is_anchor), key=key_of)
+        return sorted((label for label in self._labels.values() if label.is_anchor), key=LabelKey.of)
 
     def settle(self, keys: Iterable[LabelKey], *, looked_at: bool = True) -> None:
         """Accept or lock labels: they stay as they are, and spans end at them.
@@ -220,16 +224,16 @@ class LabelSession:
 
     def _correct(self, corrections: list[AnyLabel], removals: list[LabelKey], learn: bool) -> Iterator[LabelChange]:
         known = {spec.track for spec in self._learner.tracks}
-        self._review_state.judge([key_of(label) for label in corrections], wrong=True)
+        self._review_state.judge([LabelKey.of(label) for label in corrections], wrong=True)
         for label in corrections:
-            yield from self._change(key_of(label), label)
+            yield from self._change(LabelKey.of(label), label)
             if isinstance(label, Label):
                 yield from self._reclassify(label)
         for key in removals:
             yield from self._change(key, None)
-        touched = [key_of(label) for label in corrections] + removals
+        touched = [LabelKey.of(label) for label in corrections] + removals
         self._learner.forget({key.frame for key in touched})
-        spans = self._spans([key for key in touched if not key.frame_class])
+        spans = self._spans([key for key in touched if not key.is_frame_class])
         lesson = self._learner.begin(corrections, self.anchors(), self._kept(touched)) if learn else None
         with Studying(self._learner, lesson, self._run) as study:
             for span in spans:
@@ -242,11 +246,17 @@ class LabelSession:
         for span in spans if lesson is not None else ():
             if span.track in known and (learned or self._near(span) != span):
                 yield from self._sweep(span, fresh=learned)
-        yield from self._frame_classes([key for key in touched if key.frame_class])
+        yield from self._frame_classes([key for key in touched if key.is_frame_class])
 
     def adopt(self, changes: Iterable[LabelChange]) -> None:
-        """Take changes over as they are (identity tools, undo, edits from elsewhere); nothing is computed from them."""
-        for change in changes:
+        """Take changes over as they are (identity tools, undo, edits from elsewhere); nothing is computed from them.
+
+        Raises:
+            InvalidInput: a label that does not fit the video; those before it are taken over.
+        """
+        for index, change in enumerate(changes):
+            if change.after is not None:
+                self._check_fits(change.after, f"changes[{index}]")
             for _ in self._change(change.key, change.after):
                 pass
             self._learner.forget([change.frame])
@@ -285,8 +295,15 @@ class LabelSession:
         found = posteriors(source, targets, frames, self._run, settings, self._flows, boxed(tracks))
         for result in tracker.results(self._review_state.watch(names, found)):
             for label in result.labels:
-                if not self._is_fixed(key_of(label)):
-                    yield from self._change(key_of(label), label)
+                if not self._is_fixed(LabelKey.of(label)):
+                    yield from self._change(LabelKey.of(label), label)
+
+    def _check_fits(self, label: AnyLabel, path: str) -> None:
+        table = self._table
+        try:
+            check_fits_video(label, frame_count=table.frame_count, width_px=table.width_px, height_px=table.height_px)
+        except InvalidInput as error:
+            raise type(error)(f"{path}.{error.field}", error.value, error.allowed) from None
 
     def _check(self, corrections: Sequence[AnyLabel], removals: Sequence[LabelKey]) -> None:
         table = self._table
@@ -295,7 +312,7 @@ class LabelSession:
             held = self._labels.get(key)
             if held is None or not held.is_anchor:
                 raise InvalidInput("removals", key, "the key of a human label")
-        if {key_of(label) for label in corrections} & set(removals):
+        if {LabelKey.of(label) for label in corrections} & set(removals):
             raise InvalidInput("removals", removals, "labels that are not corrected at the same time")
         SeedSet(corrections, table.frame_count, table.height_px, table.width_px, ontology, self._learner.tracks)
         classes: dict[str, str] = {}
@@ -367,7 +384,7 @@ class LabelSession:
         """Frames on which a track's label is fixed and says where the object is, ascending."""
         series = self._review_state.tracks.get(track)
         frames = [] if series is None else np.flatnonzero(series.fixed).tolist()
-        return [frame for frame in frames if self._is_certain(LabelKey(frame, track))]
+        return [frame for frame in frames if self._is_certain(LabelKey(frame=frame, name=track))]
 
     def _is_certain(self, key: LabelKey) -> bool:
         label = self._labels[key]
@@ -377,22 +394,23 @@ class LabelSession:
         """Recompute one span and give out what changed."""
         found = [label for result in self._results(span, fresh) for label in result.labels if label.track == span.track]
         for label in sorted(found, key=lambda label: abs(label.frame - span.focus)):
-            if not label.is_anchor and not self._is_fixed(key_of(label)):
-                yield from self._change(key_of(label), label, draft)
+            if not label.is_anchor and not self._is_fixed(LabelKey.of(label)):
+                yield from self._change(LabelKey.of(label), label, draft)
 
     def _results(self, span: _Span, fresh: bool) -> Iterator[FrameResult]:
         """Labels of a span as a fresh propagation gives them."""
         tracks = self._learner.tracks
         own = next(i for i, spec in enumerate(tracks) if spec.track == span.track)
-        boxes = tracks[own].shape is ShapeKind.BOX
+        boxes = tracks[own].is_box
         # Masks give way to each other where they meet; boxes do not.
-        chosen = [own] if boxes else [i for i, spec in enumerate(tracks) if spec.shape is not ShapeKind.BOX]
+        chosen = [own] if boxes else [i for i, spec in enumerate(tracks) if not spec.is_box]
         specs = tuple(tracks[i] for i in chosen)
         names = [spec.track for spec in specs]
         frames = range(span.start, span.stop)
         fixed = self._fixed_labels(frames, names)
-        held = self._labels.get(LabelKey(span.start, span.track))
-        if span.start > 0 and isinstance(held, Label) and held.shape is not None and not self._is_fixed(key_of(held)):
+        start = LabelKey(frame=span.start, name=span.track)
+        held = self._labels.get(start)
+        if span.start > 0 and isinstance(held, Label) and held.shape is not None and not self._is_fixed(start):
             # The horizon cuts the span: it starts from what is there.
             fixed.append(replace(held, provenance=HUMAN))
         seeds = self._learner.seed_set(fixed, specs)
@@ -411,7 +429,7 @@ class LabelSession:
         fixed = []
         for track in tracks:
             for frame in self._fixed_frames(track):
-                label = self._labels[LabelKey(frame, track)]
+                label = self._labels[LabelKey(frame=frame, name=track)]
                 if frame in frames and isinstance(label, Label):
                     fixed.append(replace(label, provenance=HUMAN))
         return fixed
@@ -420,7 +438,7 @@ class LabelSession:
         """Labels, other than human ones, that a correction should leave what they are."""
         frames = self._review_state.surest(self._settings.held_frames, [key.frame for key in touched])
         tracks = [spec.track for spec in self._learner.tracks]
-        labels = (self._labels.get(LabelKey(frame, track)) for frame in frames for track in tracks)
+        labels = (self._labels.get(LabelKey(frame=frame, name=track)) for frame in frames for track in tracks)
         return [label for label in labels if isinstance(label, Label) and not label.is_anchor]
 
     def _use_head(self, around: Boxes | None = None) -> None:
@@ -438,16 +456,16 @@ class LabelSession:
         names = self._learner.learn_frame_classes(self.anchors()) if touched else ()
         horizon, count = self._settings.horizon_frames, self._table.frame_count
         for key in touched if names else ():
-            fixed = sorted(k.frame for k in self._labels if k.frame_class and k.name == key.name and self._is_fixed(k))
-            fixed = [frame for frame in fixed if frame != key.frame]
+            others = (k for k in self._labels if (k.is_frame_class, k.name) == (True, key.name) and k != key)
+            fixed = sorted(k.frame for k in others if self._is_fixed(k))
             position = bisect_left(fixed, key.frame)
             first = fixed[position - 1] + 1 if position else 0
             stop = fixed[position] if position < len(fixed) else count
             frames = range(max(first, key.frame - horizon), min(stop, key.frame + horizon + 1))
             found = [label for label in self._classified(frames, names) if label.frame_class == key.name]
             for label in sorted(found, key=lambda label: abs(label.frame - key.frame)):
-                if not self._is_fixed(key_of(label)):
-                    yield from self._change(key_of(label), label)
+                if not self._is_fixed(LabelKey.of(label)):
+                    yield from self._change(LabelKey.of(label), label)
 
     def _classified(self, frames: range, names: tuple[str, ...]) -> Iterator[FrameLabel]:
         """Frame labels of a range; the smoothing looks two frames further."""

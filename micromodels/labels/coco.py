@@ -9,11 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, assert_never
 
 from micromodels.errors import InvalidInput
+from micromodels.labels.geometry import area_px, bounds, to_rle
 from micromodels.labels.jsonl import (
     atomic_text,
     decode_utf8,
@@ -27,7 +26,7 @@ from micromodels.labels.jsonl import (
     shape_to_dict,
     to_json,
 )
-from micromodels.labels.validation import LabelSet, check_fits_video, find_crossing, ring_area
+from micromodels.labels.validation import LabelSet, check_fits_video, find_crossing
 from micromodels.types import (
     MAX_MASK_PIXELS,
     MAX_POLYGON_VERTICES,
@@ -141,33 +140,31 @@ def _annotation(label: Label, number: int, category: int) -> dict[str, Any]:
     shape = label.shape
     native = label_to_dict(label)
     assert shape is not None
-    segmentation: object = []
-    if isinstance(shape, Mask):
-        from pycocotools import mask as coco_mask
-
-        segmentation = shape_to_dict(shape)["mask"]
-        area = float(shape.area_px())
-        bbox = coco_mask.toBbox(segmentation).tolist()
-    elif isinstance(shape, Polygon):
-        segmentation = [[v for point in shape.points for v in point]]
-        area = ring_area(shape.points)
-        low, high = np.min(shape.points, axis=0), np.max(shape.points, axis=0)
-        bbox = [*low.tolist(), *(high - low).tolist()]
-    else:
-        area = shape.width_px * shape.height_px
-        bbox = [shape.x1, shape.y1, shape.width_px, shape.height_px]
+    around = bounds(shape)
     attributes = {key: native[key] for key in ("state", "confidence", "provenance") if key in native}
     return {
         "id": number,
         "image_id": label.frame + 1,
         "category_id": category,
         "track_id": _track_number(label.track),
-        "bbox": bbox,
-        "area": area,
-        "segmentation": segmentation,
+        "bbox": [around.x1, around.y1, around.width_px, around.height_px] if around else [0, 0, 0, 0],
+        "area": area_px(shape),
+        "segmentation": _segmentation(shape),
         "iscrowd": 0,
         "attributes": attributes,
     }
+
+
+def _segmentation(shape: Shape) -> object:
+    match shape:
+        case Box():
+            return []
+        case Polygon():
+            return [[v for point in shape.points for v in point]]
+        case Mask():
+            return shape_to_dict(shape)["mask"]
+        case _:
+            assert_never(shape)
 
 
 def _track_number(track: str) -> int | str:
@@ -434,12 +431,10 @@ def _read_rings(rings: list[Any], size: tuple[int, int] | None) -> Shape:
 def _merge(polygons: Sequence[Polygon], size: tuple[int, int]) -> Mask:
     from pycocotools import mask as coco_mask
 
-    flats = []
     for index, polygon in enumerate(polygons):
         if find_crossing(polygon.points) is not None:
             raise InvalidInput(f"segmentation[{index}]", "sides that cross", "rings whose sides do not cross")
-        flats.append([min(max(float(v), -1e5), 1e5) for point in polygon.points for v in point])
-    rle = coco_mask.merge(coco_mask.frPyObjects(flats, *size))
+    rle = coco_mask.merge([to_rle(polygon, size) for polygon in polygons])
     return Mask(size[0], size[1], rle["counts"].decode("ascii"))
 
 

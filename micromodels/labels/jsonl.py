@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar, assert_never
 
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.labels.validation import LabelSet, check_anchor, check_fits_video, prefixed
@@ -51,7 +51,7 @@ def label_to_dict(label: AnyLabel) -> dict[str, Any]:
     """The native form of a label, as ``json.dumps`` takes it; `label_from_dict` gives back an equal label.
 
     Raises:
-        InvalidInput: a human label that the reader would refuse (see `checks.check_anchor`), or a name that is not
+        InvalidInput: a human label that the reader would refuse (see `validation.check_anchor`), or a name that is not
             valid Unicode.
     """
     check_anchor(label)
@@ -75,11 +75,15 @@ def label_to_dict(label: AnyLabel) -> dict[str, Any]:
 
 def shape_to_dict(shape: Shape) -> dict[str, Any]:
     """``{"box": ...}``, ``{"polygon": ...}`` or ``{"mask": ...}``."""
-    if isinstance(shape, Box):
-        return {"box": shape.as_list()}
-    if isinstance(shape, Polygon):
-        return {"polygon": [list(point) for point in shape.points]}
-    return {"mask": {"size": [shape.height_px, shape.width_px], "counts": shape.counts}}
+    match shape:
+        case Box():
+            return {"box": shape.as_list()}
+        case Polygon():
+            return {"polygon": [list(point) for point in shape.points]}
+        case Mask():
+            return {"mask": {"size": [shape.height_px, shape.width_px], "counts": shape.counts}}
+        case _:
+            assert_never(shape)
 
 
 def write_jsonl(path: Path | str, labels: Iterable[AnyLabel]) -> int:

@@ -5,24 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from micromodels.types import AnyLabel, FrameLabel, Label
+from micromodels.types import AnyLabel, FrameLabel, Label, check_frame, check_name
 
-__all__ = ["LabelChange", "LabelKey", "by_frame", "key_of", "same_but_for_provenance"]
+__all__ = ["LabelChange", "LabelKey", "by_frame", "same_but_for_provenance"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, order=True, kw_only=True)
 class LabelKey:
-    """What a label speaks of: a track on a frame, or a frame class on a frame.
+    """What a label is about: a track on a frame, or a frame class on a frame.
+
+    Sorts by frame, object tracks before frame classes, then by name.
 
     Attributes:
         frame: frame index.
+        is_frame_class: whether it is a frame class.
         name: the track's id, or the name of the frame class.
-        frame_class: whether it is a frame class.
+
+    Raises:
+        InvalidInput: no frame index, or no name.
     """
 
     frame: int
+    is_frame_class: bool = False
     name: str
-    frame_class: bool = False
+
+    def __post_init__(self) -> None:
+        check_frame(self.frame)
+        check_name("name", self.name)
+
+    @classmethod
+    def of(cls, label: AnyLabel) -> LabelKey:
+        """The key of a label."""
+        if isinstance(label, Label):
+            return cls(frame=label.frame, name=label.track)
+        return cls(frame=label.frame, name=label.frame_class, is_frame_class=True)
+
+    def __str__(self) -> str:
+        return f"frame {self.frame} {'class' if self.is_frame_class else 'track'} {self.name!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +64,6 @@ class LabelChange:
     def frame(self) -> int:
         """Frame index."""
         return self.key.frame
-
-
-def key_of(label: AnyLabel) -> LabelKey:
-    """The key of a label."""
-    if isinstance(label, Label):
-        return LabelKey(label.frame, label.track)
-    return LabelKey(label.frame, label.frame_class, True)
 
 
 def same_but_for_provenance(one: AnyLabel | None, other: AnyLabel | None) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from micromodels.errors import InvalidInput
+from micromodels.labels.geometry import to_mask
 from micromodels.labels.jsonl import atomic_text, to_json
 from micromodels.labels.validation import check_fits_video
-from micromodels.types import AnyLabel, Box, Label, Mask
+from micromodels.types import AnyLabel, Label
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -69,7 +70,7 @@ def write_masks(
                     value, _ = values.setdefault(label.track, (len(values) + 1, label.object_class))
                     if value > MAX_TRACKS:
                         raise InvalidInput("track", label.track, f"at most {MAX_TRACKS} tracks")
-                    picture[_pixels(label, height_px, width_px)] = value
+                    picture[to_mask(label.shape, height_px, width_px)] = value
             frame, group = next(groups, (frame_count, []))
         _write_png(folder / f"{index:06d}.png", picture)
     if frame != frame_count or group:
@@ -78,16 +79,6 @@ def write_masks(
         tracks = [{"value": value, "track": track, "class": name} for track, (value, name) in values.items()]
         file.write(to_json(tracks) + "\n")
     return frame_count
-
-
-def _pixels(label: Label, height_px: int, width_px: int) -> npt.NDArray[np.bool_]:
-    if isinstance(label.shape, Box):
-        picture = np.zeros((height_px, width_px), np.bool_)
-        x1, y1, x2, y2 = (max(0, round(v)) for v in label.shape.as_list())
-        picture[y1:y2, x1:x2] = True
-        return picture
-    assert label.shape is not None
-    return label.shape.to_array() if isinstance(label.shape, Mask) else label.shape.to_array(height_px, width_px)
 
 
 def _write_png(path: Path, picture: npt.NDArray[np.uint16]) -> None:

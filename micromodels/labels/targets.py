@@ -15,20 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.types import (
-    AnyLabel,
-    Box,
-    FrameLabel,
-    Label,
-    Mask,
-    Ontology,
-    Polygon,
-    ShapeKind,
-    State,
-    shape_box,
-    shape_kind,
-)
+from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.labels.geometry import bounds, mask_iou, to_mask
+from micromodels.labels.validation import check_fits_video
+from micromodels.types import AnyLabel, Box, FrameLabel, Label, Ontology, ShapeKind, State
 
 __all__ = [
     "IGNORE",
@@ -60,10 +50,15 @@ class TrackSpec:
     object_class: str
     shape: ShapeKind
 
+    @property
+    def is_box(self) -> bool:
+        """Whether it is drawn as a box and followed by its path; any other shape is made of the pixels found."""
+        return self.shape is ShapeKind.BOX
+
 
 def boxed(tracks: Sequence[TrackSpec]) -> list[bool]:
     """Which tracks are drawn as boxes."""
-    return [spec.shape is ShapeKind.BOX for spec in tracks]
+    return [spec.is_box for spec in tracks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +91,8 @@ class SeedSet:
 
     Raises:
         FailedPrecondition: no seed at all, or an object class that is never visible.
-        OutOfRange: a frame past the end.
-        InvalidInput: anything else.
+        OutOfRange: a frame past the end, or a coordinate outside of the frame.
+        InvalidInput: anything else; names the label as ``seeds[INDEX]``.
     """
 
     def __init__(
@@ -122,27 +117,27 @@ class SeedSet:
         return any(label.frame_class == name for label in self.frame_labels)
 
     def _check(self, labels: Sequence[AnyLabel]) -> None:
-        object_names = {c.name for c in self.ontology.object_classes}
-        frame_names = {c.name for c in self.ontology.frame_classes}
-        for label in labels:
-            if not label.is_anchor:
-                raise InvalidInput("seeds.provenance", label.provenance.kind.value, "human")
-            if label.frame >= self.frame_count:
-                raise OutOfRange("seeds.frame", label.frame, f"0 to {self.frame_count - 1}")
-            name = label.object_class if isinstance(label, Label) else label.frame_class
-            self._check_shape(label)
-            if name not in (object_names if isinstance(label, Label) else frame_names):
-                raise InvalidInput("seeds.class", name, f"one of {sorted(object_names | frame_names)}")
+        for index, label in enumerate(labels):
+            try:
+                self._check_label(label)
+            except InvalidInput as error:
+                raise type(error)(f"seeds[{index}].{error.field}", error.value, error.allowed) from None
         keys = Counter((x.frame, x.track if isinstance(x, Label) else None, _class_of(x)) for x in labels)
         for (frame, track, name), count in keys.items():
             if count > 1:
                 raise InvalidInput("seeds", f"frame {frame} track {track} class {name} {count} times", "each once")
 
-    def _check_shape(self, label: AnyLabel) -> None:
-        shape = label.shape if isinstance(label, Label) else None
-        size = (self.height_px, self.width_px)
-        if isinstance(shape, Mask) and (shape.height_px, shape.width_px) != size:
-            raise InvalidInput("seeds.mask.size", (shape.height_px, shape.width_px), f"{size}, as the video has")
+    def _check_label(self, label: AnyLabel) -> None:
+        if not label.is_anchor:
+            raise InvalidInput("provenance", label.provenance.kind.value, "human")
+        check_fits_video(label, frame_count=self.frame_count, width_px=self.width_px, height_px=self.height_px)
+        objects, frames = self.ontology.object_classes, self.ontology.frame_classes
+        names = sorted(c.name for c in (objects if isinstance(label, Label) else frames))
+        if _class_of(label) not in names:
+            kind = "an object class" if isinstance(label, Label) else "a frame class"
+            raise InvalidInput(
+                "class", _class_of(label), f"{kind} of the ontology: {', '.join(names) or 'it has none'}"
+            )
 
     def require_trainable(self) -> None:
         """Check that a micro-model can be trained from these seeds.
@@ -177,7 +172,7 @@ class SeedSet:
             known[index] = label.state is not State.UNCERTAIN
             if label.shape is None:
                 continue
-            box = shape_box(label.shape)
+            box = bounds(label.shape)
             if box is not None:
                 scale = (size[1] / self.width_px, size[0] / self.height_px) * 2
                 boxes[index] = np.array(box.as_list(), np.float32) * np.array(scale, np.float32)
@@ -193,19 +188,16 @@ class SeedSet:
         """Pixels that surely belong to the object, and pixels that may."""
         shape = label.shape
         assert shape is not None
-        if shape_kind(shape) is not ShapeKind.BOX:
-            assert not isinstance(shape, Box)
-            full = shape.to_array(self.height_px, self.width_px) if isinstance(shape, Polygon) else shape.to_array()
+        if not isinstance(shape, Box):
+            full = to_mask(shape, self.height_px, self.width_px)
             share = cv2.resize(full.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
             core = share > 0.5
             return core, np.zeros(size, bool)
         # Only the middle of a box is surely the object; its corners may be either.
-        box = shape_box(shape)
-        assert box is not None
         sx, sy = size[1] / self.width_px, size[0] / self.height_px
         columns, rows = (np.arange(size[1]) + 0.5) / sx, (np.arange(size[0]) + 0.5) / sy
-        dx = np.abs(columns - (box.x1 + box.x2) / 2) / (box.width_px / 2)
-        dy = np.abs(rows - (box.y1 + box.y2) / 2) / (box.height_px / 2)
+        dx = np.abs(columns - (shape.x1 + shape.x2) / 2) / (shape.width_px / 2)
+        dy = np.abs(rows - (shape.y1 + shape.y2) / 2) / (shape.height_px / 2)
         radius = dx[None, :] ** 2 + dy[:, None] ** 2
         inside = (dx[None, :] <= 1) & (dy[:, None] <= 1)
         return radius <= 0.8, inside & (radius > 0.8)
@@ -218,13 +210,13 @@ def has_thin_objects(targets: Iterable[SeedFrame], tracks: Sequence[TrackSpec]) 
         return False
     kept = []
     for target in targets:
-        for index in (place for place, spec in enumerate(tracks) if spec.shape is not ShapeKind.BOX):
+        for index in (place for place, spec in enumerate(tracks) if not spec.is_box):
             mask = target.label_map == index + 1
             if mask.any():
                 size = (mask.shape[1] // 2, mask.shape[0] // 2)
                 small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
                 again = cv2.resize(small, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
-                kept.append(float((mask & again).sum() / (mask | again).sum()))
+                kept.append(float(mask_iou(mask, again)))
     return bool(kept) and 1 - float(np.mean(kept)) > THIN_LOSS
 
 
@@ -236,12 +228,11 @@ def _track_specs(labels: Iterable[Label]) -> tuple[TrackSpec, ...]:
     specs: dict[str, TrackSpec] = {}
     classes: dict[str, str] = {}
     for label in labels:
-        kind = shape_kind(label.shape) if label.shape is not None else None
         known = classes.setdefault(label.track, label.object_class)
         if known != label.object_class:
             raise InvalidInput("seeds.class", label.object_class, f"{known}, as track {label.track} has")
-        if kind is not None:
-            specs[label.track] = TrackSpec(label.track, label.object_class, kind)
+        if label.shape is not None:
+            specs[label.track] = TrackSpec(label.track, label.object_class, label.shape.kind)
     return tuple(sorted(specs.values(), key=lambda spec: _natural(spec.track)))
 
 

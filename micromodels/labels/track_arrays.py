@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from micromodels.labels.geometry import area_px, bounds
 from micromodels.labels.keys import LabelKey
-from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Shape, State, shape_box
+from micromodels.types import AnyLabel, FrameLabel, Label, State
 
-__all__ = ["TrackSeries", "empty_series", "geometry", "no_boxes", "track_series", "visible_boxes"]
+__all__ = ["TrackSeries", "empty_series", "no_boxes", "track_series", "visible_boxes"]
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -50,10 +51,10 @@ class TrackSeries:
         if isinstance(label, FrameLabel):
             self.shown[frame] = label.present
         elif label is not None and label.shape is not None:
-            found = geometry(label.shape)
-            if found is not None:
+            box = bounds(label.shape)
+            if box is not None:
                 self.shown[frame] = True
-                self.boxes[frame], self.areas[frame] = found
+                self.boxes[frame], self.areas[frame] = box.as_list(), area_px(label.shape)
 
     @property
     def centers(self) -> Doubles:
@@ -65,28 +66,6 @@ class TrackSeries:
         """``(frames,)`` roots of the boxes' areas in pixels."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         return np.asarray(np.sqrt(sides[:, 0] * sides[:, 1]), np.float64)
-
-
-def geometry(shape: Shape) -> tuple[tuple[float, float, float, float], float] | None:
-    """Box ``x1, y1, x2, y2`` and area of a shape in pixels; None for an empty mask. Masks are not decoded for it."""
-    if isinstance(shape, Box):
-        return (shape.x1, shape.y1, shape.x2, shape.y2), shape.width_px * shape.height_px
-    if isinstance(shape, Polygon):
-        xs, ys = (np.array(axis) for axis in zip(*shape.points, strict=True))
-        area = abs(float(np.dot(xs, np.roll(ys, 1)) - np.dot(ys, np.roll(xs, 1)))) / 2
-        return (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())), area
-    return _mask_geometry(shape)
-
-
-def _mask_geometry(mask: Mask) -> tuple[tuple[float, float, float, float], float] | None:
-    from pycocotools import mask as coco_mask
-
-    coded = {"size": [mask.height_px, mask.width_px], "counts": mask.counts.encode("ascii")}
-    area = float(coco_mask.area(coded))
-    if area == 0:
-        return None
-    x, y, width, height = (float(value) for value in coco_mask.toBbox(coded))
-    return (x, y, x + width, y + height), area
 
 
 def track_series(
@@ -104,8 +83,7 @@ def track_series(
         if isinstance(label, Label):
             if label.track not in made:
                 made[label.track] = empty_series(label.track, label.object_class, frame_count)
-            key = LabelKey(label.frame, label.track)
-            made[label.track].put(label.frame, label, fixed=label.is_anchor or key in settled)
+            made[label.track].put(label.frame, label, fixed=label.is_anchor or LabelKey.of(label) in settled)
     return made
 
 
@@ -135,9 +113,9 @@ def visible_boxes(
     def boxes(frame: int) -> list[npt.NDArray[np.float32]]:
         found = []
         for track in tracks:
-            label = labels.get(LabelKey(frame, track))
+            label = labels.get(LabelKey(frame=frame, name=track))
             if isinstance(label, Label) and label.state is State.VISIBLE and label.shape is not None:
-                box = shape_box(label.shape)
+                box = bounds(label.shape)
                 if box is not None:
                     found.append(np.array(box.as_list(), np.float32))
         return found

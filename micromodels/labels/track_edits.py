@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from micromodels.errors import InvalidInput
-from micromodels.labels.keys import LabelChange, LabelKey, key_of
+from micromodels.labels.keys import LabelChange, LabelKey
 from micromodels.types import AnyLabel, Label
 
 __all__ = ["delete_track", "merge_tracks", "split_track", "swap_tracks"]
@@ -139,6 +139,6 @@ def _changed(before: Label | None, after: Label | None, frame: int, track: str) 
     renamed = replace(after, track=track) if after is not None else None
     if before == renamed:
         return []
-    change = LabelChange(LabelKey(frame, track), before, renamed)
-    assert before is None or key_of(before) == change.key
+    change = LabelChange(LabelKey(frame=frame, name=track), before, renamed)
+    assert before is None or LabelKey.of(before) == change.key
     return [change]

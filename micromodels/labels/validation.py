@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
 from micromodels.errors import InvalidInput, OutOfRange
+from micromodels.labels.geometry import area_px
 from micromodels.types import AnyLabel, Box, Label, Mask, Polygon, State
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     Extent = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
-__all__ = ["EDGE_TOLERANCE_PX", "LabelSet", "check_anchor", "check_fits_video", "find_crossing", "ring_area"]
+__all__ = ["EDGE_TOLERANCE_PX", "LabelSet", "check_anchor", "check_fits_video", "find_crossing"]
 
 EDGE_TOLERANCE_PX = 1.0
 """How far outside of the picture a coordinate may lie: tools round half-open edges differently."""
@@ -51,27 +53,35 @@ def check_fits_video(
         raise OutOfRange(
             prefixed(where, "frame"), label.frame, f"0 to {frame_count - 1}; the video has {frame_count} frames"
         )
-    if not isinstance(label, Label) or label.shape is None:
-        return
-    shape = label.shape
-    if isinstance(shape, Mask):
-        for name, got, wanted in (("height", shape.height_px, height_px), ("width", shape.width_px, width_px)):
-            if wanted is not None and got != wanted:
-                allowed = f"the video's size [{height_px}, {width_px}]; the {name} differs"
-                raise InvalidInput(prefixed(where, "mask.size"), [shape.height_px, shape.width_px], allowed)
-        return
-    for name, value, axis in _coordinates(shape):
-        limit = width_px if axis == 0 else height_px
-        if limit is not None and not -EDGE_TOLERANCE_PX <= value <= limit + EDGE_TOLERANCE_PX:
-            allowed = f"0 to {limit}; the video's {'width' if axis == 0 else 'height'} is {limit} px"
-            raise OutOfRange(prefixed(where, name), value, allowed)
+    match label.shape if isinstance(label, Label) else None:
+        case None:
+            return
+        case Mask() as mask:
+            for name, got, wanted in (("height", mask.height_px, height_px), ("width", mask.width_px, width_px)):
+                if wanted is not None and got != wanted:
+                    allowed = f"the video's size [{height_px}, {width_px}]; the {name} differs"
+                    raise InvalidInput(prefixed(where, "mask.size"), [mask.height_px, mask.width_px], allowed)
+        case Box() as box:
+            _check_inside((box.x1, box.x2), "box[{}]", (0, 2), "width", width_px, where)
+            _check_inside((box.y1, box.y2), "box[{}]", (1, 3), "height", height_px, where)
+        case Polygon() as ring:
+            xs, ys = zip(*ring.points, strict=True)
+            _check_inside(xs, "polygon[{}][0]", range(len(xs)), "width", width_px, where)
+            _check_inside(ys, "polygon[{}][1]", range(len(ys)), "height", height_px, where)
+        case unknown:
+            assert_never(unknown)
 
 
-def _coordinates(shape: Box | Polygon) -> list[tuple[str, float, int]]:
-    """Name, value and axis (0 for x) of every coordinate."""
-    if isinstance(shape, Box):
-        return [(f"box[{i}]", v, i % 2) for i, v in enumerate(shape.as_list())]
-    return [(f"polygon[{i}][{axis}]", v, axis) for i, point in enumerate(shape.points) for axis, v in enumerate(point)]
+def _check_inside(
+    values: Sequence[float], name: str, places: Sequence[int], side: str, limit: int | None, where: str
+) -> None:
+    """Check the coordinates of one axis; ``name`` is that of a coordinate at one of ``places``."""
+    if limit is None or (min(values) >= -EDGE_TOLERANCE_PX and max(values) <= limit + EDGE_TOLERANCE_PX):
+        return
+    outside = (i for i, v in enumerate(values) if not -EDGE_TOLERANCE_PX <= v <= limit + EDGE_TOLERANCE_PX)
+    first = next(outside)
+    allowed = f"0 to {limit}; the video's {side} is {limit} px"
+    raise OutOfRange(prefixed(where, name.format(places[first])), values[first], allowed)
 
 
 def check_anchor(label: AnyLabel, where: str = "") -> None:
@@ -86,7 +96,7 @@ def check_anchor(label: AnyLabel, where: str = "") -> None:
     if shape is None and label.state is not State.ABSENT:
         allowed = f"a box, polygon or mask: a label drawn by hand has one where the state is {label.state.value}"
         raise InvalidInput(prefixed(where, "shape"), None, allowed)
-    if isinstance(shape, Mask) and shape.area_px() == 0:
+    if isinstance(shape, Mask) and area_px(shape) == 0:
         allowed = 'a mask of at least one pixel; an object that is not there is {"state": "absent"} without a shape'
         raise InvalidInput(prefixed(where, "mask.counts"), shape.counts, allowed)
     if isinstance(shape, Polygon):
@@ -95,16 +105,8 @@ def check_anchor(label: AnyLabel, where: str = "") -> None:
             first, second = crossing
             got = f"sides {first} and {second} that cross, near {shape.points[first]}"
             raise InvalidInput(prefixed(where, "polygon"), got, "a ring whose sides do not cross each other")
-        if ring_area(shape.points) == 0.0:
+        if area_px(shape) == 0.0:
             raise InvalidInput(prefixed(where, "polygon"), "a ring of no area", "points that enclose an area")
-
-
-def ring_area(points: tuple[tuple[float, float], ...]) -> float:
-    """Area inside a simple ring, in square pixels (shoelace formula)."""
-    ring = np.asarray(points, dtype=np.float64)
-    ring = ring - ring[0]
-    x, y = ring[:, 0], ring[:, 1]
-    return abs(float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) / 2
 
 
 def find_crossing(points: tuple[tuple[float, float], ...]) -> tuple[int, int] | None:

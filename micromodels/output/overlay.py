@@ -16,20 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from micromodels.errors import InvalidInput
+from micromodels.labels.geometry import area_px, bounds, mask_bounds, to_mask
 from micromodels.runtime.run import FlipBookPicture
 from micromodels.types import (
     Box,
     FrameLabel,
     FrameResult,
     Label,
-    Mask,
     ObjectClass,
     Ontology,
     Polygon,
     ProvenanceKind,
     Shape,
     State,
-    shape_box,
 )
 
 __all__ = ["MAX_COLUMNS", "flip_book", "overlay", "track_color"]
@@ -112,8 +111,8 @@ def _color(label: Label, classes: dict[str, ObjectClass]) -> Color:
 
 
 def _parse_color(text: str) -> Color | None:
-    found = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
-    return (int(found[1], 16), int(found[2], 16), int(found[3], 16)) if found else None
+    """``#rrggbb``; None for no color."""
+    return (int(text[1:3], 16), int(text[3:5], 16), int(text[5:], 16)) if text else None
 
 
 def _check_image(image: Image) -> None:
@@ -122,8 +121,8 @@ def _check_image(image: Image) -> None:
 
 
 def _area(shape: Shape | None) -> float:
-    box = shape_box(shape) if shape is not None else None
-    return box.width_px * box.height_px if box else 0.0
+    box = bounds(shape) if shape is not None else None
+    return area_px(box) if box else 0.0
 
 
 @dataclass(slots=True)
@@ -162,10 +161,8 @@ class _Canvas:
         if isinstance(shape, Box):
             x1, y1, x2, y2 = (round(v) for v in (shape.x1, shape.y1, shape.x2 - 1, shape.y2 - 1))
             return [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], np.int32)]
-        if isinstance(shape, Mask) and (shape.height_px, shape.width_px) != (height, width):
-            raise InvalidInput("mask.size", [shape.height_px, shape.width_px], f"the picture's size {[height, width]}")
-        area = shape.to_array() if isinstance(shape, Mask) else shape.to_array(height, width)
-        box = shape_box(shape if isinstance(shape, Mask) else Mask.from_array(area))
+        area = to_mask(shape, height, width)
+        box = mask_bounds(area)
         if box is not None:
             rows, columns = slice(int(box.y1), int(box.y2)), slice(int(box.x1), int(box.x2))
             part, inside = self.image[rows, columns], area[rows, columns]
@@ -179,7 +176,7 @@ class _Canvas:
     def draw_tag(self, label: Label, color: Color) -> None:
         """Class, track, state and confidence, at the shape's box where there is room."""
         assert label.shape is not None
-        box = shape_box(label.shape)
+        box = bounds(label.shape)
         if box is None:
             return
         text = _tag_text(label)

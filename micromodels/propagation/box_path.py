@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from micromodels.labels.geometry import box_iou
 from micromodels.labels.targets import SeedFrame
 from micromodels.propagation.box_measurements import Warp, outlined_box, spreading, voted_box
 from micromodels.propagation.box_size_filter import (
@@ -391,7 +392,7 @@ def best_places(predictions: FramePrediction, scores: PlaceScores, forward: Ways
         outlined = _outlined(predictions, track, placed, drawn)
         boxes[track] = _nudged(placed, voted_box(predictions, track, placed), outlined, float(likeness[track]))
         match[track] = max(float(ways.matches[track]) for ways in reached)
-        accord[track] = np.nan if outlined is None else _iou(boxes[track], outlined)
+        accord[track] = np.nan if outlined is None else float(box_iou(boxes[track], outlined))
         change[track] = min(float(np.abs(_log_size(boxes[track]) - box.log_size).mean()) for box in drawn)
     return places
 
@@ -459,9 +460,3 @@ def _sides(box: Floats) -> tuple[float, float]:
 
 def _log_size(box: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(box[2:] - box[:2], 1.0)), np.float64)
-
-
-def _iou(one: Floats, other: Floats) -> float:
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    overlap = float(np.prod(np.maximum(high - low, 0)))
-    return overlap / float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - overlap)

@@ -20,7 +20,7 @@ from micromodels.propagation.mask_to_shape import box_from_sides, clean_mask, re
 from micromodels.propagation.sweeps import FramePosterior
 from micromodels.runtime.parallel import mapped
 from micromodels.training.head import FrameClassifier
-from micromodels.types import Box, FrameLabel, FrameResult, Label, Provenance, ProvenanceKind, Shape, ShapeKind, State
+from micromodels.types import Box, FrameLabel, FrameResult, Label, Provenance, ProvenanceKind, Shape, State
 
 __all__ = ["Tracker"]
 
@@ -121,7 +121,7 @@ class Tracker:
     def results(self, posteriors: Iterable[FramePosterior]) -> Iterator[FrameResult]:
         """Labels of every frame, in order."""
         rows: dict[int, _Row] = {}
-        sights = {i: _Sight() for i, spec in enumerate(self._tracks) if spec.shape is ShapeKind.BOX}
+        sights = {i: _Sight() for i, spec in enumerate(self._tracks) if spec.is_box}
         margin = len(CLASS_KERNEL) // 2 if self._classifier is not None else 0
         given: int | None = None
         for row in mapped(self._measure, iter(posteriors)):
@@ -190,7 +190,7 @@ class Tracker:
     def _measure(self, posterior: FramePosterior) -> _Row:
         height, width = self._seeds.height_px, self._seeds.width_px
         measures = []
-        dense = any(spec.shape is not ShapeKind.BOX for spec in self._tracks)
+        dense = any(not spec.is_box for spec in self._tracks)
         fine = posterior.fine_log_odds()
         masks = resized_masks(fine, height, width, self._size[0] // fine.shape[1]) if dense else None
         for index, spec in enumerate(self._tracks):
@@ -200,7 +200,7 @@ class Tracker:
             agreement, distance = float(posterior.agreement[index]), int(posterior.anchor_distance[index])
             shape: Shape | None = None
             signs: MaskSigns | BoxSigns | None = None
-            if spec.shape is ShapeKind.BOX:
+            if spec.is_box:
                 place = posterior.places.boxes[index]
                 found: Floats | None = place
                 if np.isnan(place[0]):

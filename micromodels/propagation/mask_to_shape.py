@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from micromodels.types import MAX_POLYGON_VERTICES, Box, Mask, Polygon, Shape, ShapeKind
+from micromodels.labels.geometry import mask_bounds
+from micromodels.types import MAX_POLYGON_VERTICES, Mask, Polygon, Shape, ShapeKind
 
-__all__ = ["POLYGON_TOLERANCE_PX", "box_from_sides", "clean_mask", "mask_box", "resized_masks", "to_shape", "trace"]
+__all__ = ["POLYGON_TOLERANCE_PX", "box_from_sides", "clean_mask", "resized_masks", "to_shape", "trace"]
 
 POLYGON_TOLERANCE_PX = 1.0
 """A traced polygon stays within this distance of the mask's outline."""
@@ -50,14 +53,6 @@ def clean_mask(mask: Bools) -> Bools:
     return kept
 
 
-def mask_box(mask: Bools) -> Box | None:
-    """Tight half-open box of a mask; None if it is empty."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    if not len(rows):
-        return None
-    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-
-
 def trace(mask: Bools) -> Polygon | None:
     """The outline of the largest component within ``POLYGON_TOLERANCE_PX``; None if nothing has an outline.
 
@@ -78,16 +73,22 @@ def trace(mask: Bools) -> Polygon | None:
         # A line or a dot simplifies to less than a ring: keep every point of its outline.
         ring = largest[:, 0].astype(float)
     # Doubled pixel centers lie a quarter pixel inside the border on each side.
-    return Polygon(tuple((float(x) / 2 + 0.25, float(y) / 2 + 0.25) for x, y in ring))
+    return Polygon(ring / 2 + 0.25)
 
 
 def to_shape(mask: Bools, kind: ShapeKind) -> Shape | None:
     """A mask as the kind of shape that the seeds had; None if it is empty."""
     if not mask.any():
         return None
-    if kind is ShapeKind.MASK:
-        return Mask.from_array(mask)
-    return trace(mask) if kind is ShapeKind.POLYGON else mask_box(mask)
+    match kind:
+        case ShapeKind.BOX:
+            return mask_bounds(mask)
+        case ShapeKind.POLYGON:
+            return trace(mask)
+        case ShapeKind.MASK:
+            return Mask.from_array(mask)
+        case _:
+            assert_never(kind)
 
 
 def box_from_sides(log_odds: Floats, sides: Floats) -> Floats | None:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from micromodels.encoding.encoded_video import EncodedVideo, FrameSelection
 from micromodels.errors import Cancelled
+from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import IGNORE, SeedFrame
 from micromodels.propagation.box_path import (
     FramePlaces,
@@ -452,9 +453,7 @@ def _posterior(
         blended = share * one + (1 - share) * other
         nowhere = torch.from_numpy(~blend.reached.any(axis=0)).to(fine.device)
         blended[nowhere] = predictions[nowhere]
-        overlap = ((one > 0) & (other > 0)).flatten(1).sum(1).float()
-        union = ((one > 0) | (other > 0)).flatten(1).sum(1).float()
-        agreement = torch.where(union > 0, overlap / union.clamp(min=1), 1.0).cpu().numpy()
+        agreement = mask_iou(one > 0, other > 0).cpu().numpy()
         agreement[~blend.reached.all(axis=0)] = np.nan
         detail = fine - F.interpolate(predictions[None], size=fine.shape[-2:], mode="bilinear", align_corners=False)[0]
         fine = F.interpolate(blended[None], size=fine.shape[-2:], mode="bilinear", align_corners=False)[0] + detail

@@ -56,7 +56,7 @@ from micromodels.training.hyperparameter_search import (
     successive_halving,
 )
 from micromodels.training.trainer import Clock, HeadTrainer, Sample
-from micromodels.types import AnyLabel, Ontology, ShapeKind
+from micromodels.types import AnyLabel, Ontology
 
 if TYPE_CHECKING:
     from micromodels.recipes.base import TrainSettings
@@ -122,7 +122,7 @@ class _Training:
         # Frames that a short video does not have leave time for steps.
         self._effort = settings.effort * (1 + SPARE_EFFORT * max(0.0, 1 - video.frame_count / USUAL_FRAMES))
         self._stride = 1 if thin else 2
-        self._boxes = any(spec.shape is ShapeKind.BOX for spec in seeds.tracks)
+        self._boxes = any(spec.is_box for spec in seeds.tracks)
         drawn = {label.frame for label in seeds.object_labels if label.shape is not None}
         self._rounds = ROUGH_ROUNDS if len(drawn) <= ROUGH_FRAMES else 1
         self._lessons = 1.0 if self._boxes else min(MAX_LESSONS, 1 + max(0, len(drawn) - FEW_FRAMES) / 2)

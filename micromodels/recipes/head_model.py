@@ -21,7 +21,7 @@ from micromodels.propagation.sweeps import PropagationSettings, propagate_window
 from micromodels.recipes.manifest import Manifest, seeds_digest
 from micromodels.runtime.run import PropagationProgress, Run
 from micromodels.training.head import DenseHead, FrameClassifier, HeadSettings, head_levels, pooled_size
-from micromodels.types import AnyLabel, FrameResult, ShapeKind
+from micromodels.types import AnyLabel, FrameResult
 
 __all__ = ["DenseModel", "head_tensors", "load"]
 
@@ -225,7 +225,7 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
     try:
         head = None
         if manifest.tracks:
-            boxes = any(spec.shape is ShapeKind.BOX for spec in manifest.tracks)
+            boxes = any(spec.is_box for spec in manifest.tracks)
             width = int(manifest.settings["width"])
             if not 1 <= width <= MAX_WIDTH:
                 raise ModelError(f"{width} channels; at most {MAX_WIDTH}")

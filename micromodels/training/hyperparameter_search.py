@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from micromodels.labels.geometry import box_iou, mask_iou
 from micromodels.labels.targets import IGNORE
 from micromodels.runtime.run import Event, Run, Stage, StageFinished, StopRequest
 from micromodels.training.head import DenseHead
 from micromodels.training.trainer import BOX_STRIDE_PX, Clock, HeadTrainer, Sample, SharedClock
-from micromodels.types import Box
 
 __all__ = ["THIN", "DenseSettings", "Outcome", "Trial", "best_of", "successive_halving"]
 
@@ -203,9 +203,8 @@ def _overlap(head: DenseHead, sample: Sample) -> float:
             continue
         scored = sample.label_map != IGNORE
         truth, found = (sample.label_map == track) & scored, (labels == track) & scored
-        union = (truth | found).sum()
-        if union:
-            scores.append(float((truth & found).sum() / union))
+        if truth.any() or found.any():
+            scores.append(float(mask_iou(truth, found)))
     return float(np.mean(scores)) if scores else 0.0
 
 
@@ -225,7 +224,5 @@ def _box_overlap(
         return 0.0
     x, y = (columns + 0.5) * BOX_STRIDE_PX, (rows + 0.5) * BOX_STRIDE_PX
     left, top, right, bottom = sides[:, rows, columns]
-    x1, y1, x2, y2 = (float(np.median(side)) for side in (x - left, y - top, x + right, y + bottom))
-    if x2 <= x1 or y2 <= y1:
-        return 0.0
-    return Box(x1, y1, x2, y2).iou(Box(*true_box.tolist()))
+    corners = [np.median(side) for side in (x - left, y - top, x + right, y + bottom)]
+    return float(box_iou(corners, true_box))

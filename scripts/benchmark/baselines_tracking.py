@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from micromodels.types import AnyLabel, Box, FrameResult, Label, Mask, Shape, shape_box
+from micromodels.labels.geometry import bounds
+from micromodels.types import AnyLabel, Box, FrameResult, Label, Mask, Shape
 from scripts.benchmark import opencv_trackers
 from scripts.benchmark.baselines_interpolation import (
     BASELINE,
@@ -115,7 +116,7 @@ def _carry_mask(strand: _Strand, flow: Flow) -> list[Shape | None]:
 
 
 def _carry_box(strand: _Strand, flow: Flow) -> list[Shape | None]:
-    box, before, shapes = shape_box(strand.shape), strand.seed.frame, list[Shape | None]()
+    box, before, shapes = bounds(strand.shape), strand.seed.frame, list[Shape | None]()
     for frame in strand.frames:
         shift, before = flow(frame, before), frame
         found = _shifted(box, shift) if box else None
@@ -138,7 +139,7 @@ def follow_by_tracker(name: str, weights: Path, video: Video, seeds: Sequence[An
     run = opencv_trackers.follow if opencv_trackers.here(name) else opencv_trackers.follow_in_child
 
     def follow(pictures: list[Image], strands: Sequence[_Strand]) -> list[list[Shape | None]]:
-        boxes = [shape_box(strand.shape) or Box(0, 0, 1, 1) for strand in strands]
+        boxes = [bounds(strand.shape) or Box(0, 0, 1, 1) for strand in strands]
         chases = [
             Chase(strand.seed.frame, (box.x1, box.y1, box.x2, box.y2), strand.frames.step, len(strand.frames))
             for strand, box in zip(strands, boxes, strict=True)

@@ -25,7 +25,7 @@ from rich.table import Table
 from micromodels.errors import FailedPrecondition, MicromodelsError
 from micromodels.propagation.confidence import BOXES, MASKS, ErrorModel
 from micromodels.runtime.run import Run
-from micromodels.types import Box, FrameResult
+from micromodels.types import FrameResult, ShapeKind
 from micromodels.video import open_video
 from scripts.benchmark import metrics
 from scripts.benchmark.baselines import find_system
@@ -82,7 +82,7 @@ def signed_labels(clip: Clip, k: int, results: Iterable[FrameResult]) -> list[Si
             continue
         for label in (label for label in result.labels if label.track in result.signs):
             shape, signs = truth.get(label.track), dict(result.signs[label.track])
-            kind = "box" if isinstance(label.shape, Box) else "mask"
+            kind = "box" if label.shape is not None and label.shape.kind is ShapeKind.BOX else "mask"
             iou = 0.0 if shape is None else metrics.label_iou(label, shape)
             found.append(SignedLabel(clip.set_name, clip.name, k, kind, result.frame, label.track, signs, iou))
     return found

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.labels.geometry import mask_bounds
 from micromodels.types import Box, FrameLabel, Label, Mask, State
 from micromodels.video import open_video
 
@@ -124,6 +125,16 @@ class Clip:
             return video.table.frame_count
 
     @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames in pixels."""
+        if self.source.is_dir():
+            first = min(path for path in self.source.iterdir() if path.suffix in {".jpg", ".png"})
+            height_px, width_px = _read_image(first).shape
+            return height_px, width_px
+        with open_video(self.source) as video:
+            return video.table.height_px, video.table.width_px
+
+    @cached_property
     def tracks(self) -> Mapping[str, str]:
         """Track id to object class."""
         return self.reader.tracks()
@@ -190,11 +201,20 @@ class Clip:
         return truth
 
     def _label(self, frame: int, track: str, shape: TruthShape | None) -> Label:
+        """The truth as a person labels it, who draws the part of a box that is inside the frame."""
         object_class = self.tracks[track]
-        if shape is None:
+        drawn = _inside(shape, *self.size) if isinstance(shape, Box) else shape
+        if drawn is None:
             return Label(frame, track, object_class, State.ABSENT)
-        drawn = shape if isinstance(shape, Box) else Mask.from_array(shape)
-        return Label(frame, track, object_class, State.VISIBLE, drawn)
+        labeled = drawn if isinstance(drawn, Box) else Mask.from_array(drawn)
+        return Label(frame, track, object_class, State.VISIBLE, labeled)
+
+
+def _inside(box: Box, height_px: int, width_px: int) -> Box | None:
+    """The part of a box inside the frame; None where there is none. Boxes of mot17 leave the picture."""
+    x1, x2 = max(box.x1, 0), min(box.x2, width_px)
+    y1, y2 = max(box.y1, 0), min(box.y2, height_px)
+    return Box(x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
 
 def frame_class_seed_frames(clip: Clip, k: int) -> list[int]:
@@ -258,12 +278,7 @@ class _BoxesOfMasks:
         truth = self.masks.frame(index)
         if truth is None:
             return None
-        return {track: None if mask is None else _around(mask) for track, mask in truth.items()}
-
-
-def _around(mask: npt.NDArray[np.bool_]) -> Box:
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return Box(x, y, x + width, y + height)
+        return {track: None if mask is None else mask_bounds(mask) for track, mask in truth.items()}
 
 
 @dataclass(frozen=True)

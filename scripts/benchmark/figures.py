@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from micromodels.labels.geometry import to_mask
 from micromodels.types import Box, FrameResult
 from micromodels.video import Video
 from scripts.benchmark import metrics
@@ -64,7 +65,7 @@ def _cell(clip: Clip, image: Image, frame: int, result: FrameResult, score: floa
         shape = label.shape
         _outline(
             canvas,
-            shape if shape is None or isinstance(shape, Box) else metrics.shape_to_mask(shape, *image.shape[:2]),
+            shape if shape is None or isinstance(shape, Box) else to_mask(shape, *image.shape[:2]),
             _LABEL_COLOR,
         )
     height_px = round(image.shape[0] * _CELL_WIDTH_PX / image.shape[1])

@@ -28,6 +28,7 @@ from rich.table import Table
 from micromodels.encoding.encoded_video import to_work_image
 from micromodels.encoding.encoders import Features, default_encoder_name, load_encoder, work_size
 from micromodels.errors import MicromodelsError
+from micromodels.labels.geometry import mask_iou
 from micromodels.recipes.base import MicroModel, TrainSettings, load_model, train
 from micromodels.runtime.run import Event, Run, Stage, StageFinished, TrainingProgress
 from micromodels.types import Label, Mask, State
@@ -211,8 +212,7 @@ def _masks(model: MicroModel, clip: Clip, run: Run) -> Bools:
 
 def mean_iou(one: Bools, other: Bools) -> float:
     """Mean over frames of intersection over union of masks ``(frames, height, width)``; 1 where both are empty."""
-    union = (one | other).sum(axis=(1, 2))
-    return float(np.where(union > 0, (one & other).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0).mean())
+    return float(mask_iou(one, other).mean())
 
 
 def feature_errors(one: Features, reference: Features) -> tuple[float, float]:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from micromodels.errors import InvalidInput
-from micromodels.types import Box, Label, Mask, Polygon, Shape, shape_box
+from micromodels.labels.geometry import bounds, box_iou, mask_iou, to_mask
+from micromodels.types import Box, Label
 
 __all__ = [
     "BoolMask",
@@ -26,10 +27,8 @@ __all__ = [
     "expected_calibration_error",
     "f1_score",
     "label_iou",
-    "mask_iou",
     "reliability",
     "risk_coverage",
-    "shape_to_mask",
     "tracking_score",
 ]
 
@@ -37,12 +36,6 @@ BoolMask = npt.NDArray[np.bool_]
 
 DAVIS_BOUND = 0.008
 """Tolerance of the boundary measure as a share of the picture's diagonal, as in davis2017-evaluation."""
-
-
-def mask_iou(predicted: BoolMask, truth: BoolMask) -> float:
-    """Region similarity J: ``|P and T| / |P or T|``; 1 where both are empty (as in davis2017-evaluation)."""
-    union = int(np.count_nonzero(predicted | truth))
-    return int(np.count_nonzero(predicted & truth)) / union if union else 1.0
 
 
 def boundary_map(mask: BoolMask) -> BoolMask:
@@ -83,28 +76,19 @@ def _near(boundary: BoolMask, radius: float) -> BoolMask:
     return np.asarray(distance <= radius + 1e-3, bool)
 
 
-def shape_to_mask(shape: Shape | None, height_px: int, width_px: int) -> BoolMask:
-    """A label's shape as a mask; a box is filled; empty for None."""
-    if isinstance(shape, Mask):
-        return shape.to_array()
-    if isinstance(shape, Polygon):
-        return shape.to_array(height_px, width_px)
-    mask = np.zeros((height_px, width_px), bool)
-    if isinstance(shape, Box):
-        x1, y1, x2, y2 = (max(round(value), 0) for value in shape.as_list())
-        mask[y1:y2, x1:x2] = True
-    return mask
-
-
 def label_iou(label: Label | None, truth: Box | BoolMask) -> float:
-    """IoU of a predicted label with a visible truth; 0 where it has no shape. A mask is boxed for a true box."""
+    """IoU of a predicted label with a visible truth; 0 where it has no shape. A mask is boxed for a true box.
+
+    Of masks that is the region similarity J: ``|P and T| / |P or T|``, 1 where both are empty, as in
+    davis2017-evaluation.
+    """
     shape = label.shape if label else None
     if shape is None:
         return 0.0
     if isinstance(truth, Box):
-        box = shape_box(shape)
-        return box.iou(truth) if box else 0.0
-    return mask_iou(shape_to_mask(shape, *truth.shape), truth)
+        box = bounds(shape)
+        return float(box_iou(box.as_list(), truth.as_list())) if box else 0.0
+    return float(mask_iou(to_mask(shape, *truth.shape), truth))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +131,7 @@ def tracking_score(truth: Sequence[Mapping[str, Box]], predicted: Sequence[Mappi
         "gt_ids": [np.array([truth_ids[track] for track in frame], int) for frame in truth],
         "tracker_ids": [np.array([predicted_ids[track] for track in frame], int) for frame in predicted],
         "similarity_scores": [
-            np.array([[p.iou(t) for p in guess.values()] for t in real.values()]).reshape(len(real), len(guess))
+            box_iou(_corners(real)[:, None], _corners(guess)[None])
             for real, guess in zip(truth, predicted, strict=True)
         ],
     }
@@ -163,6 +147,10 @@ def tracking_score(truth: Sequence[Mapping[str, Box]], predicted: Sequence[Mappi
         mota=float(clear["MOTA"]),
         id_switches=int(clear["IDSW"]),
     )
+
+
+def _corners(boxes: Mapping[str, Box]) -> npt.NDArray[np.float64]:
+    return np.array([box.as_list() for box in boxes.values()], np.float64).reshape(-1, 4)
 
 
 def balanced_accuracy(truth: Sequence[bool], predicted: Sequence[bool]) -> float:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from micromodels.types import Box, FrameResult, Label, Mask, State, shape_box
+from micromodels.labels.geometry import area_px, bounds, to_mask
+from micromodels.types import Box, FrameResult, Label, State
 from scripts.benchmark import metrics
 from scripts.benchmark.datasets import Clip, ClipKind, FrameTruth, TruthShape
 
 __all__ = [
-    "Verdict",
+    "LabelScore",
     "calibration_pairs",
     "calibration_scores",
     "frame_class_scores",
@@ -27,7 +28,7 @@ RECALL_IOU = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LabelScore:
     """How one label compares with the truth.
 
     Attributes:
@@ -51,7 +52,7 @@ class Verdict:
     accepted: bool
 
 
-def judge_frame(clip: Clip, truth: FrameTruth, result: FrameResult, *, boundary: bool = False) -> list[Verdict]:
+def judge_frame(clip: Clip, truth: FrameTruth, result: FrameResult, *, boundary: bool = False) -> list[LabelScore]:
     """Compares the labels of a frame with its truth: one verdict per true track, and per drawn shape of any other.
 
     "Right state": a shape where the object is visible, ``absent`` where it is not. Drawing an object as occluded where
@@ -68,30 +69,28 @@ def judge_frame(clip: Clip, truth: FrameTruth, result: FrameResult, *, boundary:
 
 def _judge(
     clip: Clip, frame: int, track: str, truth: TruthShape | None, label: Label | None, boundary: bool
-) -> Verdict:
+) -> LabelScore:
     absent = label is not None and label.state is State.ABSENT
-    drawn = label is not None and label.shape is not None
-    if label is not None and isinstance(label.shape, Mask):
-        drawn = label.shape.area_px() > 0
+    drawn = label is not None and label.shape is not None and area_px(label.shape) > 0
     if truth is None:
         iou, accepted, f = float(not drawn), absent or label is None, float(not drawn)
     else:
         iou = metrics.label_iou(label, truth)
         accepted, f = iou >= clip.accept_iou, 0.0
         if boundary and label is not None and not isinstance(truth, Box):
-            f = metrics.boundary_f(metrics.shape_to_mask(label.shape, *truth.shape), truth)
+            f = metrics.boundary_f(to_mask(label.shape, *truth.shape), truth)
     confidence = label.confidence if label else None
-    return Verdict(
+    return LabelScore(
         frame, track, truth is not None, label is not None, absent, iou, f if boundary else None, confidence, accepted
     )
 
 
-def _relevant(verdicts: Iterable[Verdict]) -> list[Verdict]:
+def _relevant(verdicts: Iterable[LabelScore]) -> list[LabelScore]:
     """Those where the object is there or something was drawn."""
     return [v for v in verdicts if v.visible or v.iou == 0]
 
 
-def mean_by_frame(verdicts: Sequence[Verdict]) -> dict[int, float]:
+def mean_by_frame(verdicts: Sequence[LabelScore]) -> dict[int, float]:
     """Mean IoU of each frame."""
     frames: dict[int, list[float]] = {}
     for verdict in verdicts:
@@ -99,7 +98,7 @@ def mean_by_frame(verdicts: Sequence[Verdict]) -> dict[int, float]:
     return {frame: float(np.mean(values)) for frame, values in frames.items()}
 
 
-def object_scores(clip: Clip, verdicts: Sequence[Verdict]) -> dict[str, float]:
+def object_scores(clip: Clip, verdicts: Sequence[LabelScore]) -> dict[str, float]:
     """The scores of protocols A, B and D, and of single boxes in C, as the kind of the clip has it.
 
     Masks: ``J``, its 10th percentile ``J_p10``, and ``F`` if the verdicts have it. Regions: ``iou`` over the pairs of
@@ -136,7 +135,7 @@ def tracking_scores(truth: Mapping[int, FrameTruth], predicted: Mapping[int, Fra
     """The scores of :func:`metrics.tracking_score` for the boxes on the frames of ``truth``."""
     real = [{t: shape for t, shape in frame.items() if isinstance(shape, Box)} for frame in truth.values()]
     drawn = [
-        {label.track: box for label in predicted[f].labels if label.shape and (box := shape_box(label.shape))}
+        {label.track: box for label in predicted[f].labels if label.shape and (box := bounds(label.shape))}
         if f in predicted
         else {}
         for f in truth
@@ -145,7 +144,7 @@ def tracking_scores(truth: Mapping[int, FrameTruth], predicted: Mapping[int, Fra
     return {key: float(value) for key, value in asdict(score).items()}
 
 
-def calibration_pairs(verdicts: Iterable[Verdict]) -> tuple[tuple[float | None, bool], ...]:
+def calibration_pairs(verdicts: Iterable[LabelScore]) -> tuple[tuple[float | None, bool], ...]:
     """Confidence and acceptance of everything that was labeled; empty where no label has a confidence."""
     pairs = tuple((v.confidence, v.accepted) for v in verdicts if v.labeled)
     return pairs if any(confidence is not None for confidence, _ in pairs) else ()

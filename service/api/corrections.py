@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Label
 from micromodels.v1 import correction_pb2 as pb
 from micromodels.v1 import correction_pb2_grpc
@@ -22,7 +23,6 @@ from service.api.micro_models import version_number
 from service.api.page_tokens import decode_token, encode_token, page_size
 from service.domain.history import ChangeKind, LabelDifference
 from service.domain.labels import (
-    LabelKey,
     WriteResult,
 )
 from service.domain.models import (

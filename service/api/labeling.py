@@ -22,6 +22,7 @@ from service.api.operations import Results
 from service.api.page_tokens import decode_token, encode_token
 from service.api.videos import check_path
 from service.domain.access import Permission
+from service.domain.codec import key_from_json, key_to_json
 from service.domain.job_specs import (
     AutoLabelSpec,
     ExportSpec,
@@ -31,7 +32,6 @@ from service.domain.job_specs import (
     TrainSpec,
 )
 from service.domain.jobs import Job, JobEvent, JobKind, JobState
-from service.domain.labels import LabelKey
 from service.jobs.submit import (
     submit,
 )
@@ -159,9 +159,9 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
                 token = encode_token(binding, {"event": event.sequence})
                 yield labeling_pb2.AutoLabelResponse(progress=progress, resume_token=token)
         job = await self._run(self._succeeded, project_id, job.job_id)
-        after = LabelKey(*position["label"]) if "label" in position else None
+        after = key_from_json(position["label"]) if "label" in position else None
         async for labels, last in label_batches(self._backend, (project_id, video_id), after, {}):
-            reached = {"event": job.last_sequence, "label": [last.frame, last.is_frame_class, last.name]}
+            reached = {"event": job.last_sequence, "label": key_to_json(last)}
             token = encode_token(binding, reached)
             batch = labeling_pb2.LabelBatch(labels=labels)
             yield labeling_pb2.AutoLabelResponse(labels=batch, resume_token=token)

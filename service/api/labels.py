@@ -9,6 +9,7 @@ from typing import Any
 from micromodels.client.messages import label_errors
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.files import check_fits_video
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Label
 from micromodels.v1 import label_pb2, label_pb2_grpc
 from service.access import current_caller
@@ -16,9 +17,9 @@ from service.api import names
 from service.api.backend import Backend, Context
 from service.api.messages import key_from_message, key_to_message, label_record_message, wire_label
 from service.api.page_tokens import decode_token, encode_token
+from service.domain.codec import key_from_json, key_to_json
 from service.domain.history import ChangeKind
 from service.domain.labels import (
-    LabelKey,
     LabelRecord,
     WriteResult,
 )
@@ -86,11 +87,11 @@ class LabelServicer(label_pb2_grpc.LabelServiceServicer):
         ids = names.VIDEO.parse(request.parent, "parent")
         binding = [request.parent, request.selection.SerializeToString(deterministic=True).hex()]
         position = decode_token("resume_token", request.resume_token, binding)
-        after = LabelKey(*position) if position else None
+        after = key_from_json(position) if position else None
         video = await self._run(self._store.videos.get, *ids)
         query = selection_query(request.selection, video)
         async for labels, last in label_batches(self._backend, ids, after, query):
-            token = encode_token(binding, [last.frame, last.is_frame_class, last.name])
+            token = encode_token(binding, key_to_json(last))
             yield label_pb2.StreamLabelsResponse(labels=labels, resume_token=token, label_revision=video.label_revision)
 
     async def DeleteLabels(

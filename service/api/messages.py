@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from micromodels.client.messages import label_errors, label_from_message, label_to_message, ontology_to_message
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.labels.files import check_anchor
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Provenance
 from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
 from service.api import names
@@ -26,7 +27,6 @@ from service.domain.jobs import (
     JobState,
 )
 from service.domain.labels import (
-    LabelKey,
     LabelRecord,
     ReviewState,
 )
@@ -181,7 +181,7 @@ def key_from_message(message: label_pb2.LabelKey, where: str) -> LabelKey:
     """The key of a label, from a message at a path in the request.
 
     Raises:
-        InvalidInput: it says neither track nor frame class.
+        InvalidInput: it names neither track nor frame class.
         OutOfRange: the frame is negative.
     """
     if message.frame_index < 0:
@@ -189,7 +189,12 @@ def key_from_message(message: label_pb2.LabelKey, where: str) -> LabelKey:
     subject = message.WhichOneof("subject")
     if subject is None:
         raise InvalidInput(f"{where}.subject", None, "track or frame_class")
-    return LabelKey(message.frame_index, subject == "frame_class", getattr(message, subject))
+    try:
+        return LabelKey(
+            frame=message.frame_index, is_frame_class=subject == "frame_class", name=getattr(message, subject)
+        )
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}.{subject}", error.value, error.allowed) from None
 
 
 def wire_label(message: label_pb2.Label, where: str) -> AnyLabel:

@@ -6,8 +6,10 @@ Independent of the exchange formats.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, assert_never
 
+from micromodels.labels.keys import LabelKey
 from micromodels.types import (
     AnyLabel,
     Box,
@@ -24,9 +26,26 @@ from micromodels.types import (
     ShapeKind,
     State,
 )
-from service.domain.labels import LabelKey
 
-__all__ = ["decode_label", "decode_ontology", "encode_label", "encode_ontology"]
+__all__ = [
+    "decode_label",
+    "decode_ontology",
+    "encode_label",
+    "encode_ontology",
+    "key_from_json",
+    "key_to_json",
+]
+
+
+def key_to_json(key: LabelKey) -> list[Any]:
+    """The key of a label as a JSON list."""
+    return [key.frame, key.is_frame_class, key.name]
+
+
+def key_from_json(values: Sequence[Any]) -> LabelKey:
+    """The key that ``key_to_json`` wrote."""
+    frame, is_frame_class, name = values
+    return LabelKey(frame=frame, is_frame_class=is_frame_class, name=name)
 
 
 def encode_label(label: AnyLabel) -> str:
@@ -57,20 +76,28 @@ def decode_label(key: LabelKey, text: str) -> AnyLabel:
 
 
 def _encode_shape(shape: Shape) -> list[Any]:
-    if isinstance(shape, Box):
-        return ["box", *shape.as_list()]
-    if isinstance(shape, Polygon):
-        return ["polygon", *shape.points]
-    return ["mask", shape.height_px, shape.width_px, shape.counts]
+    match shape:
+        case Box():
+            return ["box", *shape.as_list()]
+        case Polygon():
+            return ["polygon", *shape.points]
+        case Mask():
+            return ["mask", shape.height_px, shape.width_px, shape.counts]
+        case _:
+            assert_never(shape)
 
 
 def _decode_shape(values: list[Any]) -> Shape:
-    kind, rest = values[0], values[1:]
-    if kind == "box":
-        return Box(*rest)
-    if kind == "polygon":
-        return Polygon(tuple((x, y) for x, y in rest))
-    return _checked_before(*rest)
+    kind, rest = ShapeKind(values[0]), values[1:]
+    match kind:
+        case ShapeKind.BOX:
+            return Box(*rest)
+        case ShapeKind.POLYGON:
+            return Polygon(rest)
+        case ShapeKind.MASK:
+            return _checked_before(*rest)
+        case _:
+            assert_never(kind)
 
 
 def _checked_before(height_px: int, width_px: int, counts: str) -> Mask:
@@ -108,7 +135,7 @@ def decode_ontology(data: dict[str, Any]) -> Ontology:
             ObjectClass(
                 c["name"],
                 c["color"],
-                frozenset(ShapeKind(kind) for kind in c["shapes"]),
+                frozenset(map(ShapeKind, c["shapes"])),
                 c["max_instances"],
                 c["flip"],
                 tuple(c.get("excludes", ())),  # projects of earlier versions have none

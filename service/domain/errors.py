@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING
 from micromodels.errors import MicromodelsError, OutOfRange
 
 if TYPE_CHECKING:
+    from micromodels.labels.keys import LabelKey
     from service.domain.jobs import JobError
-    from service.domain.labels import LabelKey
 
 __all__ = [
     "Aborted",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from service.domain.labels import LabelKey, LabelRecord
+from micromodels.labels.keys import LabelKey
+from service.domain.labels import LabelRecord
 
 __all__ = [
     "Act",

@@ -6,29 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from micromodels.types import AnyLabel, Label
+from micromodels.labels.keys import LabelKey
+from micromodels.types import AnyLabel
 
-__all__ = ["LabelKey", "LabelRecord", "ReviewState", "WriteResult"]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class LabelKey:
-    """What a label is about: (frame, object track) or (frame, frame class). Sorts in the order of streams."""
-
-    frame: int
-    is_frame_class: bool
-    name: str
-    """Track, or name of the frame class."""
-
-    @classmethod
-    def of(cls, label: AnyLabel) -> LabelKey:
-        """The key of a label."""
-        if isinstance(label, Label):
-            return cls(label.frame, False, label.track)
-        return cls(label.frame, True, label.frame_class)
-
-    def __str__(self) -> str:
-        return f"frame {self.frame} {'class' if self.is_frame_class else 'track'} {self.name!r}"
+__all__ = ["LabelRecord", "ReviewState", "WriteResult"]
 
 
 class ReviewState(StrEnum):

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel
 from service.domain.codec import encode_ontology
 from service.domain.errors import NotFound
 from service.domain.job_specs import JobSpec, PropagateSpec, TrainSpec, spec_from_dict
 from service.domain.jobs import Job, JobKind
-from service.domain.labels import LabelKey
 from service.domain.models import LearnedState, ModelVersion
 from service.reports.archive import lay_out
 from service.reports.audit_report import FILE_NAME, write_report

@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Shape
+from micromodels.labels.geometry import iou
+from micromodels.types import AnyLabel, FrameLabel, Label
 
-__all__ = ["Agreement", "agreement", "cohen_kappa", "shape_iou"]
+__all__ = ["Agreement", "agreement", "cohen_kappa"]
 
 MISSING = "missing"
 """In place of a state or class where only one of the two has the object."""
@@ -32,33 +33,6 @@ class Agreement:
     state_kappa: float | None
     class_kappa: float | None
     frame_class_kappa: float | None
-
-
-def shape_iou(one: Shape | None, other: Shape | None, height_px: int, width_px: int) -> float:
-    """Intersection over union of two shapes on a picture of a size, 0 to 1; 0 where one is missing."""
-    if one is None or other is None:
-        return 0.0
-    if isinstance(one, Box) and isinstance(other, Box):
-        return one.iou(other)
-    from pycocotools import mask as coco_mask
-
-    first, second = _rle(one, height_px, width_px), _rle(other, height_px, width_px)
-    return float(coco_mask.iou([first], [second], [0])[0][0])
-
-
-def _rle(shape: Shape, height_px: int, width_px: int) -> dict[str, object]:
-    from pycocotools import mask as coco_mask
-
-    if isinstance(shape, Mask):
-        return {"size": [shape.height_px, shape.width_px], "counts": shape.counts.encode("ascii")}
-    points = shape.points if isinstance(shape, Polygon) else _corners(shape)
-    (rle,) = coco_mask.frPyObjects([[float(value) for point in points for value in point]], height_px, width_px)
-    found: dict[str, object] = rle
-    return found
-
-
-def _corners(box: Box) -> tuple[tuple[float, float], ...]:
-    return (box.x1, box.y1), (box.x2, box.y1), (box.x2, box.y2), (box.x1, box.y2)
 
 
 def cohen_kappa(pairs: Sequence[Pair]) -> float | None:
@@ -102,7 +76,7 @@ def agreement(
             classes.append((a.object_class if a else MISSING, b.object_class if b else MISSING))
             shapes = (a.shape if a else None, b.shape if b else None)
             if any(shape is not None for shape in shapes):
-                overlaps.append(shape_iou(*shapes, *size))
+                overlaps.append(iou(*shapes, size))
     return Agreement(
         frames=len(frames),
         objects=len(states),
@@ -128,7 +102,8 @@ def _matches(
     pairs: list[tuple[Label | None, Label | None]] = [(first[t], second[t]) for t in first if t in second]
     rest = [label for track, label in first.items() if track not in second]
     others = [label for track, label in second.items() if track not in first]
-    scored = [(shape_iou(a.shape, b.shape, *size), i, j) for i, a in enumerate(rest) for j, b in enumerate(others)]
+    drawn = [(i, a.shape, j, b.shape) for i, a in enumerate(rest) for j, b in enumerate(others)]
+    scored = [(iou(a, b, size), i, j) for i, a, j, b in drawn if a is not None and b is not None]
     taken: set[int] = set()
     given: set[int] = set()
     for score, i, j in sorted(scored, reverse=True):

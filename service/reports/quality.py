@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
+from micromodels.labels.geometry import iou
 from micromodels.types import AnyLabel, Label, State
 from service.domain.history import Change, ChangeKind, LabelVersion, ReviewAction
 from service.domain.labels import ReviewState
-from service.reports.agreement import shape_iou
 
 if TYPE_CHECKING:
     from service.store import Store
@@ -286,7 +286,7 @@ def _overlap(predicted: AnyLabel, drawn: AnyLabel, size: tuple[int, int]) -> flo
     if isinstance(predicted, Label) and isinstance(drawn, Label):
         if drawn.shape is None and predicted.shape is None:
             return float(predicted.state is drawn.state)
-        return shape_iou(predicted.shape, drawn.shape, *size)
+        return iou(predicted.shape, drawn.shape, size)
     same = not isinstance(predicted, Label) and not isinstance(drawn, Label) and predicted.present == drawn.present
     return float(same)
 

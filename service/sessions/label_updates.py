@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel
 from service.domain.history import LabelDifference
-from service.domain.labels import LabelKey, WriteResult
+from service.domain.labels import WriteResult
 from service.store import Store
 
 __all__ = ["LabelUpdates", "Updates", "removes_anchor"]

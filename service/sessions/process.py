@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Provenance
-from service.domain.codec import encode_label
+from service.domain.codec import encode_label, key_from_json, key_to_json
 from service.domain.errors import SessionFailed, Unavailable
 from service.domain.history import Act, ChangeKind, LabelDifference
 from service.domain.jobs import JobError
-from service.domain.labels import LabelKey
 from service.domain.models import ModelVersion
 from service.jobs.task_files import TaskInputs, lay_out_task
 from service.sessions.label_updates import LabelUpdates, Updates, removes_anchor
@@ -24,7 +24,7 @@ from service.sessions.requests import SessionRequest
 from service.settings import Settings
 from service.store import Store
 from service.worker.process import WorkerProcess
-from service.worker.protocol import SESSION, MessageType, Task, key_to_json, label_from_json, label_to_json
+from service.worker.protocol import SESSION, MessageType, Task, label_from_json, label_to_json
 
 __all__ = ["Response", "SessionProcess"]
 
@@ -202,7 +202,7 @@ class SessionProcess:
 
 def _add_change(message: Mapping[str, Any], changes: dict[LabelKey, AnyLabel | None]) -> None:
     """Note a ``CHANGE`` that is to be stored; only people write anchors."""
-    key = LabelKey(*message["key"])
+    key = key_from_json(message["key"])
     label = None if message["label"] is None else label_from_json(message["label"])
     if label is not None and label.is_anchor:
         changes.pop(key, None)

@@ -1,4 +1,4 @@
-"""The thread of one label session: takes its requests one by one, keeps a worker ready, ends after a while without any."""
+"""The thread of one label session: takes its requests one by one, keeps a worker ready, ends when idle."""
 
 from __future__ import annotations
 

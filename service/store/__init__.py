@@ -34,7 +34,6 @@ from service.domain.jobs import (
     Orders,
 )
 from service.domain.labels import (
-    LabelKey,
     LabelRecord,
     ReviewState,
     WriteResult,
@@ -86,7 +85,6 @@ __all__ = [
     "JobEvent",
     "JobKind",
     "JobState",
-    "LabelKey",
     "LabelRecord",
     "LearnedState",
     "Lease",

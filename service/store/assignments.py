@@ -9,16 +9,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Provenance, ProvenanceKind
 from service.domain.codec import decode_label, decode_ontology
 from service.domain.errors import NotFound
 from service.domain.history import Act, Assignment, ChangeKind
-from service.domain.labels import LabelKey
 from service.domain.videos import Page, VideoState
 from service.store import schema
-from service.store.database import Database, check_text, new_id, now, once, page_start
+from service.store.database import Database, check_text, new_id, now, once, page_start, row_key
 from service.store.instance_limits import within_limits
-from service.store.labels import label_changes, write_labels
+from service.store.labels import label_writes, write_labels
 from service.store.projects import project_row
 from service.store.videos import video_row
 
@@ -138,7 +138,7 @@ class Assignments:
             InvalidInput: a key twice, or a frame that is not assigned.
             NotFound: there is no such assignment.
         """
-        changes = label_changes(labels, deletes)
+        changes = label_writes(labels, deletes)
 
         def act() -> dict[str, Any]:
             row = _row(connection, *ids, lock=True)
@@ -234,7 +234,7 @@ class Assignments:
             video = video_row(connection, ids[0], ids[1], lock=True)
             ontology = decode_ontology(project_row(connection, ids[0]).ontology)
             with within_limits(connection, video.key, {label.frame for label in chosen}, ontology, by_hand=True):
-                result = write_labels(connection, video, label_changes(chosen), Act(author, ChangeKind.ADJUDICATE))
+                result = write_labels(connection, video, label_writes(chosen), Act(author, ChangeKind.ADJUDICATE))
             done = {"adjudicator": author, "adjudicated_at": now(), "adjudicated_revision": result.revision}
             connection.execute(_TABLE.update().where(_TABLE.c.key == row.key).values(**done))
             return {}
@@ -259,7 +259,7 @@ def _row(
 def _read(connection: sa.Connection, row: sa.Row[Any], annotator: str) -> list[AnyLabel]:
     query = sa.select(_LABELS).where(_LABELS.c.assignment == row.key, _LABELS.c.annotator == annotator)
     rows = connection.execute(query.order_by(_LABELS.c.frame, _LABELS.c.is_frame_class, _LABELS.c.name))
-    return [decode_label(LabelKey(r.frame, r.is_frame_class, r.name), r.payload) for r in rows]
+    return [decode_label(row_key(r), r.payload) for r in rows]
 
 
 def _assignment(ids: tuple[str, str, str], row: sa.Row[Any]) -> Assignment:

@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.labels.keys import LabelKey
 from service.domain.errors import Aborted, AlreadyExists, ResourceExhausted, StorageFailure, Unavailable
 from service.settings import Settings
 from service.store import schema
@@ -33,6 +34,7 @@ __all__ = [
     "now",
     "once",
     "page_start",
+    "row_key",
 ]
 
 _WRITE = "micromodels_write"
@@ -342,6 +344,11 @@ def now() -> datetime:
 def new_id() -> str:
     """A fresh id that cannot be guessed."""
     return secrets.token_hex(8)
+
+
+def row_key(row: sa.Row[Any]) -> LabelKey:
+    """The key of a row that has the columns ``frame``, ``is_frame_class`` and ``name``."""
+    return LabelKey(frame=row.frame, is_frame_class=row.is_frame_class, name=row.name)
 
 
 def check_id(field: str, value: str) -> None:

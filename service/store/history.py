@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
+from micromodels.labels.keys import LabelKey
 from service.access.calls import note
 from service.domain.errors import RevisionConflict
 from service.domain.history import (
@@ -20,12 +21,12 @@ from service.domain.history import (
     ReviewAction,
     ReviewEvent,
 )
-from service.domain.labels import LabelKey, LabelRecord, WriteResult
+from service.domain.labels import LabelRecord, WriteResult
 from service.domain.videos import Page
 from service.store import schema
 from service.store.change_log import change_record, change_row, record_change
-from service.store.database import Database, once
-from service.store.labels import LabelChange, current_rows, label_record, write_labels
+from service.store.database import Database, once, row_key
+from service.store.labels import LabelWrite, current_rows, label_record, write_labels
 from service.store.reviews import apply_reviews
 from service.store.videos import video_row
 
@@ -193,7 +194,7 @@ class History:
             rows = {row.key: row for row in connection.execute(query)}
             for part in _parts({key.frame for key in also}):
                 for row in connection.execute(mine.where(_LABELS.c.frame.in_(part))):
-                    if LabelKey(row.frame, row.is_frame_class, row.name) in also:
+                    if row_key(row) in also:
                         rows[row.key] = row
             return [label_record(row) for row in rows.values()], int(video.label_revision)
 
@@ -271,7 +272,7 @@ def _versions(connection: sa.Connection, video: int, rows: Sequence[sa.Row[Any]]
         query = sa.select(_EVENTS).where(_EVENTS.c.video == video, _EVENTS.c.label.in_(part))
         for event in connection.execute(query.order_by(_EVENTS.c.key)):
             row = labels[event.label]
-            key = LabelKey(row.frame, row.is_frame_class, row.name)
+            key = row_key(row)
             action = ReviewAction(event.action)
             made = ReviewEvent(key, row.revision, event.revision, action, event.author, event.written_at)
             events.setdefault(event.label, []).append(made)
@@ -298,7 +299,7 @@ def _by_key(connection: sa.Connection, keys: Collection[int]) -> dict[int, tuple
     found: dict[int, tuple[LabelKey, int]] = {}
     for part in _parts(keys):
         for row in connection.execute(sa.select(_LABELS).where(_LABELS.c.key.in_(part))):
-            found[row.key] = (LabelKey(row.frame, row.is_frame_class, row.name), row.revision)
+            found[row.key] = (row_key(row), row.revision)
     return found
 
 
@@ -351,12 +352,12 @@ def _undo_labels(connection: sa.Connection, video: sa.Row[Any], change: Change, 
     first: dict[LabelKey, sa.Row[Any]] = {}
     last: dict[LabelKey, sa.Row[Any]] = {}
     for row in rows:
-        key = LabelKey(row.frame, row.is_frame_class, row.name)
+        key = row_key(row)
         first.setdefault(key, row)
         last[key] = row
     before = _predecessors(connection, video.key, list(first.values()))
     current = current_rows(connection, video.key, {key.frame for key in first})
-    todo: list[LabelChange] = []
+    todo: list[LabelWrite] = []
     conflicts: list[LabelKey] = []
     for key, row in first.items():
         now = current[key]
@@ -380,11 +381,11 @@ def _says_the_same(now: sa.Row[Any], then: sa.Row[Any]) -> bool:
     return bool(now.key == then.key or (now.payload == then.payload and brought_back))
 
 
-def _restored(key: LabelKey, old: sa.Row[Any] | None, row: sa.Row[Any]) -> LabelChange:
+def _restored(key: LabelKey, old: sa.Row[Any] | None, row: sa.Row[Any]) -> LabelWrite:
     if old is None or old.payload is None:
-        return LabelChange(key, row.class_name, True, None, review={"locked": old is not None and old.locked})
+        return LabelWrite(key, row.class_name, True, None, review={"locked": old is not None and old.locked})
     review = {name: getattr(old, name) for name in ("review", "reviewed_by", "reviewed_at", "locked")}
-    return LabelChange(key, old.class_name, old.by_human, old.payload, old.origin or old.key, review)
+    return LabelWrite(key, old.class_name, old.by_human, old.payload, old.origin or old.key, review)
 
 
 def _undo_reviews(connection: sa.Connection, video: sa.Row[Any], change: Change, act: Act) -> WriteResult | None:
@@ -400,7 +401,7 @@ def _undo_reviews(connection: sa.Connection, video: sa.Row[Any], change: Change,
         for row in connection.execute(sa.select(_LABELS).where(_LABELS.c.key.in_(part))):
             rows[row.key] = row
     changed = [row for row in rows.values() if row.key in touched or not row.is_current]
-    conflicts = [LabelKey(row.frame, row.is_frame_class, row.name) for row in changed]
+    conflicts = [row_key(row) for row in changed]
     if conflicts:
         raise RevisionConflict(tuple(sorted(conflicts)), int(video.label_revision))
     names = ("review", "reviewed_by", "reviewed_at", "locked")

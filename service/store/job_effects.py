@@ -21,7 +21,7 @@ from service.domain.videos import (
 )
 from service.store import schema
 from service.store.database import now
-from service.store.labels import label_changes, write_labels
+from service.store.labels import label_writes, write_labels
 from service.store.models import insert_model
 
 __all__ = ["apply_effects"]
@@ -53,7 +53,7 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
         video = _job_video(connection, row)
         if effects.labels:
             act = Act(row.author, ChangeKind.PROPAGATE, row.job_id, base=effects.base_revision)
-            written = write_labels(connection, video, label_changes(effects.labels), act)
+            written = write_labels(connection, video, label_writes(effects.labels), act)
             values["result"] = {**values.get("result", row.result), "revision": written.revision}
         if effects.frame_table is not None:
             _make_ready(connection, video, effects.frame_table)

@@ -16,13 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.types import AnyLabel, Label, Ontology, shape_kind
+from micromodels.labels.keys import LabelKey
+from micromodels.types import AnyLabel, Label, Ontology
 from service.access.calls import note
-from service.domain.codec import decode_label, decode_ontology, encode_label
+from service.domain.codec import decode_label, decode_ontology, encode_label, key_from_json, key_to_json
 from service.domain.errors import RevisionConflict
 from service.domain.history import Act, ChangeKind
 from service.domain.labels import (
-    LabelKey,
     LabelRecord,
     ReviewState,
     WriteResult,
@@ -32,12 +32,12 @@ from service.domain.videos import (
 )
 from service.store import schema
 from service.store.change_log import human_revisions, record_change
-from service.store.database import Database, now, once
+from service.store.database import Database, now, once, row_key
 from service.store.instance_limits import crowded, within_limits
 from service.store.projects import project_row
 from service.store.videos import video_row
 
-__all__ = ["LabelChange", "Labels", "current_rows", "label_changes", "label_record", "write_labels"]
+__all__ = ["LabelWrite", "Labels", "current_rows", "label_record", "label_writes", "write_labels"]
 
 _PAGE_ROWS = 500
 _FRAMES_AT_ONCE = 500
@@ -49,8 +49,8 @@ _HEAD_COLUMNS += [_TABLE.c.origin]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelChange:
-    """One key's new payload; None deletes."""
+class LabelWrite:
+    """What is to be written under one key: its new payload; None deletes."""
 
     key: LabelKey
     class_name: str
@@ -103,8 +103,8 @@ class Labels:
             OutOfRange: a frame past the end of the video.
             RevisionConflict: keys changed after ``base_revision``.
         """
-        said = label_changes(labels, deletes)
-        changes = label_changes([*labels, *also], deletes)
+        said = label_writes(labels, deletes)
+        changes = label_writes([*labels, *also], deletes)
 
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id, lock=True)
@@ -114,13 +114,13 @@ class Labels:
             _check(labels, changes, video, ontology)
             with within_limits(connection, video.key, {change.key.frame for change in changes}, ontology, by_hand=True):
                 result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
-            kept = [[key.frame, key.is_frame_class, key.name] for key in result.kept_anchors]
+            kept = [key_to_json(key) for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 
         body = [[(str(c.key), c.payload) for c in said], base_revision, author]
         with self._database.begin(write=True) as connection:
             answer = once(connection, f"labels.{kind.value}/{project_id}/{video_id}", request_id, body, act)
-        kept = tuple(LabelKey(*key) for key in answer["kept"])
+        kept = tuple(key_from_json(key) for key in answer["kept"])
         return WriteResult(answer["revision"], answer["written"], answer["deleted"], kept)
 
     def recompute(
@@ -141,8 +141,8 @@ class Labels:
         Raises:
             NotFound: there is no such video.
         """
-        changes = label_changes(labels)
-        changes += [LabelChange(key, "", False, None) for key in gone]
+        changes = label_writes(labels)
+        changes += [LabelWrite(key, "", False, None) for key in gone]
         with self._database.begin(write=True) as connection:
             return write_labels(connection, video_row(connection, project_id, video_id, lock=True), changes, act)
 
@@ -253,7 +253,7 @@ class Labels:
 
 def label_record(row: sa.Row[Any]) -> LabelRecord:
     """A row of the table of labels."""
-    key = LabelKey(row.frame, row.is_frame_class, row.name)
+    key = row_key(row)
     return LabelRecord(
         key=key,
         label=None if row.payload is None else decode_label(key, row.payload),
@@ -268,28 +268,28 @@ def label_record(row: sa.Row[Any]) -> LabelRecord:
     )
 
 
-def label_changes(labels: Iterable[AnyLabel], deletes: Iterable[LabelKey] = ()) -> list[LabelChange]:
+def label_writes(labels: Iterable[AnyLabel], deletes: Iterable[LabelKey] = ()) -> list[LabelWrite]:
     """A batch as ``write_labels`` takes it.
 
     Raises:
         InvalidInput: a key twice.
     """
-    changes: dict[LabelKey, LabelChange] = {}
+    changes: dict[LabelKey, LabelWrite] = {}
     for index, label in enumerate(labels):
         key = LabelKey.of(label)
         if key in changes:
             field = f"labels[{index}].{'class' if key.is_frame_class else 'track'}"
             raise InvalidInput(field, str(key), "every frame and track, or frame and frame class, once in a batch")
         name = label.object_class if isinstance(label, Label) else label.frame_class
-        changes[key] = LabelChange(key, name, label.is_anchor, encode_label(label))
+        changes[key] = LabelWrite(key, name, label.is_anchor, encode_label(label))
     for key in deletes:
         if key in changes:
             raise InvalidInput("deletes", str(key), "a key once in a batch")
-        changes[key] = LabelChange(key, "", True, None)
+        changes[key] = LabelWrite(key, "", True, None)
     return list(changes.values())
 
 
-def _check(labels: Sequence[AnyLabel], changes: Sequence[LabelChange], video: sa.Row[Any], ontology: Ontology) -> None:
+def _check(labels: Sequence[AnyLabel], changes: Sequence[LabelWrite], video: sa.Row[Any], ontology: Ontology) -> None:
     for change in changes:
         if change.key.frame >= video.frame_count:
             raise OutOfRange("frame", change.key.frame, f"0 to {video.frame_count - 1}")
@@ -303,15 +303,15 @@ def _check(labels: Sequence[AnyLabel], changes: Sequence[LabelChange], video: sa
         elif label.object_class not in objects:
             allowed = "an object class of the project: " + ", ".join(sorted(objects))
             raise InvalidInput(f"labels[{index}].class", label.object_class, allowed)
-        elif label.shape is not None and shape_kind(label.shape) not in objects[label.object_class].shapes:
+        elif label.shape is not None and label.shape.kind not in objects[label.object_class].shapes:
             allowed = ", ".join(sorted(objects[label.object_class].shapes))
-            raise InvalidInput(f"labels[{index}].shape", shape_kind(label.shape).value, allowed)
+            raise InvalidInput(f"labels[{index}].shape", label.shape.kind.value, allowed)
 
 
 def write_labels(
     connection: sa.Connection,
     video: sa.Row[Any],
-    changes: Sequence[LabelChange],
+    changes: Sequence[LabelWrite],
     act: Act,
     *,
     base_revision: int | None = None,
@@ -321,7 +321,7 @@ def write_labels(
     Args:
         connection: a writing transaction.
         video: the locked row of the video.
-        changes: from ``label_changes``; a machine's human labels (anchors passed through) are left out.
+        changes: from ``label_writes``; a machine's human labels (anchors passed through) are left out.
         act: who writes and why.
         base_revision: None not to check.
 
@@ -335,7 +335,7 @@ def write_labels(
         raise RevisionConflict((), int(video.label_revision))
     current = current_rows(connection, video.key, {change.key.frame for change in changes})
     since = human_revisions(connection, video.key, act.parent) if act.parent else frozenset()
-    todo: list[LabelChange] = []
+    todo: list[LabelWrite] = []
     kept: list[LabelKey] = []
     conflicts: list[LabelKey] = []
     for change in changes:
@@ -366,12 +366,12 @@ def write_labels(
     return WriteResult(revision, len(todo) - deleted, deleted, tuple(sorted(kept)))
 
 
-def _buries(change: LabelChange, old: sa.Row[Any], act: Act) -> bool:
+def _buries(change: LabelWrite, old: sa.Row[Any], act: Act) -> bool:
     """Whether a change would hide something newer that its writer should have seen."""
     return bool(old.by_human) or not change.by_human or act.kind.moves_labels
 
 
-def _stays_locked(change: LabelChange, old: sa.Row[Any] | None) -> bool:
+def _stays_locked(change: LabelWrite, old: sa.Row[Any] | None) -> bool:
     """A lock goes over to the next version; it ends with a deletion, or when a person draws where one was."""
     return bool(old is not None and old.locked and old.payload is not None and change.payload is not None)
 
@@ -390,14 +390,14 @@ def current_rows(connection: sa.Connection, video: int, frames: set[int]) -> dic
         part = ordered[start : start + _FRAMES_AT_ONCE]
         query = sa.select(*_HEAD_COLUMNS).where(_TABLE.c.video == video, schema.IS_CURRENT, _TABLE.c.frame.in_(part))
         for row in connection.execute(query):
-            found[LabelKey(row.frame, row.is_frame_class, row.name)] = row
+            found[row_key(row)] = row
     return found
 
 
 def _append(
     connection: sa.Connection,
     video: int,
-    changes: Sequence[LabelChange],
+    changes: Sequence[LabelWrite],
     current: dict[LabelKey, sa.Row[Any]],
     stamp: dict[str, Any],
 ) -> None:

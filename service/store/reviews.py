@@ -10,13 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.labels.keys import LabelKey
 from service.domain.errors import NotFound, RevisionConflict
 from service.domain.history import Act, ChangeKind, Comment, ReviewAction, ReviewResult
-from service.domain.labels import LabelKey, ReviewState
+from service.domain.labels import ReviewState
 from service.domain.videos import Page
 from service.store import schema
 from service.store.change_log import record_change
-from service.store.database import Database, check_text, new_id, now, once, page_start
+from service.store.database import Database, check_text, new_id, now, once, page_start, row_key
 from service.store.videos import video_row
 
 __all__ = ["Reviews", "apply_reviews"]
@@ -93,7 +94,7 @@ class Reviews:
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id, lock=not validate_only)
             rows = _picked(connection.execute(query.where(_LABELS.c.video == video.key)), keys, min_confidence)
-            newer = [_key(row) for row in rows if base_revision is not None and row.revision > base_revision]
+            newer = [row_key(row) for row in rows if base_revision is not None and row.revision > base_revision]
             if newer:
                 raise RevisionConflict(tuple(sorted(newer)), int(video.label_revision))
             todo = [(row, values) for row in rows if (values := _judged(row, action, author)) is not None]
@@ -242,14 +243,10 @@ def _picked(rows: Iterable[sa.Row[Any]], keys: Sequence[LabelKey], min_confidenc
     found = list(rows)
     if keys:
         wanted = set(keys)
-        found = [row for row in found if _key(row) in wanted]
+        found = [row for row in found if row_key(row) in wanted]
     if min_confidence is not None:
         found = [row for row in found if not row.by_human and row.review == "" and _sure(row, min_confidence)]
     return found
-
-
-def _key(row: sa.Row[Any]) -> LabelKey:
-    return LabelKey(row.frame, row.is_frame_class, row.name)
 
 
 def _confidence(row: sa.Row[Any]) -> float | None:

@@ -12,15 +12,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.labels.keys import LabelKey
 from service.domain.codec import decode_ontology
 from service.domain.errors import AlreadyExists, NotFound
 from service.domain.history import Act, ChangeKind
-from service.domain.labels import LabelKey, WriteResult
+from service.domain.labels import WriteResult
 from service.domain.videos import VideoState
 from service.store import schema
 from service.store.database import Database, check_text, once
 from service.store.instance_limits import is_present, within_limits
-from service.store.labels import LabelChange, write_labels
+from service.store.labels import LabelWrite, write_labels
 from service.store.projects import project_row
 from service.store.videos import video_row
 
@@ -72,15 +73,15 @@ class Tracks:
         if first == second:
             raise InvalidInput("track_b", second, "another track than track_a")
 
-        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelWrite]:
             changes = []
             for frame in sorted({*rows[first], *rows[second]}):
                 for to, source in ((first, rows[second]), (second, rows[first])):
-                    key = LabelKey(frame, False, to)
+                    key = LabelKey(frame=frame, name=to)
                     if frame in source:
                         changes.append(_moved(source[frame], key, classes[to]))
                     elif frame in rows[to]:
-                        changes.append(LabelChange(key, classes[to], True, None))
+                        changes.append(LabelWrite(key, classes[to], True, None))
             return changes
 
         body = [first, second]
@@ -107,13 +108,13 @@ class Tracks:
         """
         check_text("new_track", new_track)
 
-        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelWrite]:
             if new_track in classes:
                 raise AlreadyExists("track", new_track)
             changes = []
             for frame, row in rows[track].items():
-                changes.append(_moved(row, LabelKey(frame, False, new_track), classes[track]))
-                changes.append(_gone(LabelKey(frame, False, track), classes[track]))
+                changes.append(_moved(row, LabelKey(frame=frame, name=new_track), classes[track]))
+                changes.append(_gone(LabelKey(frame=frame, name=track), classes[track]))
             return changes
 
         body = [track, new_track]
@@ -151,7 +152,7 @@ class Tracks:
         if track == other:
             raise InvalidInput("other_track", other, "another track than track")
 
-        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelWrite]:
             if classes[track] != classes[other]:
                 has = f"track {track!r} is of class {classes[track]!r} and {other!r} of {classes[other]!r}"
                 raise FailedPrecondition(f"{has}; correct one of them first")
@@ -165,8 +166,8 @@ class Tracks:
             changes = []
             for frame, row in rows[other].items():
                 if frame not in rows[track] or _rank(row) > _rank(rows[track][frame]):
-                    changes.append(_moved(row, LabelKey(frame, False, track), classes[track]))
-                changes.append(_gone(LabelKey(frame, False, other), classes[other]))
+                    changes.append(_moved(row, LabelKey(frame=frame, name=track), classes[track]))
+                changes.append(_gone(LabelKey(frame=frame, name=other), classes[other]))
             return changes
 
         body, frames = [track, other], range(0, 0)
@@ -187,8 +188,8 @@ class Tracks:
     ) -> WriteResult:
         """Delete a track on some frames, human labels too; arguments as ``swap``."""
 
-        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelChange]:
-            return [_gone(LabelKey(frame, False, track), classes[track]) for frame in rows[track]]
+        def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelWrite]:
+            return [_gone(LabelKey(frame=frame, name=track), classes[track]) for frame in rows[track]]
 
         kind = ChangeKind.DELETE_TRACK
         return self._edit((project_id, video_id), kind, frames, [track], change, author, base_revision, request_id)
@@ -199,7 +200,7 @@ class Tracks:
         kind: ChangeKind,
         frames: range,
         tracks: list[str],
-        change: Callable[[Mapping[str, Rows], Mapping[str, str]], list[LabelChange]],
+        change: Callable[[Mapping[str, Rows], Mapping[str, str]], list[LabelWrite]],
         author: str,
         base_revision: int | None,
         request_id: str,
@@ -245,19 +246,19 @@ def _rows(connection: sa.Connection, video: int, tracks: list[str], frames: rang
     return found
 
 
-def _moved(row: sa.Row[Any], key: LabelKey, class_name: str) -> LabelChange:
+def _moved(row: sa.Row[Any], key: LabelKey, class_name: str) -> LabelWrite:
     """What a row says under another key, with the class that goes with it."""
     payload = row.payload
     if row.class_name != class_name:
         said = json.loads(payload) | {"class": class_name}
         payload = json.dumps(said, separators=(",", ":"), ensure_ascii=False)
     review = {name: getattr(row, name) for name in _REVIEW}
-    return LabelChange(key, class_name, row.by_human, payload, row.origin or row.key, review)
+    return LabelWrite(key, class_name, row.by_human, payload, row.origin or row.key, review)
 
 
-def _gone(key: LabelKey, class_name: str) -> LabelChange:
+def _gone(key: LabelKey, class_name: str) -> LabelWrite:
     """A deletion that no micro-model fills again."""
-    return LabelChange(key, class_name, True, None, review={"locked": True})
+    return LabelWrite(key, class_name, True, None, review={"locked": True})
 
 
 def _is_drawn(row: sa.Row[Any]) -> bool:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from micromodels.errors import MicromodelsError, VideoError
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel
-from service.domain.codec import decode_label, encode_label
-from service.domain.labels import LabelKey
+from service.domain.codec import decode_label, encode_label, key_from_json, key_to_json
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -28,7 +28,6 @@ __all__ = [
     "Order",
     "Task",
     "error_fields",
-    "key_to_json",
     "label_from_json",
     "label_to_json",
     "read_labels",
@@ -125,19 +124,13 @@ class Task:
 
 def label_to_json(label: AnyLabel) -> list[Any]:
     """A label as a JSON list."""
-    key = LabelKey.of(label)
-    return [key.frame, key.is_frame_class, key.name, encode_label(label)]
+    return [*key_to_json(LabelKey.of(label)), encode_label(label)]
 
 
 def label_from_json(values: list[Any]) -> AnyLabel:
     """The label that ``label_to_json`` wrote."""
-    frame, is_frame_class, name, payload = values
-    return decode_label(LabelKey(frame, is_frame_class, name), payload)
-
-
-def key_to_json(key: LabelKey) -> list[Any]:
-    """The key of a label as a JSON list."""
-    return [key.frame, key.is_frame_class, key.name]
+    *key, payload = values
+    return decode_label(key_from_json(key), payload)
 
 
 def write_settled(path: Path, keys: Iterable[LabelKey]) -> None:
@@ -147,7 +140,7 @@ def write_settled(path: Path, keys: Iterable[LabelKey]) -> None:
 
 def read_settled(path: Path) -> list[LabelKey]:
     """Read what ``write_settled`` wrote."""
-    return [LabelKey(*values) for values in json.loads(path.read_bytes())]
+    return [key_from_json(values) for values in json.loads(path.read_bytes())]
 
 
 def write_labels(path: Path, labels: Iterable[AnyLabel]) -> None:

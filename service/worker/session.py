@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from micromodels.errors import Cancelled, MicromodelsError, ModelError
+from micromodels.labels.keys import LabelChange, LabelKey
 from micromodels.runtime.run import Run, StopRequest
-from service.domain.codec import decode_label, decode_ontology
-from service.domain.labels import LabelKey
+from service.domain.codec import decode_label, decode_ontology, key_from_json, key_to_json
 from service.worker.channel import Channel, open_task_video
 from service.worker.protocol import (
     MessageType,
@@ -31,7 +31,6 @@ from service.worker.protocol import (
 
 if TYPE_CHECKING:
     from micromodels.correction.session import LabelSession
-    from micromodels.labels import keys
     from micromodels.video import Video
 
 __all__ = ["Conversation", "open_session", "serve_session"]
@@ -90,12 +89,11 @@ def open_session(task: Task, video: Video, run: Run) -> LabelSession:
         except ModelError as error:  # for example of another encoder: the state before it is used
             logging.getLogger(__name__).warning("a learned state cannot be used: %s", error)
     *earlier, model = models
-    settled = [_key(key.frame, key.is_frame_class, key.name) for key in read_settled(Path(task.settled))]
     return LabelSession(
         video,
         model,
         list(read_labels(Path(task.labels))),
-        settled=settled,
+        settled=read_settled(Path(task.settled)),
         ontology=decode_ontology(dict(task.ontology)),
         run=run,
         earlier=earlier,
@@ -124,22 +122,14 @@ def _prepare(session: LabelSession) -> bool:
     return True
 
 
-def _key(frame: int, is_frame_class: bool, name: str) -> keys.LabelKey:
-    from micromodels.labels.keys import LabelKey as SessionKey
-
-    return SessionKey(frame, name, is_frame_class)
-
-
 def _adopt(session: LabelSession, updates: Iterable[list[Any]]) -> None:
     """Give the session the labels that others have changed."""
-    from micromodels.labels.keys import LabelChange
-
-    settled: list[keys.LabelKey] = []
-    loose: list[keys.LabelKey] = []
+    settled: list[LabelKey] = []
+    loose: list[LabelKey] = []
     changed: list[LabelChange] = []
-    for frame, is_frame_class, name, payload, is_settled in updates:
-        key = _key(frame, is_frame_class, name)
-        label = None if payload is None else decode_label(LabelKey(frame, is_frame_class, name), payload)
+    for *values, payload, is_settled in updates:
+        key = key_from_json(values)
+        label = None if payload is None else decode_label(key, payload)
         changed.append(LabelChange(key, session.labels.get(key), label))
         (settled if is_settled else loose).append(key)
     session.unsettle(key for key in loose if key in session.settled)
@@ -149,11 +139,10 @@ def _adopt(session: LabelSession, updates: Iterable[list[Any]]) -> None:
 
 def _correct(session: LabelSession, parameters: Mapping[str, Any], channel: Channel) -> Any:
     labels = [label_from_json(values) for values in parameters["labels"]]
-    removals = [key for values in parameters["removals"] if (key := _key(*values)) in session.labels]
+    removals = [key for values in parameters["removals"] if (key := key_from_json(values)) in session.labels]
     for change in session.correct(labels, removals):
-        key = change.key
         after = None if change.after is None else label_to_json(change.after)
-        channel.send(MessageType.CHANGE, key=[key.frame, key.frame_class, key.name], label=after)
+        channel.send(MessageType.CHANGE, key=key_to_json(change.key), label=after)
     return None
 
 

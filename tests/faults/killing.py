@@ -25,6 +25,7 @@ import grpc
 import sqlalchemy as sa
 
 from micromodels.client.messages import label_to_message
+from micromodels.labels.keys import LabelKey
 from micromodels.types import Box, Label, ObjectClass, Ontology, State
 from micromodels.v1 import label_pb2, label_pb2_grpc
 from service.api import names
@@ -33,9 +34,6 @@ from service.domain.jobs import (
     Effects,
     JobKind,
     JobState,
-)
-from service.domain.labels import (
-    LabelKey,
 )
 from service.jobs.submit import submit
 from service.settings import Settings
@@ -253,7 +251,7 @@ def account(scene: Scene, writers: list[Writer], tally: Tally) -> None:
         for writer in writers:
             tally.acknowledged += writer.acknowledged
             for frame in range(FRAMES):
-                history = store.history.of_label(scene.project, scene.written, LabelKey(frame, False, writer.track))
+                history = store.history.of_label(scene.project, scene.written, LabelKey(frame=frame, name=writer.track))
                 numbers = [
                     int(v.record.label.shape.x1) + SIDE * int(v.record.label.shape.y1)  # type: ignore[union-attr]
                     for v in history

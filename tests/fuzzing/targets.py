@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from micromodels.client.messages import label_from_message, label_to_message
 from micromodels.errors import MicromodelsError
 from micromodels.labels.files import iter_jsonl, read_labels
+from micromodels.labels.geometry import to_mask
 from micromodels.labels.jsonl import label_to_dict
 from micromodels.labels.validation import check_anchor, check_fits_video, find_crossing
 from micromodels.recipes.manifest import MANIFEST_FILE, Manifest
@@ -172,7 +173,7 @@ def polygon(points: list[tuple[float, float]]) -> None:
     find_crossing(made.points)
     check_fits_video(label, frame_count=10, **SIZE)
     check_anchor(label)
-    assert made.to_array(SIZE["height_px"], SIZE["width_px"]).shape == (SIZE["height_px"], SIZE["width_px"])
+    assert to_mask(made, SIZE["height_px"], SIZE["width_px"]).shape == (SIZE["height_px"], SIZE["width_px"])
 
 
 def rle(value: tuple[int, int, str]) -> None:

@@ -146,9 +146,3 @@ def drawn(box: Box, kind: ShapeKind) -> Shape:
 def seed(frame: int, kind: ShapeKind = ShapeKind.MASK, track: str = "1", box: Box | None = None) -> Label:
     """A human label of the red square, or of another box."""
     return Label(frame, track, "square", State.VISIBLE, drawn(box or square(frame), kind))
-
-
-def iou(one: Bools, other: Bools) -> float:
-    """Intersection over union of two masks; 1 where both are empty."""
-    union = (one | other).sum()
-    return float((one & other).sum() / union) if union else 1.0

@@ -14,9 +14,9 @@ import torch
 from torchvision.ops import batched_nms
 
 from micromodels.encoding.encoded_video import to_work_image
+from micromodels.labels.geometry import mask_bounds
 from micromodels.labels.targets import TrackSpec
 from micromodels.training.augmentation import View
-from micromodels.types import ShapeKind
 
 __all__ = ["MASK_STRIDE", "Detection", "Detector", "MaskCrop", "ViewDataset", "class_names", "uses_masks", "yolo_size"]
 
@@ -39,7 +39,7 @@ def class_names(tracks: Sequence[TrackSpec]) -> list[str]:
 
 def uses_masks(tracks: Sequence[TrackSpec]) -> bool:
     """Whether the network learns masks: any track was drawn as one."""
-    return any(spec.shape is not ShapeKind.BOX for spec in tracks)
+    return any(not spec.is_box for spec in tracks)
 
 
 def yolo_size(height_px: int, width_px: int, long_side_px: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def _sample(view: View, tracks: Sequence[TrackSpec], classes: Sequence[str], mas
     index_map = np.zeros(small.shape, np.float32)
     rows, boxes = [], []
     for number, spec in enumerate(tracks):
-        box = _target_box(view, number, spec.shape is ShapeKind.BOX)
+        box = _target_box(view, number, spec.is_box)
         if box is None:
             continue
         rows.append(float(classes.index(spec.object_class)))
@@ -116,8 +116,9 @@ def _target_box(view: View, number: int, drawn_as_box: bool) -> Floats | None:
     if drawn_as_box:
         box = np.clip(moved, 0, np.array([width, height, width, height], np.float32))
     else:
-        ys, xs = own.any(axis=1).nonzero()[0], own.any(axis=0).nonzero()[0]
-        box = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float32)
+        around = mask_bounds(own)
+        assert around is not None
+        box = np.array(around.as_list(), np.float32)
     size = box[2:] - box[:2]
     enough = size.prod() >= MIN_VISIBLE_SHARE * (moved[2:] - moved[:2]).prod()
     return box if size.min() >= 2 and enough else None

@@ -31,6 +31,7 @@ import torch
 from micromodels.encoding.encoded_video import FrameSource, to_work_image
 from micromodels.encoding.encoders import load_encoder, select_device, weights_digest, work_size
 from micromodels.errors import Cancelled, ModelError, OutOfMemory
+from micromodels.labels.geometry import box_iou
 from micromodels.labels.targets import (
     SeedFrame,
     SeedSet,
@@ -53,7 +54,7 @@ from micromodels.training.augmentation import (
 )
 from micromodels.training.head import FrameClassifier, pooled_size
 from micromodels.training.trainer import Clock
-from micromodels.types import AnyLabel, Box, FrameResult, Ontology
+from micromodels.types import AnyLabel, FrameResult, Ontology
 
 if TYPE_CHECKING:
     from micromodels.recipes.base import TrainSettings
@@ -324,9 +325,8 @@ class _Training:
             for spec, corners in zip(self._tracks, self._seeds.seed_frame(frame, size).boxes * scale, strict=True):
                 if np.isnan(corners[0]):
                     continue
-                truth = Box(*corners.tolist())
                 own = [d for d in found if names[d.class_index] == spec.object_class]
-                pairs.append(max(((truth.iou(Box(*d.box.tolist())), d.score) for d in own), default=(0.0, 0.0)))
+                pairs.append(max(((float(box_iou(corners, d.box)), d.score) for d in own), default=(0.0, 0.0)))
         return pairs
 
     def _score(self, state: Mapping[str, torch.Tensor], settings: YoloSettings, frame: int) -> float:

@@ -22,6 +22,7 @@ import torch
 from micromodels.encoding.encoded_video import FrameSource, to_work_image
 from micromodels.encoding.encoders import load_encoder, work_size
 from micromodels.errors import Cancelled
+from micromodels.labels.geometry import bounds, box_iou
 from micromodels.labels.targets import SeedSet
 from micromodels.propagation.mask_to_shape import clean_mask, resized_masks, to_shape
 from micromodels.recipes.manifest import Manifest
@@ -36,9 +37,7 @@ from micromodels.types import (
     Provenance,
     ProvenanceKind,
     Shape,
-    ShapeKind,
     State,
-    shape_box,
 )
 
 __all__ = [
@@ -126,7 +125,7 @@ class Labeling:
         found = []
         for number, spec in enumerate(self._tracks):
             label = self._by_key.get((frame, spec.track))
-            box = shape_box(label.shape) if label is not None and label.shape is not None else None
+            box = bounds(label.shape) if label is not None and label.shape is not None else None
             if box is not None:
                 corners = np.array(box.as_list(), np.float32)
                 found.append(Detection(corners, 1.0, self._classes[number], anchor=number))
@@ -154,7 +153,7 @@ class Labeling:
     def _gaps(self, number: int, track: Mapping[int, Detection]) -> dict[int, Detection]:
         """Boxes on the few frames between two detections of a track that is drawn with boxes, linear in time."""
         filled: dict[int, Detection] = {}
-        if self._tracks[number].shape is not ShapeKind.BOX:
+        if not self._tracks[number].is_box:
             return filled
         frames = sorted(track)
         for left, right in pairwise(frames):
@@ -175,7 +174,7 @@ class Labeling:
         for number, (spec, item) in enumerate(zip(self._tracks, found, strict=True)):
             if item is None or item.anchor >= 0:
                 continue
-            if spec.shape is ShapeKind.BOX:
+            if spec.is_box:
                 shapes[number] = _to_box(item)
             elif item.mask is not None:
                 masked.append((number, item.mask))
@@ -218,7 +217,9 @@ def _to_box(item: Detection) -> Box:
 def with_anchors(found: Sequence[Detection], anchors: Sequence[Detection]) -> list[Detection]:
     """Detections of a frame with those of the anchors' objects replaced by the anchors."""
     left = [
-        item for item in found if all(item.class_index != a.class_index or _iou(item.box, a.box) < 0.5 for a in anchors)
+        item
+        for item in found
+        if all(item.class_index != a.class_index or box_iou(item.box, a.box) < 0.5 for a in anchors)
     ]
     return [*anchors, *left]
 
@@ -316,7 +317,3 @@ def _gap_cost(track: Mapping[int, Detection], piece: Mapping[int, Detection]) ->
     size = float(np.sqrt(max(1.0, ((b[2:] - b[:2]) * (a[2:] - a[:2])).prod() ** 0.5)))
     distance = float(np.hypot(*((a[:2] + a[2:]) / 2 - (b[:2] + b[2:]) / 2))) / size
     return distance / (1 + 0.1 * abs(nearest - frame))
-
-
-def _iou(a: Floats, b: Floats) -> float:
-    return Box(*a.tolist()).iou(Box(*b.tolist()))

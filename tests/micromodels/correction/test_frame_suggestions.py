@@ -10,10 +10,10 @@ import pytest
 from micromodels.correction.consistency import IssueKind, consistency_issues, suspected_swaps
 from micromodels.correction.frame_suggestions import (
     FAR,
+    JudgedLabel,
     ReasonKind,
     Signals,
     Trust,
-    Verdict,
     distance_to_fixed,
     features_of,
     suggest,
@@ -102,8 +102,8 @@ def test_verdicts_change_what_is_trusted() -> None:
     """Corrections next to anchors shorten the reach and raise the doubt; acceptances far from them do the opposite."""
     series = made(confidence=lambda f: 0.6)
     features, distance = features_of(series, Signals(COUNT))
-    bad = Trust([Verdict(features[f], float(distance[f]), True) for f in (2, 4, 3, 5)])
-    good = Trust([Verdict(features[f], float(distance[f]), False) for f in (30, 40, 50, 45)])
+    bad = Trust([JudgedLabel(features[f], float(distance[f]), True) for f in (2, 4, 3, 5)])
+    good = Trust([JudgedLabel(features[f], float(distance[f]), False) for f in (30, 40, 50, 45)])
     assert bad.reach < Trust().reach < good.reach
     assert bad.wrong(features).mean() > Trust().wrong(features).mean() > good.wrong(features).mean()
 

@@ -127,10 +127,10 @@ def test_the_surest_frames_are_spread_and_away_from_what_is_corrected() -> None:
     for frame in range(40):
         confidence = 0.9 if frame % 10 == 3 else 0.2 if frame % 2 else 0.6
         label = Label(frame, "1", "square", State.VISIBLE, Box(0, 0, 4, 4), confidence, MODEL)
-        review_state.put(LabelKey(frame, "1"), label, fixed=frame == 8)
+        review_state.put(LabelKey(frame=frame, name="1"), label, fixed=frame == 8)
         if frame == 0:
             human = Label(0, "1", "square", State.VISIBLE, Box(0, 0, 4, 4))
-            review_state.put(LabelKey(0, "1"), human, fixed=True)
+            review_state.put(LabelKey(frame=0, name="1"), human, fixed=True)
     found = review_state.surest(4, [24])
     assert found[:2] == [8, 13]
     assert found[-1] == 33

@@ -16,13 +16,14 @@ from micromodels.correction import rehearsal
 from micromodels.correction.retraining import Retrained
 from micromodels.correction.session import LabelSession, SessionSettings
 from micromodels.errors import FailedPrecondition, InvalidInput
-from micromodels.labels.keys import LabelKey, apply, key_of
+from micromodels.labels.geometry import mask_iou
+from micromodels.labels.keys import LabelKey, apply
 from micromodels.labels.track_edits import delete_track, split_track
 from micromodels.recipes.base import TrainSettings, load_model, train
 from micromodels.recipes.head_model import DenseModel
 from micromodels.runtime.run import Run
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, ShapeKind, State
-from tests.micromodels.doubles import BLUE, MemoryVideo, box_mask, iou, scene, seed, square
+from tests.micromodels.doubles import BLUE, MemoryVideo, box_mask, scene, seed, square
 
 COUNT = 24
 QUICK = SessionSettings(steps=2, replay_views=2, new_track_steps=30)
@@ -73,20 +74,25 @@ def kind_of(session: LabelSession) -> ShapeKind:
     return session.model.manifest.tracks[0].shape
 
 
+def missing(session: LabelSession) -> list[int]:
+    """Frames without a label of the red square."""
+    return [frame for frame in range(COUNT) if LabelKey(frame=frame, name="1") not in session.labels]
+
+
 def test_a_correction_is_kept_and_its_spans_follow(session: LabelSession) -> None:
     """The human label comes first; every change is nearer to the truth or at least follows; labels are the stream's."""
     before = dict(session.labels)
     human = seed(12, kind_of(session))
     changes = list(session.correct([human]))
     assert changes[0].after is human
-    assert session.labels[LabelKey(12, "1")] is human
+    assert session.labels[LabelKey(frame=12, name="1")] is human
     assert dict(session.labels) == apply(before, changes)
     assert all(change.draft for change in changes[1:]) is False
     for frame in range(COUNT):
-        label = session.labels[LabelKey(frame, "1")]
+        label = session.labels[LabelKey(frame=frame, name="1")]
         assert isinstance(label, Label)
         if isinstance(label.shape, Mask):
-            assert iou(label.shape.to_array(), box_mask(square(frame))) > 0.6, frame
+            assert mask_iou(label.shape.to_array(), box_mask(square(frame))) > 0.6, frame
 
 
 def test_only_the_spans_beside_a_correction_change(session: LabelSession) -> None:
@@ -121,11 +127,11 @@ def test_drafts_are_made_nearby_and_the_rest_follows(
 
 def test_settled_labels_stay_and_end_spans(session: LabelSession) -> None:
     """An accepted label is never changed, and nothing beyond it is."""
-    session.settle([LabelKey(10, "1")])
+    session.settle([LabelKey(frame=10, name="1")])
     before = dict(session.labels)
     changes = list(session.correct([seed(15, kind_of(session))]))
     assert all(change.frame > 10 for change in changes)
-    assert session.labels[LabelKey(10, "1")] is before[LabelKey(10, "1")]
+    assert session.labels[LabelKey(frame=10, name="1")] is before[LabelKey(frame=10, name="1")]
 
 
 def test_what_was_deleted_for_good_is_not_predicted_again(session: LabelSession) -> None:
@@ -134,9 +140,9 @@ def test_what_was_deleted_for_good_is_not_predicted_again(session: LabelSession)
     session.adopt(changes)
     session.settle([change.key for change in changes], looked_at=False)
     list(session.correct([seed(20, kind_of(session))], learn=False))
-    assert [frame for frame in range(COUNT) if LabelKey(frame, "1") not in session.labels] == [10, 11, 12, 13]
+    assert missing(session) == [10, 11, 12, 13]
     list(session.correct([seed(12, kind_of(session))], learn=False))
-    assert [frame for frame in range(COUNT) if LabelKey(frame, "1") not in session.labels] == [10, 11, 13]
+    assert missing(session) == [10, 11, 13]
 
 
 def test_a_track_that_a_correction_brings_is_followed(session: LabelSession) -> None:
@@ -155,8 +161,8 @@ def test_a_removed_anchor_is_predicted_again(session: LabelSession) -> None:
     """Taking a human label back labels its frame by the micro-model."""
     kind = kind_of(session)
     list(session.correct([seed(12, kind)], learn=False))
-    list(session.correct([], [LabelKey(12, "1")], learn=False))
-    label = session.labels[LabelKey(12, "1")]
+    list(session.correct([], [LabelKey(frame=12, name="1")], learn=False))
+    label = session.labels[LabelKey(frame=12, name="1")]
     assert not label.is_anchor
 
 
@@ -165,18 +171,18 @@ def test_absent_here_is_an_anchor(session: LabelSession) -> None:
     absent = Label(12, "1", "square", State.ABSENT)
     changes = list(session.correct([absent]))
     assert changes[0].after is absent
-    assert session.labels[LabelKey(12, "1")] is absent
+    assert session.labels[LabelKey(frame=12, name="1")] is absent
 
 
 def test_a_class_belongs_to_the_track(session: LabelSession) -> None:
     """A correction with another class gives it to all labels of the track; shapes of anchors stay."""
-    first = session.labels[LabelKey(0, "1")]
+    first = session.labels[LabelKey(frame=0, name="1")]
     assert isinstance(first, Label)
     corrected = Label(12, "1", "block", State.VISIBLE, seed(12, kind_of(session)).shape)
     list(session.correct([corrected], learn=False))
     classes = {label.object_class for label in session.labels.values() if isinstance(label, Label)}
     assert classes == {"block"}
-    now = session.labels[LabelKey(0, "1")]
+    now = session.labels[LabelKey(frame=0, name="1")]
     assert isinstance(now, Label)
     assert now.shape is first.shape
     assert now.is_anchor
@@ -186,21 +192,21 @@ def test_frame_classes_are_learned_from_corrections(session: LabelSession) -> No
     """A frame class that nobody spoke of before is labeled everywhere from two frames."""
     said: list[AnyLabel] = [FrameLabel(2, "late", False), FrameLabel(20, "late", True)]
     list(session.correct(said))
-    found = {f: session.labels[LabelKey(f, "late", True)] for f in range(COUNT)}
+    found = {f: session.labels[LabelKey(frame=f, name="late", is_frame_class=True)] for f in range(COUNT)}
     assert [found[2], found[20]] == said
     assert session.model.manifest.frame_classes == ("late",)
-    assert key_of(said[0]) == LabelKey(2, "late", True)
+    assert LabelKey.of(said[0]) == LabelKey(frame=2, name="late", is_frame_class=True)
 
 
 def test_what_is_refused(session: LabelSession) -> None:
     """Predictions as corrections, removals of predictions, and both at once for one key."""
-    predicted = session.labels[LabelKey(5, "1")]
+    predicted = session.labels[LabelKey(frame=5, name="1")]
     with pytest.raises(InvalidInput, match="human"):
         session.correct([predicted])
     with pytest.raises(InvalidInput, match="human label"):
-        session.correct([], [LabelKey(5, "1")])
+        session.correct([], [LabelKey(frame=5, name="1")])
     with pytest.raises(InvalidInput, match="same time"):
-        session.correct([seed(0, kind_of(session))], [LabelKey(0, "1")])
+        session.correct([seed(0, kind_of(session))], [LabelKey(frame=0, name="1")])
 
 
 def test_suggestions_learn_from_what_people_say(session: LabelSession) -> None:
@@ -210,7 +216,7 @@ def test_suggestions_learn_from_what_people_say(session: LabelSession) -> None:
     assert first
     assert all(s.frame != 0 and s.reason_text and 0 < s.wrong_probability < 1 for s in first)
     for suggestion in first:
-        session.settle([LabelKey(suggestion.frame, "1")])
+        session.settle([LabelKey(frame=suggestion.frame, name="1")])
     again = session.suggest(3)
     assert not {s.frame for s in again} & {s.frame for s in first}
     assert sum(s.expected_gain_frames for s in again) < sum(s.expected_gain_frames for s in first)
@@ -234,7 +240,7 @@ def test_a_retrained_model_is_compared_on_what_neither_saw(session: LabelSession
         session.retrain()
     for frame in (6, 12, 18):
         list(session.correct([seed(frame, kind)]))
-    session.settle([LabelKey(15, "1")])
+    session.settle([LabelKey(frame=15, name="1")])
     retrained = session.retrain(TrainSettings(effort=0.1))
     assert retrained.held_out
     assert not set(retrained.held_out) & set(retrained.model.manifest.seed_frames)
@@ -244,7 +250,7 @@ def test_a_retrained_model_is_compared_on_what_neither_saw(session: LabelSession
     changes = list(session.replace_model(retrained))
     assert dict(session.labels) == apply(before, changes)
     assert not {change.frame for change in changes} & {0, 6, 12, 15, 18}
-    assert session.labels[LabelKey(15, "1")] is before[LabelKey(15, "1")]
+    assert session.labels[LabelKey(frame=15, name="1")] is before[LabelKey(frame=15, name="1")]
 
 
 def test_a_session_goes_on_where_another_ended(session: LabelSession, video: MemoryVideo, tmp_path: Path) -> None:
@@ -281,14 +287,14 @@ class Promise:
         fixed = sorted({key.frame for key in (*self.drawn, *self.session.settled)})
         low = max((f for f in fixed if f < frame), default=-1)
         high = min((f for f in fixed if f > frame), default=COUNT)
-        self.drawn[key_of(human)] = human
+        self.drawn[LabelKey.of(human)] = human
         for change in self.session.correct([human], learn=learn):
             assert low < change.frame < high
         self.check(before, set(range(low + 1, high)))
 
     def remove(self, frame: int) -> None:
         """Taking an anchor back changes nothing beyond its neighbors."""
-        key = LabelKey(frame, "1")
+        key = LabelKey(frame=frame, name="1")
         before = dict(self.session.labels)
         del self.drawn[key]
         fixed = sorted({k.frame for k in (*self.drawn, *self.session.settled)})
@@ -300,7 +306,7 @@ class Promise:
     def settle(self, frame: int) -> None:
         """Accepting changes no label."""
         before = dict(self.session.labels)
-        self.session.settle([LabelKey(frame, "1")])
+        self.session.settle([LabelKey(frame=frame, name="1")])
         self.check(before, set())
 
     def replace(self) -> None:
@@ -341,7 +347,7 @@ def test_anchors_and_untouched_spans_stay_whatever_happens(
         with LabelSession(video, model, labels, run=Run(device="cpu"), settings=QUICK) as session:
             promise = Promise(session)
             for name, *arguments in steps:
-                if name == "remove" and LabelKey(arguments[0], "1") not in promise.drawn:
+                if name == "remove" and LabelKey(frame=arguments[0], name="1") not in promise.drawn:
                     continue
                 getattr(promise, name)(*arguments)
 
@@ -352,7 +358,7 @@ def test_a_corrected_span_is_what_a_fresh_propagation_gives(session: LabelSessio
     """Where a correction touches the whole video, labels are those of the learned head from the same anchors."""
     list(session.correct([seed(12, kind_of(session))]))
     fresh = session.model.propagate(video, session.anchors(), run=Run(device="cpu"))
-    expected = {key_of(label): label for result in fresh for label in result.all()}
+    expected = {LabelKey.of(label): label for result in fresh for label in result.all()}
     assert expected.keys() == session.labels.keys()
     for key, label in session.labels.items():
         other = expected[key]

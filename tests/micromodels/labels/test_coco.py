@@ -11,6 +11,7 @@ import pytest
 
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.labels.files import read_labels, write_coco
+from micromodels.labels.geometry import to_mask
 from micromodels.types import MAX_POLYGON_VERTICES, AnyLabel, Box, Label, Mask, ObjectClass, Ontology, Polygon, State
 from tests.micromodels.labels.helpers import (
     COUNTS,
@@ -54,7 +55,7 @@ def test_pycocotools_reads_what_is_written(tmp_path: Path) -> None:
     assert np.array_equal(reader.annToMask(mask).astype(bool), disc().to_array())
     assert mask["bbox"] == [12, 12, 17, 17]
     assert mask["area"] == disc().area_px()
-    assert np.array_equal(reader.annToMask(polygon), LABELS[3].shape.to_array(HEIGHT, WIDTH))  # type: ignore[union-attr]
+    assert np.array_equal(reader.annToMask(polygon), to_mask(LABELS[3].shape, HEIGHT, WIDTH))  # type: ignore[union-attr]
     assert polygon["area"] == pytest.approx(19.5 * 29.125 / 2)
     image = reader.loadImgs([4])[0]
     assert (image["frame"], image["pts"], image["video_id"]) == (3, 1536, 1)
@@ -96,7 +97,7 @@ def test_parts_of_one_object_are_one_mask(tmp_path: Path) -> None:
     assert isinstance(label.shape, Mask)
     wanted = np.zeros((HEIGHT, WIDTH), np.bool_)
     for ring in rings:
-        wanted |= Polygon(tuple(zip(ring[::2], ring[1::2], strict=True))).to_array(HEIGHT, WIDTH)
+        wanted |= to_mask(Polygon(tuple(zip(ring[::2], ring[1::2], strict=True))), HEIGHT, WIDTH)
     assert np.array_equal(label.shape.to_array(), wanted)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from micromodels.errors import InvalidInput
 from micromodels.labels.files import label_from_dict, label_to_dict, read_labels, write_coco, write_jsonl
+from micromodels.labels.geometry import to_mask
 from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Provenance, ProvenanceKind, State
 from tests.micromodels.labels.helpers import (
     COUNTS,
@@ -34,7 +35,7 @@ boxes = corners.filter(lambda b: b[2] > b[0] + 1e-6 and b[3] > b[1] + 1e-6).map(
 triangles = (
     st.lists(st.tuples(pixels_x, pixels_y), min_size=3, max_size=3)
     .map(lambda points: Polygon(tuple(points)))
-    .filter(lambda p: p.to_array(HEIGHT, WIDTH).any())
+    .filter(lambda p: to_mask(p, HEIGHT, WIDTH).any())
 )
 masks = (
     st.binary(min_size=16, max_size=16)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError, OutOfRange
+from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import (
     IGNORE,
     MAX_TRACKS,
@@ -30,7 +31,7 @@ from micromodels.types import (
     ShapeKind,
     State,
 )
-from tests.micromodels.doubles import HEIGHT, WIDTH, box_mask, drawn, iou, scene, seed, square
+from tests.micromodels.doubles import HEIGHT, WIDTH, box_mask, drawn, scene, seed, square
 
 SIZE = (HEIGHT, WIDTH)
 MODEL = Provenance(ProvenanceKind.MODEL, "v1")
@@ -56,7 +57,7 @@ def test_targets_are_scaled_to_the_work_image() -> None:
     box = square(0)
     np.testing.assert_allclose(target.boxes[0], [box.x1 * 3, box.y1 * 2, box.x2 * 3, box.y2 * 2])
     expected = box_mask(Box(box.x1 * 3, box.y1 * 2, box.x2 * 3, box.y2 * 2), HEIGHT * 2, WIDTH * 3)
-    assert iou(target.label_map == 1, expected) > 0.95
+    assert mask_iou(target.label_map == 1, expected) > 0.95
 
 
 def test_only_the_middle_of_a_box_is_surely_the_object() -> None:
@@ -127,13 +128,13 @@ PLAIN = Ontology((ObjectClass("square"),))
 @pytest.mark.parametrize(
     ("label", "error", "field"),
     [
-        (Label(10, "1", "square", State.VISIBLE, square(0)), OutOfRange, "seeds.frame"),
-        (FrameLabel(11, "dark", True), OutOfRange, "seeds.frame"),
-        (Label(0, "1", "square", State.VISIBLE, square(0), 0.9, MODEL), InvalidInput, "seeds.provenance"),
-        (FrameLabel(0, "dark", True, 0.9, MODEL), InvalidInput, "seeds.provenance"),
-        (Label(0, "1", "circle", State.VISIBLE, square(0)), InvalidInput, "seeds.class"),
-        (FrameLabel(0, "night", True), InvalidInput, "seeds.class"),
-        (FrameLabel(0, "square", True), InvalidInput, "seeds.class"),
+        (Label(10, "1", "square", State.VISIBLE, square(0)), OutOfRange, "seeds[1].frame"),
+        (FrameLabel(11, "dark", True), OutOfRange, "seeds[1].frame"),
+        (Label(0, "1", "square", State.VISIBLE, square(0), 0.9, MODEL), InvalidInput, "seeds[1].provenance"),
+        (FrameLabel(0, "dark", True, 0.9, MODEL), InvalidInput, "seeds[1].provenance"),
+        (Label(0, "1", "circle", State.VISIBLE, square(0)), InvalidInput, "seeds[1].class"),
+        (FrameLabel(0, "night", True), InvalidInput, "seeds[1].class"),
+        (FrameLabel(0, "square", True), InvalidInput, "seeds[1].class"),
     ],
     ids=["frame", "frame of a frame label", "predicted", "predicted frame label", "class", "frame class", "kind"],
 )

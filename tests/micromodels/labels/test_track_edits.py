@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from micromodels.errors import InvalidInput
-from micromodels.labels.keys import LabelKey, apply, key_of
+from micromodels.labels.keys import LabelKey, apply
 from micromodels.labels.track_edits import delete_track, merge_tracks, split_track, swap_tracks
 from micromodels.types import AnyLabel, Box, Label, Provenance, ProvenanceKind, State
 
@@ -23,11 +23,11 @@ def label(frame: int, track: str, left: float = 0.0, human: bool = False, name: 
 def two() -> dict[LabelKey, AnyLabel]:
     """Track a at 0, track b at 100, frames 0 to 5; a is human on frames 0 and 4."""
     labels = [label(f, "a", 0, human=f in (0, 4)) for f in range(6)] + [label(f, "b", 100) for f in range(6)]
-    return {key_of(x): x for x in labels}
+    return {LabelKey.of(x): x for x in labels}
 
 
 def left(labels: dict[LabelKey, AnyLabel], frame: int, track: str) -> float | None:
-    held = labels.get(LabelKey(frame, track))
+    held = labels.get(LabelKey(frame=frame, name=track))
     return held.shape.x1 if isinstance(held, Label) and isinstance(held.shape, Box) else None
 
 
@@ -37,8 +37,8 @@ def test_a_swap_exchanges_shapes_from_a_frame_on() -> None:
     after = apply(before, swap_tracks(before.values(), "a", "b", 3))
     assert [left(after, f, "a") for f in range(6)] == [0, 0, 0, 100, 100, 100]
     assert [left(after, f, "b") for f in range(6)] == [100, 100, 100, 0, 0, 0]
-    assert after[LabelKey(4, "b")].is_anchor
-    assert not after[LabelKey(4, "a")].is_anchor
+    assert after[LabelKey(frame=4, name="b")].is_anchor
+    assert not after[LabelKey(frame=4, name="a")].is_anchor
     assert apply(after, swap_tracks(after.values(), "a", "b", 3)) == before
     ranged = apply(before, swap_tracks(before.values(), "a", "b", 3, 4))
     assert [left(ranged, f, "a") for f in range(6)] == [0, 0, 0, 100, 0, 0]
@@ -50,7 +50,7 @@ def test_a_split_gives_the_rest_to_a_new_track() -> None:
     after = apply(before, split_track(before.values(), "a", 2, "c"))
     assert sorted(key.frame for key in after if key.name == "a") == [0, 1]
     assert sorted(key.frame for key in after if key.name == "c") == [2, 3, 4, 5]
-    assert after[LabelKey(4, "c")].is_anchor
+    assert after[LabelKey(frame=4, name="c")].is_anchor
     assert merge_back(after) == before
 
 
@@ -61,12 +61,12 @@ def merge_back(labels: dict[LabelKey, AnyLabel]) -> dict[LabelKey, AnyLabel]:
 def test_a_merge_prefers_what_a_human_drew() -> None:
     """Where both have a label the human one is kept; the other track is gone."""
     before = two()
-    before[LabelKey(2, "b")] = label(2, "b", 100, human=True)
+    before[LabelKey(frame=2, name="b")] = label(2, "b", 100, human=True)
     after = apply(before, merge_tracks(before.values(), "a", "b"))
     assert not [key for key in after if key.name == "b"]
     assert left(after, 2, "a") == 100
     assert left(after, 4, "a") == 0
-    before[LabelKey(4, "b")] = label(4, "b", 100, human=True)
+    before[LabelKey(frame=4, name="b")] = label(4, "b", 100, human=True)
     with pytest.raises(InvalidInput, match="did not both draw on frame 4"):
         merge_tracks(before.values(), "a", "b")
 
@@ -83,12 +83,12 @@ def test_a_deleted_track_is_gone() -> None:
 
 def test_a_swap_leaves_every_track_its_class() -> None:
     """A class belongs to a track, not to what was drawn under its name."""
-    before = two() | {key_of(x): x for x in [label(f, "c", 50, name="dog") for f in range(6)]}
+    before = two() | {LabelKey.of(x): x for x in [label(f, "c", 50, name="dog") for f in range(6)]}
     after = apply(before, swap_tracks(before.values(), "a", "c", 3))
     classes = {(key.name, x.object_class) for key, x in after.items() if isinstance(x, Label)}
     assert classes == {("a", "cell"), ("b", "cell"), ("c", "dog")}
     assert left(after, 4, "c") == 0
-    assert after[LabelKey(4, "c")].is_anchor
+    assert after[LabelKey(frame=4, name="c")].is_anchor
 
 
 @pytest.mark.parametrize(

@@ -117,13 +117,14 @@ def test_absent_tracks_and_frame_classes_stand_in_the_corners() -> None:
 
 
 def test_colors_come_from_the_ontology_or_a_palette() -> None:
-    """Neighboring tracks differ; a class's color is taken and shaded by track; a bad one is passed over."""
+    """Neighboring tracks differ; a class's color is taken and shaded by track; a class without one has none."""
     assert len({track_color(str(i)) for i in range(1, len(PALETTE) + 1)}) == len(PALETTE)
     assert track_color("dog") == track_color("dog")
     blue = ObjectClass("dog", color="#2060ff")
     assert track_color("1", blue) == (0x20, 0x60, 0xFF)
     assert track_color("2", blue) != track_color("1", blue)
-    assert track_color("1", ObjectClass("dog", color="blueish")) == PALETTE[0]
+    assert track_color("1", ObjectClass("dog", color="#26f")) == (0x22, 0x66, 0xFF)
+    assert track_color("1", ObjectClass("dog")) == PALETTE[0]
     ontology = Ontology((blue,), (FrameClass("tool", "#ff0000"),))
     picture = draw(label(Box(100, 80, 201, 161)), frame_labels=(FrameLabel(5, "tool", True),), ontology=ontology)
     assert near(picture[120, 100], (0x20, 0x60, 0xFF))

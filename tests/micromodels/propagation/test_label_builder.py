@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from micromodels.labels.geometry import iou
 from micromodels.labels.targets import SeedSet, TrackSpec
 from micromodels.propagation.box_path import FramePlaces, no_places
 from micromodels.propagation.label_builder import MAX_GAP_FRAMES, SHORT_GAP_FRAMES, Tracker
@@ -99,7 +100,7 @@ def test_a_box_without_a_path_is_where_the_pixels_vote_for() -> None:
     for result in track([posterior(i, [square(i)]) for i in range(6)]):
         shape = result.labels[0].shape
         assert isinstance(shape, Box)
-        assert shape.iou(square(result.frame)) > 0.9
+        assert iou(shape, square(result.frame), (HEIGHT, WIDTH)) > 0.9
 
 
 def test_a_track_behind_another_is_occluded() -> None:

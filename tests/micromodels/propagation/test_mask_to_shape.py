@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from micromodels.labels.geometry import mask_bounds, mask_iou, to_mask
 from micromodels.propagation.mask_to_shape import (
     POLYGON_TOLERANCE_PX,
     box_from_sides,
     clean_mask,
-    mask_box,
     resized_masks,
     to_shape,
     trace,
 )
 from micromodels.types import Box, Mask, Polygon, ShapeKind
-from tests.micromodels.doubles import Bools, box_mask, iou
+from tests.micromodels.doubles import Bools, box_mask
 
 
 def blob(seed: int, height: int = 120, width: int = 160) -> Bools:
@@ -59,12 +59,12 @@ def test_masks_come_back_from_their_polygons(seed: int) -> None:
     mask = filled(blob(seed))
     ring = trace(mask)
     assert ring is not None
-    again = ring.to_array(*mask.shape)
+    again = to_mask(ring, *mask.shape)
     core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5)), borderValue=0).astype(bool)
     around = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))).astype(bool)
     assert again[core].all()
     assert not again[~around].any()
-    assert iou(again, mask) > 0.9
+    assert mask_iou(again, mask) > 0.9
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,7 +73,7 @@ def test_rectangles_keep_their_box_in_every_shape(x: int, y: int, width: int, he
     """A rectangle as mask, box and polygon covers the same pixels, the polygon to half a pixel."""
     box = Box(x, y, x + width, y + height)
     mask = box_mask(box, 120, 140)
-    assert mask_box(mask) == box == to_shape(mask, ShapeKind.BOX)
+    assert mask_bounds(mask) == box == to_shape(mask, ShapeKind.BOX)
     kept = to_shape(mask, ShapeKind.MASK)
     assert isinstance(kept, Mask)
     assert np.array_equal(kept.to_array(), mask)
@@ -86,7 +86,7 @@ def test_rectangles_keep_their_box_in_every_shape(x: int, y: int, width: int, he
 def test_empty_masks_have_no_shape() -> None:
     """Nothing is no box, no polygon and no mask."""
     empty = np.zeros((20, 30), bool)
-    assert mask_box(empty) is None
+    assert mask_bounds(empty) is None
     assert trace(empty) is None
     assert [to_shape(empty, kind) for kind in ShapeKind] == [None] * len(ShapeKind)
     assert not clean_mask(empty).any()
@@ -98,7 +98,7 @@ def test_a_single_pixel_has_an_outline() -> None:
     mask[7, 9] = True
     ring = trace(mask)
     assert ring is not None
-    assert np.array_equal(ring.to_array(20, 30), mask)
+    assert np.array_equal(to_mask(ring, 20, 30), mask)
 
 
 def test_specks_go_and_parts_stay() -> None:
@@ -171,8 +171,8 @@ def test_blobs_come_back_as_the_kind_they_were_drawn_with(kind: ShapeKind) -> No
     shape = to_shape(mask, kind)
     assert isinstance(shape, {ShapeKind.BOX: Box, ShapeKind.POLYGON: Polygon, ShapeKind.MASK: Mask}[kind])
     if not isinstance(shape, Box):
-        array = shape.to_array() if isinstance(shape, Mask) else shape.to_array(*mask.shape)
-        assert iou(array, filled(mask) if kind is ShapeKind.POLYGON else mask) > 0.9
+        array = to_mask(shape, *mask.shape)
+        assert mask_iou(array, filled(mask) if kind is ShapeKind.POLYGON else mask) > 0.9
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -186,4 +186,4 @@ def test_masks_come_back_where_they_were_painted(scale: int) -> None:
     # Half a pixel of the work image would be a shift of .5.
     assert found_rows.mean() / scale == pytest.approx(np.nonzero(disc)[0].mean(), abs=0.3)
     assert found_columns.mean() / scale == pytest.approx(np.nonzero(disc)[1].mean(), abs=0.3)
-    assert iou(cv2.resize(disc.astype(np.uint8), (128 * scale, 96 * scale)) > 0, mask) > 0.95
+    assert mask_iou(cv2.resize(disc.astype(np.uint8), (128 * scale, 96 * scale)) > 0, mask) > 0.95

@@ -15,6 +15,7 @@ from torch import nn
 
 from micromodels.encoding.encoded_video import EncodedFrame
 from micromodels.errors import Cancelled
+from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import IGNORE, SeedFrame
 from micromodels.propagation import sweeps
 from micromodels.propagation.optical_flow import Motion, is_scene_cut, measure_flows
@@ -40,7 +41,6 @@ from tests.micromodels.doubles import (
     Recorder,
     Rgb,
     box_mask,
-    iou,
     scene,
     square,
 )
@@ -117,7 +117,7 @@ def test_a_moving_square_is_followed(anchored: list[int]) -> None:
     """Whatever frames are anchored, good predictions is followed through the whole clip."""
     posteriors = propagate(scene(24), [anchor(f, box_mask(square(f))) for f in anchored])
     for posterior in posteriors:
-        assert iou(found(posterior), half(box_mask(square(posterior.frame)))) > 0.85, posterior.frame
+        assert mask_iou(found(posterior), half(box_mask(square(posterior.frame)))) > 0.85, posterior.frame
 
 
 def test_motion_carries_what_predictions_does_not_say() -> None:
@@ -127,8 +127,8 @@ def test_motion_carries_what_predictions_does_not_say() -> None:
     posteriors = propagate(panned, [anchor(0, box_mask(square(0)))], ColorHead(sharpness=0.0))
     carried = found(posteriors[3])
     there = Box(square(0).x1 + 18, 32, square(0).x2 + 18, 64)
-    assert iou(carried, half(box_mask(there))) > 0.7
-    assert iou(carried, half(box_mask(there))) > iou(carried, half(box_mask(square(0)))) + 0.2
+    assert mask_iou(carried, half(box_mask(there))) > 0.7
+    assert mask_iou(carried, half(box_mask(there))) > mask_iou(carried, half(box_mask(square(0)))) + 0.2
 
 
 def test_a_look_alike_far_away_is_kept_out() -> None:
@@ -142,7 +142,7 @@ def test_a_look_alike_far_away_is_kept_out() -> None:
     without = propagate(pictures, [], ColorHead(sharpness=5.0))
     for posterior in with_anchor[1:]:
         assert not found(posterior)[place].any(), posterior.frame
-        assert iou(found(posterior), half(box_mask(square(posterior.frame)))) > 0.8
+        assert mask_iou(found(posterior), half(box_mask(square(posterior.frame)))) > 0.8
     assert all(found(posterior)[place].mean() > 0.9 for posterior in without)
 
 
@@ -262,7 +262,7 @@ def test_the_posterior_of_an_anchor_is_what_was_drawn() -> None:
     assert np.array_equal(found(posterior, 0), half(elsewhere))
     assert np.abs(posterior.log_odds[0]).min() > 5
     is_blue = (pictures[3] == BLUE).all(axis=2)
-    assert iou(found(posterior, 1), half(is_blue)) > 0.9
+    assert mask_iou(found(posterior, 1), half(is_blue)) > 0.9
     assert posterior.anchor_distance.tolist() == [0, -1]
 
 
@@ -313,7 +313,7 @@ def test_a_part_of_the_video_can_be_asked_for() -> None:
     anchors = [anchor(f, box_mask(square(f))) for f in (0, 10, 22)]
     posteriors = propagate(scene(24), anchors, frames=range(6, 15))
     assert [p.frame for p in posteriors] == list(range(6, 15))
-    assert all(iou(found(p), half(box_mask(square(p.frame)))) > 0.85 for p in posteriors)
+    assert all(mask_iou(found(p), half(box_mask(square(p.frame)))) > 0.85 for p in posteriors)
 
 
 def test_cancelling_raises_and_keeps_nothing_back() -> None:

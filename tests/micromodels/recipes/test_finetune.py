@@ -13,10 +13,11 @@ import torch
 from micromodels.correction.session import LabelSession
 from micromodels.encoding.encoders import load_encoder
 from micromodels.errors import InvalidInput, ModelError
+from micromodels.labels.geometry import mask_iou, to_mask
 from micromodels.recipes.base import TrainSettings, load_model, train
 from micromodels.recipes.head import DenseModel
 from micromodels.types import Box, Label, Mask, ShapeKind
-from tests.micromodels.doubles import MemoryVideo, Recorder, box_mask, iou, scene, seed, square
+from tests.micromodels.doubles import HEIGHT, WIDTH, MemoryVideo, Recorder, box_mask, scene, seed, square
 
 FRAMES = 12
 CPU = torch.device("cpu")
@@ -61,8 +62,8 @@ def test_the_encoder_has_learned(model: DenseModel) -> None:
         (label,) = result.labels
         assert isinstance(label, Label)
         assert isinstance(label.shape, Mask | Box)
-        mask = label.shape.to_array() if isinstance(label.shape, Mask) else box_mask(label.shape)
-        assert iou(mask, box_mask(square(result.frame))) > 0.6
+        mask = to_mask(label.shape, HEIGHT, WIDTH)
+        assert mask_iou(mask, box_mask(square(result.frame))) > 0.6
 
 
 def test_a_saved_model_brings_its_encoder(model: DenseModel, saved: Path) -> None:

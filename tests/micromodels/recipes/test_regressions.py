@@ -18,6 +18,7 @@ from micromodels.encoding import encoded_video
 from micromodels.encoding.encoded_video import EncodedFrame, EncodedVideo
 from micromodels.encoding.encoders import Level, load_encoder, work_size
 from micromodels.errors import InvalidInput, ModelError, OutOfRange
+from micromodels.labels.geometry import to_mask
 from micromodels.labels.targets import SeedSet
 from micromodels.propagation.mask_to_shape import trace
 from micromodels.recipes import head_model
@@ -167,14 +168,14 @@ def test_masks_have_the_size_of_the_video() -> None:
     small = Label(0, "1", "square", State.VISIBLE, Mask.from_array(np.ones((10, 10), bool)))
     with pytest.raises(InvalidInput) as refused:
         SeedSet([small], FRAMES, HEIGHT, WIDTH)
-    assert refused.value.field == "seeds.mask.size"
+    assert refused.value.field == "seeds[0].mask.size"
 
 
 def test_a_diagonal_line_has_a_thin_outline() -> None:
     """Pixels that touch at corners only are outlined as the line that they are."""
     ring = trace(np.eye(60, dtype=bool))
     assert ring is not None
-    assert ring.to_array(60, 60).sum() < 400
+    assert to_mask(ring, 60, 60).sum() < 400
 
 
 def test_the_outline_of_two_specks_is_not_what_lies_between() -> None:
@@ -183,7 +184,7 @@ def test_the_outline_of_two_specks_is_not_what_lies_between() -> None:
     mask[2, 2] = mask[50, 50] = True
     ring = trace(mask)
     assert ring is not None
-    assert ring.to_array(60, 60).sum() < 10
+    assert to_mask(ring, 60, 60).sum() < 10
 
 
 @pytest.mark.parametrize(

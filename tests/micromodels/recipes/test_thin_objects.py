@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from micromodels.correction.rehearsal import grow_head
 from micromodels.encoding.encoded_video import EncodedVideo
 from micromodels.encoding.encoders import ComposedEncoder, PixelEncoder
+from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import SeedFrame, SeedSet, has_thin_objects
 from micromodels.propagation.predictions import StoredPredictions, with_details
 from micromodels.recipes import head as head_recipe
@@ -22,7 +23,7 @@ from micromodels.runtime.run import Run
 from micromodels.training.head import DenseHead, HeadSettings, head_levels, pooled, pooled_size
 from micromodels.training.trainer import Clock, HeadTrainer, Sample
 from micromodels.types import Label, Mask, ShapeKind, State
-from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, MemoryVideo, Recorder, iou
+from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, MemoryVideo, Recorder
 
 Rgb = npt.NDArray[np.uint8]
 FINE = ComposedEncoder((PixelEncoder(), ColorEncoder()))
@@ -78,7 +79,7 @@ def test_a_head_with_pixels_draws_a_line_that_the_other_cannot() -> None:
         with torch.inference_mode():
             logits = head([torch.from_numpy(level)[None].float() for level in FINE.encode(picture(7))]).logits
         odds = F.interpolate(logits, size=(HEIGHT, WIDTH), mode="bilinear")[0]
-        scores[thin] = iou((odds[1] > odds[0]).numpy(), line(7))
+        scores[thin] = mask_iou((odds[1] > odds[0]).numpy(), line(7))
     assert scores[True] > 0.9
     assert scores[True] > scores[False] + 0.2
 
@@ -107,7 +108,7 @@ def test_lines_come_out_of_the_whole_way(fine_encoder: None, tmp_path: Path) -> 
     for result in loaded.propagate(video, seeds, run=Run("cpu")):
         (label,) = result.labels
         assert isinstance(label.shape, Mask)
-        assert iou(label.shape.to_array(), line(result.frame)) > 0.8
+        assert mask_iou(label.shape.to_array(), line(result.frame)) > 0.8
 
 
 def test_stored_predictions_keeps_the_details(own_size: None, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import torch
 
 from micromodels.encoding.encoders import Level
 from micromodels.errors import Cancelled, Diverged
+from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import IGNORE
 from micromodels.runtime.run import Run, StopRequest, TrainingProgress
 from micromodels.training.head import DenseHead, FrameClassifier, HeadSettings, pooled
 from micromodels.training.trainer import Clock, HeadTrainer, Sample, box_loss, segmentation_loss
-from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, Recorder, box_mask, iou, scene, square
+from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, Recorder, box_mask, scene, square
 
 LEVELS = ColorEncoder.levels
 STEPS = 60
@@ -51,7 +52,7 @@ def test_the_loss_falls_and_the_square_is_found() -> None:
     sample = samples()[3]
     with torch.inference_mode():
         output = head([torch.from_numpy(level)[None].float() for level in sample.features])
-    assert iou(output.logits[0].argmax(0).numpy() == 1, sample.label_map == 1) > 0.9
+    assert mask_iou(output.logits[0].argmax(0).numpy() == 1, sample.label_map == 1) > 0.9
     assert output.sides is not None
     left, top, right, bottom = output.sides[0, :, 12, 14].tolist()  # center of the cell: x 58, y 50
     found = np.array([58 - left, 50 - top, 58 + right, 50 + bottom])

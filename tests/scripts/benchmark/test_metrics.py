@@ -14,6 +14,7 @@ from trackeval.datasets import MotChallenge2DBox
 from trackeval.metrics import CLEAR, HOTA, Identity, JAndF
 
 from micromodels.errors import InvalidInput
+from micromodels.labels.geometry import mask_iou, to_mask
 from micromodels.types import Box, Label, Mask, Polygon, State
 from scripts.benchmark import metrics
 
@@ -34,15 +35,15 @@ def test_mask_iou_is_that_of_pycocotools(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = blob(rng), blob(rng)
     encoded = [coco_mask.encode(np.asfortranarray(m.astype(np.uint8))) for m in (a, b)]
-    assert metrics.mask_iou(a, b) == pytest.approx(coco_mask.iou(encoded[:1], encoded[1:], [0])[0, 0])
+    assert mask_iou(a, b) == pytest.approx(coco_mask.iou(encoded[:1], encoded[1:], [0])[0, 0])
 
 
 def test_two_empty_masks_agree() -> None:
     """DAVIS counts an object that is rightly not there as 1."""
     empty = np.zeros((4, 4), bool)
-    assert metrics.mask_iou(empty, empty) == 1.0
+    assert mask_iou(empty, empty) == 1.0
     assert metrics.boundary_f(empty, empty) == 1.0
-    assert metrics.mask_iou(empty, ~empty) == 0.0
+    assert mask_iou(empty, ~empty) == 0.0
 
 
 def slow_boundary(mask: np.ndarray) -> np.ndarray:
@@ -116,7 +117,7 @@ def test_j_and_f_are_those_of_trackeval(shape: tuple[int, int], monkeypatch: pyt
     }
     reference = JAndF({"PRINT_CONFIG": False}).eval_sequence(data)
     pairs = list(zip(predicted, truth, strict=True))
-    assert np.mean([metrics.mask_iou(*pair) for pair in pairs]) == pytest.approx(reference["J-Mean"])
+    assert np.mean([mask_iou(*pair) for pair in pairs]) == pytest.approx(reference["J-Mean"])
     assert np.mean([metrics.boundary_f(*pair) for pair in pairs]) == pytest.approx(reference["F-Mean"])
 
 
@@ -154,7 +155,7 @@ def test_label_iou_compares_in_the_form_of_the_truth() -> None:
 
 def test_a_box_over_the_border_is_cut_when_filled() -> None:
     """Boxes of mot leave the picture; only what is inside is filled."""
-    assert metrics.shape_to_mask(Box(-5, -5, 2, 3), 10, 10).sum() == 6
+    assert to_mask(Box(-5, -5, 2, 3), 10, 10).sum() == 6
 
 
 def test_tracking_scores_of_a_perfect_result() -> None:

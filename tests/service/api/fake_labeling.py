@@ -23,7 +23,7 @@ import micromodels.recipes
 from micromodels.correction.consistency import Issue, IssueKind, SuspectedSwap
 from micromodels.correction.frame_suggestions import ReasonKind, Suggestion
 from micromodels.errors import Cancelled, Diverged, FailedPrecondition, InvalidInput
-from micromodels.labels.keys import LabelChange, LabelKey, key_of
+from micromodels.labels.keys import LabelChange, LabelKey
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -150,7 +150,7 @@ class LabelSession:
     ) -> None:
         self.model, self.earlier, self.run = model, earlier, run
         self.frames = range(video.table.frame_count)
-        self.labels = {key_of(label): label for label in labels}
+        self.labels = {LabelKey.of(label): label for label in labels}
         self.settled = set(settled)
 
     def __enter__(self) -> LabelSession:
@@ -174,14 +174,14 @@ class LabelSession:
 
     def correct(self, labels: Sequence[AnyLabel], removals: Sequence[LabelKey]) -> Iterator[LabelChange]:
         for label in labels:
-            if label.is_anchor and "refuses" in key_of(label).name:
+            if label.is_anchor and "refuses" in LabelKey.of(label).name:
                 raise InvalidInput("corrections", "refuses", "another track")
-            yield self._put(key_of(label), label)
+            yield self._put(LabelKey.of(label), label)
         for key in removals:
             yield self._put(key, None)
         if labels:
             self.model = MicroModel((*self.model.learned, *(label.frame for label in labels)))
-        for key in [*map(key_of, labels), *removals]:
+        for key in [*map(LabelKey.of, labels), *removals]:
             yield from self._mend(key)
 
     def retrain(self, settings: TrainSettings) -> Retrained:

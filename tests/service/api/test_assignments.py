@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from micromodels.client import Client
 from micromodels.types import AnyLabel, Box, FrameLabel, Label, Polygon, State
 from micromodels.v1 import assignment_pb2 as pb
-from service.reports.agreement import agreement, cohen_kappa, shape_iou
+from service.reports.agreement import agreement, cohen_kappa
 from tests.service.api.harness import Running, box, fresh_id, refused
 
 
@@ -111,12 +112,20 @@ def test_kappa_is_that_of_the_textbook() -> None:
     assert cohen_kappa([]) is None
 
 
-def test_shapes_of_any_kind_overlap() -> None:
-    """Boxes exactly; a polygon and the box around it on the pixels of the picture; nothing with nothing."""
-    square = Polygon(((10, 10), (20, 10), (20, 20), (10, 20)))
-    assert shape_iou(Box(10, 10, 20, 20), square, 48, 64) == pytest.approx(1.0)
-    assert shape_iou(Box(0, 0, 10, 10), Box(5, 0, 15, 10), 48, 64) == pytest.approx(1 / 3)
-    assert shape_iou(square, None, 48, 64) == 0.0
+def test_two_who_draw_the_same_in_other_shapes_agree() -> None:
+    """A square drawn as a box by one and as a polygon by the other."""
+    ours = box(0, "a", x1=10)
+    assert isinstance(ours, Label)
+    assert isinstance(ours.shape, Box)
+    x1, y1, x2, y2 = ours.shape.as_list()
+    theirs = replace(ours, shape=Polygon(((x1, y1), (x2, y1), (x2, y2), (x1, y2))))
+    assert agreement([ours], [theirs], [0], 96, 128).mean_iou == 1.0
+
+
+def test_objects_that_neither_draws_are_not_matched() -> None:
+    """Two tracks that are absent are not one object: nothing says so."""
+    ours, theirs = Label(0, "a", "square", State.ABSENT), Label(0, "b", "square", State.ABSENT)
+    assert agreement([ours], [theirs], [0], 96, 128).matched == 0
 
 
 def test_objects_are_matched_by_overlap() -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from micromodels.errors import FailedPrecondition, OutOfRange
+from micromodels.labels.keys import LabelKey
 from micromodels.types import Box, Label, ObjectClass, Ontology, ProvenanceKind, State
 from service.domain.errors import NotFound, Unavailable
 from service.domain.job_specs import (
@@ -28,9 +29,6 @@ from service.domain.job_specs import (
 from service.domain.jobs import (
     Job,
     JobState,
-)
-from service.domain.labels import (
-    LabelKey,
 )
 from service.domain.videos import (
     VideoState,
@@ -127,7 +125,7 @@ def test_labels_can_be_read_as_they_are_made(bench: Bench) -> None:
 def test_train_then_propagate_a_range_then_export(bench: Bench) -> None:
     """A model trained once labels other videos, in part, without a seed; labels leave as a file."""
     video, other = bench.ready(frames=10), bench.ready(frames=20)
-    bench.store.labels.write(bench.project_id, other.video_id, [], deletes=[LabelKey(0, False, "1")], author="ann")
+    bench.store.labels.write(bench.project_id, other.video_id, [], deletes=[LabelKey(frame=0, name="1")], author="ann")
     bench.start()
     trained = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id, display_name="m")).job_id)
     model_id = trained.result["model_id"]

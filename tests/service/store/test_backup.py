@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 
 from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.labels.keys import LabelKey
 from service.domain.errors import DataLoss, RevisionConflict, StaleLease, WrongOffset
 from service.domain.jobs import (
     Effects,
     JobError,
     JobKind,
     JobState,
-)
-from service.domain.labels import (
-    LabelKey,
 )
 from service.domain.models import (
     BlobFile,
@@ -44,7 +42,8 @@ def filled(settings: Settings) -> tuple[str, str, str]:
         project = store.projects.create("Kept ☃", ONTOLOGY).project_id
         video = ready_video(store, project).video_id
         store.labels.write(project, video, [box(1), tool(2)], author="ann")
-        store.labels.write(project, video, [box(1, x=3.0)], deletes=[LabelKey(2, True, "tool")], author="bob")
+        gone = LabelKey(frame=2, name="tool", is_frame_class=True)
+        store.labels.write(project, video, [box(1, x=3.0)], deletes=[gone], author="bob")
         job = store.jobs.create(project, JobKind.TRAIN, {"video_id": video}, video_id=video)
         taken = store.jobs.lease("w", [JobKind.TRAIN])
         assert taken is not None
@@ -79,7 +78,7 @@ def test_everything_comes_back(tmp_path: Path, place: Place, across: bool, reque
         assert list(new.labels.stream(project, video, with_deleted=True)) == list(
             old.labels.stream(project, video, with_deleted=True)
         )
-        key = LabelKey(1, False, "1")
+        key = LabelKey(frame=1, name="1")
         assert new.history.of_label(project, video, key) == old.history.of_label(project, video, key)
         (model,) = new.models.list(project).items
         assert model == old.models.list(project).items[0]

@@ -14,9 +14,9 @@ from alembic.migration import MigrationContext
 
 import service.domain.errors
 from micromodels.errors import FailedPrecondition, InvalidInput, MicromodelsError
+from micromodels.labels.keys import LabelKey
 from service.domain.errors import ResourceExhausted, StorageFailure, Unavailable
 from service.domain.jobs import JobError
-from service.domain.labels import LabelKey
 from service.settings import Settings
 from service.store import Store
 from service.store.database import Database
@@ -137,7 +137,7 @@ def test_writers_at_the_same_moment(store: Store) -> None:
         revisions = list(pool.map(lambda i: write(i, (store, other)[i % 2]), range(60)))
     assert sorted(revisions) == list(range(1, 61))
     for frame in range(10):
-        history = store.history.of_label(project.project_id, video.video_id, LabelKey(frame, False, "1"))
+        history = store.history.of_label(project.project_id, video.video_id, LabelKey(frame=frame, name="1"))
         assert len(history) == 6
         assert [version.record.revision for version in history] == sorted(v.record.revision for v in history)
 
@@ -188,7 +188,7 @@ def test_every_error_survives_pickling() -> None:
         "NotFound": ("project", "p"),
         "ResourceExhausted": ("full", 3.0),
         "SessionFailed": (JobError("OOM", "out of memory"),),
-        "RevisionConflict": ((LabelKey(1, False, "a"),), 4),
+        "RevisionConflict": ((LabelKey(frame=1, name="a"),), 4),
         "Unavailable": ("busy", 2.0),
         "WrongOffset": (3, 5),
     }

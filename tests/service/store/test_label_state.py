@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel
 from service.domain.errors import RevisionConflict
-from service.domain.labels import LabelKey
 from service.store import Store
 from tests.service.store.helpers import MODEL, ONTOLOGY, box, ready_video, tool
 
-keys = st.builds(LabelKey, st.integers(0, 2), st.just(False), st.sampled_from("ab"))
+keys = st.builds(LabelKey, frame=st.integers(0, 2), name=st.sampled_from("ab"))
 lag = st.none() | st.integers(0, 3)
 
 

@@ -7,11 +7,11 @@ import tracemalloc
 import pytest
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, Polygon, Provenance, ProvenanceKind, State
 from service.domain.codec import decode_label, encode_label
 from service.domain.errors import AlreadyExists, NotFound, RevisionConflict
 from service.domain.labels import (
-    LabelKey,
     WriteResult,
 )
 from service.domain.videos import (
@@ -83,7 +83,7 @@ def test_models_never_overwrite_anchors(store: Store, video: VideoRecord) -> Non
     """A prediction on a human label's key is left out and reported; elsewhere it replaces what was there."""
     write(store, video, box(1), box(2, provenance=MODEL))
     result = write(store, video, box(1, x=5, provenance=MODEL), box(2, x=5, provenance=MODEL))
-    assert (result.written, result.kept_anchors) == (1, (LabelKey(1, False, "1"),))
+    assert (result.written, result.kept_anchors) == (1, (LabelKey(frame=1, name="1"),))
     assert labels_of(store, video) == [box(1), box(2, x=5, provenance=MODEL)]
     absent = Label(1, "1", "polyp", State.ABSENT)
     write(store, video, absent)
@@ -97,7 +97,7 @@ def test_conflicting_corrections(store: Store, video: VideoRecord) -> None:
     write(store, video, box(2, x=3), base=base, author="ann")
     with pytest.raises(RevisionConflict) as caught:
         write(store, video, box(1, x=4), box(2, x=4), base=base, author="bob")
-    assert caught.value.conflicts == (LabelKey(2, False, "1"),)
+    assert caught.value.conflicts == (LabelKey(frame=2, name="1"),)
     assert caught.value.current_revision == base + 1
     assert labels_of(store, video) == [box(1), box(2, x=3)]
     write(store, video, box(1, x=4), base=base, author="bob")
@@ -116,11 +116,15 @@ def test_a_human_wins_over_a_newer_prediction(store: Store, video: VideoRecord) 
 
 def test_deletion_and_history(store: Store, video: VideoRecord) -> None:
     """Nothing is lost: every version stays readable, deletions too, and a deletion counts in conflicts."""
-    key = LabelKey(1, False, "1")
+    key = LabelKey(frame=1, name="1")
     write(store, video, box(1), author="ann")
     write(store, video, box(1, x=1), author="bob")
     result = store.labels.write(
-        video.project_id, video.video_id, [], deletes=[key, LabelKey(9, True, "x")], author="eve"
+        video.project_id,
+        video.video_id,
+        [],
+        deletes=[key, LabelKey(frame=9, name="x", is_frame_class=True)],
+        author="eve",
     )
     assert (result.written, result.deleted, result.revision) == (0, 1, 3)
     assert labels_of(store, video) == []
@@ -135,7 +139,8 @@ def test_deletion_and_history(store: Store, video: VideoRecord) -> None:
     with pytest.raises(RevisionConflict):
         write(store, video, box(1, x=2), base=2)
     assert write(store, video, box(1, x=2), base=3).revision == 4
-    nothing = store.labels.write(video.project_id, video.video_id, [], deletes=[LabelKey(50, False, "1")], author="a")
+    gone = [LabelKey(frame=50, name="1")]
+    nothing = store.labels.write(video.project_id, video.video_id, [], deletes=gone, author="a")
     assert (nothing.revision, nothing.deleted) == (4, 0)
 
 

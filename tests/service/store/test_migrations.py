@@ -14,12 +14,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import service.store
+from micromodels.labels.keys import LabelKey
 from service.domain.codec import encode_label, encode_ontology
 from service.domain.jobs import (
     JobState,
-)
-from service.domain.labels import (
-    LabelKey,
 )
 from service.domain.videos import (
     VideoState,
@@ -73,7 +71,7 @@ def check(settings: Settings) -> None:
         video = store.videos.get("old", "clip")
         assert (video.state, video.frame_count) == (VideoState.READY, 100)
         assert [record.label for record in store.labels.stream("old", "clip")] == [box(7, x=2.0)]
-        history = store.history.of_label("old", "clip", LabelKey(7, False, "1"))
+        history = store.history.of_label("old", "clip", LabelKey(frame=7, name="1"))
         assert [(v.record.label, v.record.revision, v.record.author) for v in history] == [
             (box(7), 1, "ann"),
             (box(7, x=2.0), 2, "bob"),
