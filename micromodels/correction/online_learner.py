@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from micromodels.correction.rehearsal import Rehearsal, Replay, check_stop, grow_head, warm_start
@@ -18,13 +17,13 @@ from micromodels.encoding.encoded_video import EncodedVideo
 from micromodels.errors import FailedPrecondition
 from micromodels.labels.geometry import bounds
 from micromodels.labels.targets import SeedSet, TrackSpec
-from micromodels.recipes.base import MicroModel
-from micromodels.recipes.head_model import DenseModel
+from micromodels.recipes.base import CorrectableModel
 from micromodels.runtime.run import Event, Run, StopRequest
-from micromodels.training.head import DenseHead, FrameClassifier
+from micromodels.training.frame_classifier import fit_frame_classifier
+from micromodels.training.head import DenseHead
 from micromodels.types import HUMAN, AnyLabel, FrameLabel, Label, Ontology, State
 
-__all__ = ["Learner", "Lesson", "SessionSettings", "Studying", "that_learns"]
+__all__ = ["Learner", "Lesson", "SessionSettings", "Studying"]
 
 MAX_HISTORY = 24
 """Earlier models kept for comparison, of about a megabyte each."""
@@ -96,7 +95,7 @@ class Learner:
     def __init__(
         self,
         video: EncodedVideo,
-        model: DenseModel,
+        model: CorrectableModel,
         settings: SessionSettings,
         device: torch.device,
         ontology: Ontology | None,
@@ -113,7 +112,7 @@ class Learner:
         self.typical = list(model.manifest.typical_areas)
         self.use(model)
 
-    def use(self, model: DenseModel) -> None:
+    def use(self, model: CorrectableModel) -> None:
         """Go on from another version of the micro-model."""
         self.model = model
         if model.manifest.tracks != self.tracks or _stride(model) != self._replay.stride:
@@ -229,7 +228,7 @@ class Learner:
         self.use(self.model.learned(head, self.model.classifier, self.tracks, self.typical, seeds))
         return True
 
-    def take_over(self, model: DenseModel, unseen: Sequence[int], anchors: Sequence[AnyLabel]) -> None:
+    def take_over(self, model: CorrectableModel, unseen: Sequence[int], anchors: Sequence[AnyLabel]) -> None:
         """Go on from a model that was retrained, after it has learned from the anchors that it has not seen."""
         self.use(model)
         self.history = []
@@ -275,19 +274,13 @@ class Learner:
         """Fit the classifier of frames to all human frame labels; returns its classes."""
         said = [label for label in anchors if isinstance(label, FrameLabel)]
         names = tuple(dict.fromkeys([*self.model.manifest.frame_classes, *(label.frame_class for label in said)]))
-        rows: dict[int, npt.NDArray[np.float32]] = {}
-        for label in said:
-            row = rows.setdefault(label.frame, np.full(len(names), np.nan, np.float32))
-            row[names.index(label.frame_class)] = float(label.present)
-        if not rows:
+        if not said:
             return ()
-        vectors = {frame: self._replay.vectors(frame) for frame in _thinned(sorted(rows), MAX_CLASS_FRAMES)}
-        inputs = np.stack([vector for views in vectors.values() for vector in views])
-        targets = np.stack([rows[frame] for frame, views in vectors.items() for _ in views])
-        classifier = FrameClassifier(inputs.shape[1], len(names))
-        classifier.fit(torch.from_numpy(inputs), torch.from_numpy(targets))
+        frames = _thinned(sorted({label.frame for label in said}), MAX_CLASS_FRAMES)
+        views = ((frame, vector) for frame in frames for vector in self._replay.vectors(frame))
+        classifier = fit_frame_classifier(names, said, views)
         seeds = self.seed_set(anchors, self.tracks)
-        self.use(self.model.learned(self.model.head, classifier.eval(), self.tracks, self.typical, seeds, names))
+        self.use(self.model.learned(self.model.head, classifier, self.tracks, self.typical, seeds, names))
         return names
 
 
@@ -343,17 +336,6 @@ class Studying:
             self._run.on_event(self._events.get())
 
 
-def that_learns(model: MicroModel) -> DenseModel:
-    """A micro-model of a recipe that can go on learning.
-
-    Raises:
-        FailedPrecondition: it is of another one.
-    """
-    if not isinstance(model, DenseModel):
-        raise FailedPrecondition(f"micro-models of recipe {model.manifest.recipe!r} cannot learn from corrections")
-    return model
-
-
 def _frames_to_learn(anchors: Sequence[AnyLabel]) -> list[int]:
     """Frames with a shape and some without, evenly thinned out where there are very many."""
     objects = [label for label in anchors if isinstance(label, Label)]
@@ -369,5 +351,5 @@ def _thinned(frames: Sequence[int], most: int) -> list[int]:
     return [frames[round(i)] for i in np.linspace(0, len(frames) - 1, most)]
 
 
-def _stride(model: DenseModel) -> int:
+def _stride(model: CorrectableModel) -> int:
     return model.head.settings.stride if model.head is not None else 2

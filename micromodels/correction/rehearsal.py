@@ -32,7 +32,8 @@ from micromodels.runtime.run import Run, StopRequest
 from micromodels.training.augmentation import (
     ViewMaker,
 )
-from micromodels.training.head import DenseHead, HeadSettings, pooled
+from micromodels.training.frame_classifier import pooled
+from micromodels.training.head import DenseHead, HeadSettings
 from micromodels.training.trainer import Clock, HeadTrainer, Sample, box_loss
 
 __all__ = ["Rehearsal", "Replay", "check_stop", "grow_head", "warm_start"]

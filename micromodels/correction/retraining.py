@@ -1,6 +1,6 @@
 """A retrained micro-model is taken only when it does better on human labels that neither model has seen.
 
-It is a new head on the encoder that the old one has.
+It is of the same recipe, on the encoder that the old one has.
 
 The newest human labels are held out. The model that the session had before they came has not seen them, and neither
 has a new one trained from scratch on the others; both label the held-out frames from the other human labels, and the
@@ -16,9 +16,7 @@ from micromodels.correction.retrain_policy import HELD_OUT_SHARE
 from micromodels.encoding.encoded_video import FrameSource
 from micromodels.errors import FailedPrecondition
 from micromodels.labels.geometry import iou
-from micromodels.recipes import head as head_recipe
-from micromodels.recipes.base import TrainSettings
-from micromodels.recipes.head_model import DenseModel
+from micromodels.recipes.base import CorrectableModel, TrainSettings, correctable, train
 from micromodels.runtime.run import Run
 from micromodels.types import AnyLabel, Label, Ontology
 
@@ -34,11 +32,11 @@ AROUND_FRAMES = 120
 class Snapshot:
     """A micro-model, and the frames whose human labels it has seen."""
 
-    model: DenseModel
+    model: CorrectableModel
     frames: frozenset[int]
 
     @classmethod
-    def of(cls, model: DenseModel, anchors: Sequence[AnyLabel]) -> Snapshot:
+    def of(cls, model: CorrectableModel, anchors: Sequence[AnyLabel]) -> Snapshot:
         """A micro-model by what its manifest says that it has seen, of the frames with human labels of objects."""
         frames = {label.frame for label in anchors if isinstance(label, Label)}
         return cls(model, frozenset(frames.intersection(model.manifest.seed_frames)))
@@ -55,7 +53,7 @@ class Retrained:
         new_score: mean IoU of the new one.
     """
 
-    model: DenseModel
+    model: CorrectableModel
     held_out: tuple[int, ...]
     old_score: float
     new_score: float
@@ -80,7 +78,7 @@ def retrain(
         video: the open video.
         anchors: all human labels.
         history: the models that the session had, the oldest first, the one that it has last.
-        settings: of the training.
+        settings: of the training; recipe and encoder are those of the old model.
         ontology: classes allowed; None for those of the labels.
         run: device, cache, events, stopping.
 
@@ -98,8 +96,9 @@ def retrain(
     shown = {label.track for label in kept if isinstance(label, Label) and label.shape is not None}
     kept = [label for label in kept if not isinstance(label, Label) or label.track in shown]
     # The features that a session holds are those of its encoder.
-    settings = replace(settings, encoder=old.model.manifest.encoder)
-    model = head_recipe.train(video, kept, settings, ontology, run, old.model.tuned)
+    manifest = old.model.manifest
+    settings = replace(settings, recipe=manifest.recipe, encoder=manifest.encoder)
+    model = correctable(train(video, kept, settings, ontology=ontology, run=run, encoder_of=old.model))
     asked = [label for label in anchors if isinstance(label, Label) and label.frame in held_out]
     scores = [_score(video, one, kept, [x for x in asked if x.track in shown], run) for one in (old.model, model)]
     return Retrained(model, held_out, scores[0], scores[1])
@@ -114,7 +113,9 @@ def _unseeing(history: Sequence[Snapshot], frames: set[int]) -> Snapshot:
     raise FailedPrecondition("no human label that the micro-model has not learned from: correct some frames first")
 
 
-def _score(video: FrameSource, model: DenseModel, kept: Sequence[AnyLabel], asked: Sequence[Label], run: Run) -> float:
+def _score(
+    video: FrameSource, model: CorrectableModel, kept: Sequence[AnyLabel], asked: Sequence[Label], run: Run
+) -> float:
     """Mean IoU with what people drew on frames that a model labels from other human labels."""
     known = {spec.track for spec in model.manifest.tracks}
     anchors = [label for label in kept if isinstance(label, Label) and label.track in known]

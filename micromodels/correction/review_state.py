@@ -10,8 +10,8 @@ import numpy.typing as npt
 from micromodels.correction.frame_suggestions import JudgedLabel, Signals, Suggestion, Trust, features_of, suggest
 from micromodels.labels.keys import LabelKey
 from micromodels.labels.track_arrays import TrackSeries, empty_series
+from micromodels.propagation.base import FramePosterior
 from micromodels.propagation.predictions import LOOK_SIZE, FramePrediction
-from micromodels.propagation.sweeps import FramePosterior
 from micromodels.types import AnyLabel, Label
 
 __all__ = ["VideoReviewState"]

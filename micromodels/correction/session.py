@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from micromodels.correction.consistency import Issue, SuspectedSwap, consistency_issues, suspected_swaps
 from micromodels.correction.frame_suggestions import Suggestion
-from micromodels.correction.online_learner import Learner, SessionSettings, Studying, that_learns
+from micromodels.correction.online_learner import Learner, SessionSettings, Studying
 from micromodels.correction.retraining import Retrained, Snapshot, retrain
 from micromodels.correction.review_state import VideoReviewState
 from micromodels.encoding.encoded_video import EncodedVideo, FrameSource
@@ -32,11 +32,8 @@ from micromodels.labels.targets import MAX_TRACKS, SeedSet, boxed
 from micromodels.labels.track_arrays import no_boxes, visible_boxes
 from micromodels.labels.validation import check_fits_video
 from micromodels.propagation.label_builder import Tracker
-from micromodels.propagation.optical_flow import StoredFlows, measure_flows
 from micromodels.propagation.predictions import Boxes, StoredPredictions, TrackSelection
-from micromodels.propagation.sweeps import PropagationSettings, posteriors
-from micromodels.recipes.base import MicroModel, TrainSettings
-from micromodels.recipes.head_model import DenseModel
+from micromodels.recipes.base import CorrectableModel, MicroModel, TrainSettings, correctable
 from micromodels.runtime.run import Run
 from micromodels.types import HUMAN, AnyLabel, FrameLabel, FrameResult, Label, Ontology, State
 
@@ -87,7 +84,7 @@ class LabelSession:
         settings: SessionSettings = SessionSettings(),
         earlier: Sequence[MicroModel] = (),
     ) -> None:
-        model = that_learns(model)
+        model = correctable(model)
         self._table, self._settings, self._run, self._ontology = video.table, settings, run, ontology
         self._labels: dict[LabelKey, AnyLabel] = {}
         for index, label in enumerate(labels):
@@ -107,8 +104,8 @@ class LabelSession:
         # What other sessions left is of other heads: every session has its own folder.
         self._scratch = Path(tempfile.mkdtemp(prefix="session-", dir=cache))
         self._predictions = StoredPredictions(self._encoded, self._scratch / "predictions")
-        self._flows = StoredFlows(self._scratch / "flow")
-        history = [Snapshot.of(that_learns(before), self.anchors()) for before in earlier]
+        self._temporal = model.temporal(self._scratch / "temporal")
+        history = [Snapshot.of(correctable(before), self.anchors()) for before in earlier]
         self._learner = Learner(self._encoded, model, settings, device, ontology, run, history)
         self._use_head()
         self._review_state = VideoReviewState(self._table.frame_count)
@@ -143,7 +140,7 @@ class LabelSession:
         return frozenset(self._settled)
 
     @property
-    def model(self) -> DenseModel:
+    def model(self) -> CorrectableModel:
         """The micro-model as it is now: another version after every correction that it learned from."""
         return self._learner.model
 
@@ -188,12 +185,10 @@ class LabelSession:
         targets = {frame: seeds.seed_frame(frame, self._encoded.size) for frame in seeds.frames}
         source = TrackSelection(self._predictions, range(len(tracks)), self._review_state.predictions_of(tracks))
         frames = range(self._table.frame_count)
-        settings, boxes = PropagationSettings(), boxed(self._learner.tracks)
-        found = posteriors(source, targets, frames, self._run, settings, self._flows, boxes)
+        found = self._temporal.posteriors(source, targets, frames, self._run, boxed(self._learner.tracks))
         for _ in self._review_state.watch(tracks, found):
             pass
-        if self._flows.has_room(2 * len(frames), self._encoded.size):
-            measure_flows(self._predictions, frames, self._run, self._flows)
+        self._temporal.prepare(self._predictions, frames, self._run)
         self._prepared = True
 
     # Corrections
@@ -291,8 +286,7 @@ class LabelSession:
         source = TrackSelection(
             self._predictions, range(len(tracks)), self._review_state.predictions_of(names), fresh=True
         )
-        settings = PropagationSettings()
-        found = posteriors(source, targets, frames, self._run, settings, self._flows, boxed(tracks))
+        found = self._temporal.posteriors(source, targets, frames, self._run, boxed(tracks))
         for result in tracker.results(self._review_state.watch(names, found)):
             for label in result.labels:
                 if not self._is_fixed(LabelKey.of(label)):
@@ -420,8 +414,7 @@ class LabelSession:
         version = self.model.manifest.version
         tracker = Tracker(specs, seeds, targets, self._encoded.size, version, None, (), typical, others)
         source = TrackSelection(self._predictions, chosen, self._review_state.predictions_of(names), fresh=fresh)
-        settings = PropagationSettings()
-        found = posteriors(source, targets, frames, self._run, settings, self._flows, boxed(specs))
+        found = self._temporal.posteriors(source, targets, frames, self._run, boxed(specs))
         return tracker.results(self._review_state.watch(names, found))
 
     def _fixed_labels(self, frames: range, tracks: Sequence[str]) -> list[Label]:
@@ -442,7 +435,7 @@ class LabelSession:
         return [label for label in labels if isinstance(label, Label) and not label.is_anchor]
 
     def _use_head(self, around: Boxes | None = None) -> None:
-        self._predictions.use_head(self.model.head, PropagationSettings().temperature, self._run, around)
+        self._predictions.use_head(self.model.head, self._run, around)
 
     def _around(self, frame: int) -> Sequence[npt.NDArray[np.float32]]:
         """Boxes of the objects on a frame, in work pixels."""
@@ -474,7 +467,7 @@ class LabelSession:
         version, classifier = self.model.manifest.version, self.model.classifier
         tracker = Tracker((), seeds, {}, self._encoded.size, version, classifier, names, [])
         source = TrackSelection(self._predictions, [], self._review_state.predictions_of([]))
-        for result in tracker.results(posteriors(source, {}, around, self._run, PropagationSettings())):
+        for result in tracker.results(self._temporal.posteriors(source, {}, around, self._run)):
             if result.frame in frames:
                 yield from result.frame_labels
 

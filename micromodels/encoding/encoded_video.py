@@ -307,6 +307,10 @@ class FrameSelection:
         self._video, self._frames = video, frames
         self._position = {frame: position for position, frame in enumerate(frames)}
 
+    def image(self, index: int) -> Image:
+        """See ``EncodedVideo.image``."""
+        return self._video.image(self._frames[index])
+
     def stream(self, indices: Sequence[int], work: Callable[[int, EncodedFrame], T]) -> Iterator[T]:
         """See ``EncodedVideo.stream``."""
         chosen = [self._frames[index] for index in indices]

@@ -28,6 +28,7 @@ __all__ = [
     "TrackSpec",
     "boxed",
     "has_thin_objects",
+    "typical_areas",
 ]
 
 IGNORE = 255
@@ -159,6 +160,11 @@ class SeedSet:
         """Frames with a seed of an object, ascending."""
         return sorted({label.frame for label in self.object_labels})
 
+    @property
+    def all_frames(self) -> tuple[int, ...]:
+        """Frames with any seed, of an object or of the frame, ascending."""
+        return tuple(sorted({*self.frames, *(label.frame for label in self.frame_labels)}))
+
     def seed_frame(self, frame: int, size: tuple[int, int]) -> SeedFrame:
         """Targets of one frame on a work image of ``size`` = (height, width)."""
         label_map = np.zeros(size, np.uint8)
@@ -201,6 +207,15 @@ class SeedSet:
         radius = dx[None, :] ** 2 + dy[:, None] ** 2
         inside = (dx[None, :] <= 1) & (dy[:, None] <= 1)
         return radius <= 0.8, inside & (radius > 0.8)
+
+
+def typical_areas(targets: Sequence[SeedFrame], tracks: int) -> tuple[float, ...]:
+    """Median share of the work image that each track covers where it was drawn; 0.01 for one that nobody drew."""
+    areas = []
+    for index in range(tracks):
+        shares = [float((target.label_map == index + 1).mean()) for target in targets]
+        areas.append(float(np.median([share for share in shares if share > 0] or [0.01])))
+    return tuple(areas)
 
 
 def has_thin_objects(targets: Iterable[SeedFrame], tracks: Sequence[TrackSpec]) -> bool:

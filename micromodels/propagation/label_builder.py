@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from micromodels.labels.targets import SeedFrame, SeedSet, TrackSpec
+from micromodels.propagation.base import FramePosterior
 from micromodels.propagation.box_path import FramePlaces
 from micromodels.propagation.confidence import BoxSigns, MaskSigns, absence, acceptance, mask_signs
 from micromodels.propagation.mask_to_shape import box_from_sides, clean_mask, resized_masks, to_shape
-from micromodels.propagation.sweeps import FramePosterior
 from micromodels.runtime.parallel import mapped
-from micromodels.training.head import FrameClassifier
+from micromodels.training.frame_classifier import FrameClassifier
 from micromodels.types import Box, FrameLabel, FrameResult, Label, Provenance, ProvenanceKind, Shape, State
 
 __all__ = ["Tracker"]

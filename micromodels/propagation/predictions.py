@@ -24,7 +24,8 @@ from micromodels.encoding.encoders import GRID_PX, Features
 from micromodels.propagation.correlation_filter import matched_channels, matched_features
 from micromodels.propagation.regions import Window, window_around
 from micromodels.runtime.run import Run, Stage, StageFinished
-from micromodels.training.head import DenseHead, pooled
+from micromodels.training.frame_classifier import pooled
+from micromodels.training.head import DenseHead, predict
 
 __all__ = [
     "Boxes",
@@ -49,6 +50,7 @@ DETAIL_RIM = 4
 """Cells of stride 2 around it."""
 
 Floats = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
 Boxes = Callable[[int], Sequence[npt.NDArray[np.float32]]]
 """Boxes in work pixels, ``(4,)`` each, by frame."""
 
@@ -118,6 +120,10 @@ class PredictionSource(Protocol):
         """Predictions of a range of frames, in order."""
         ...
 
+    def image(self, index: int) -> Image:
+        """The work image of a frame, RGB uint8 ``(height, width, 3)``; decoded at each call, in any thread."""
+        ...
+
 
 class HeadPredictions:
     """Predictions straight from a head.
@@ -125,14 +131,11 @@ class HeadPredictions:
     Args:
         video: encoded frames.
         head: the dense head; None where the task has frame classes only.
-        temperature: divides the head's log-odds.
         run: gets the time of prediction.
     """
 
-    def __init__(
-        self, video: EncodedVideo | FrameSelection, head: DenseHead | None, temperature: float, run: Run
-    ) -> None:
-        self._video, self._head, self._temperature, self._run = video, head, temperature, run
+    def __init__(self, video: EncodedVideo | FrameSelection, head: DenseHead | None, run: Run) -> None:
+        self._video, self._head, self._run = video, head, run
         self.size = video.size
         self.tracks = head.settings.tracks if head is not None else 0
         boxed = head.settings if head is not None and head.settings.boxes else None
@@ -144,6 +147,10 @@ class HeadPredictions:
         for index, predictions, seconds in self._video.stream(indices, self.timed):
             self.tell(seconds)
             yield index, predictions
+
+    def image(self, index: int) -> Image:
+        """See ``PredictionSource``."""
+        return self._video.image(index)
 
     def timed(
         self, index: int, encoded: EncodedFrame, older: FramePrediction | None = None, window: Window | None = None
@@ -206,19 +213,14 @@ class HeadPredictions:
     def _outputs(self, features: Features) -> tuple[torch.Tensor, npt.NDArray[np.float16] | None, tuple[Detail, ...]]:
         """Log-odds, box sides and details of features, or of a part of them."""
         assert self._head is not None
-        inputs = [
-            torch.from_numpy(level)[None].to(self.device).float().contiguous(memory_format=torch.channels_last)
-            for level in features
-        ]
-        with torch.autocast(self.device.type, torch.bfloat16):
-            output = self._head(inputs)
-        log_odds = one_against_rest(output.logits[0].float()) / self._temperature
+        output = predict(self._head, features)
+        log_odds = one_against_rest(output.logits)
         details: tuple[Detail, ...] = ()
         if self._head.settings.stride == 1:
             # The likeliest pixel speaks for each four: a line is none that is averaged with what is beside it.
             full, log_odds = log_odds, F.max_pool2d(log_odds[None], 2)[0]
             details = tuple(_detail(*maps) for maps in zip(full.cpu().numpy(), log_odds.cpu().numpy(), strict=True))
-        sides = output.sides[0].cpu().numpy().astype(np.float16) if output.sides is not None else None
+        sides = output.sides.cpu().numpy().astype(np.float16) if output.sides is not None else None
         return log_odds, sides, details
 
 
@@ -307,23 +309,26 @@ class StoredPredictions:
         assert self._predictor is not None, "use_head comes first"
         return self._predictor
 
-    def use_head(self, head: DenseHead | None, temperature: float, run: Run, around: Boxes | None = None) -> None:
+    def use_head(self, head: DenseHead | None, run: Run, around: Boxes | None = None) -> None:
         """Predict with this head from now on; what older heads said stays until it is asked for afresh.
 
         Args:
             head: the head; None where the task has frame classes only.
-            temperature: divides its log-odds.
             run: gets the time of prediction.
             around: boxes of objects by frame. Frames that an older head has spoken of are predicted around them, and
                 around what it saw, only; the rest of such a frame stays as it was. None: all of every frame.
         """
-        self._predictor = HeadPredictions(self._video, head, temperature, run)
+        self._predictor = HeadPredictions(self._video, head, run)
         self._around = around
         self._version += 1
 
     def stream(self, indices: range) -> Iterator[tuple[int, FramePrediction]]:
         """What is stored, of whichever version of the head knows all tracks; predicted where nothing is."""
         return self._stream(indices, fresh=False)
+
+    def image(self, index: int) -> Image:
+        """See ``PredictionSource``."""
+        return self._video.image(index)
 
     def stream_fresh(self, indices: range) -> Iterator[tuple[int, FramePrediction]]:
         """What the present head says."""
@@ -432,7 +437,7 @@ class TrackSelection:
         *,
         fresh: bool = False,
     ) -> None:
-        self._stream = source.stream_fresh if fresh else source.stream
+        self._stream, self._source = source.stream_fresh if fresh else source.stream, source
         self._tracks, self._watch = list(tracks), watch
         self.size, self.device, self.tracks = source.size, source.device, len(tracks)
         self.matched_channels = source.matched_channels
@@ -447,3 +452,7 @@ class TrackSelection:
             )
             self._watch(index, part)
             yield index, part
+
+    def image(self, index: int) -> Image:
+        """See ``PredictionSource``."""
+        return self._source.image(index)

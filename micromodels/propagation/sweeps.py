@@ -16,8 +16,9 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,10 +26,10 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from micromodels.encoding.encoded_video import EncodedVideo, FrameSelection
 from micromodels.errors import Cancelled
 from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import IGNORE, SeedFrame
+from micromodels.propagation.base import FramePosterior
 from micromodels.propagation.box_path import (
     FramePlaces,
     PathSettings,
@@ -40,25 +41,12 @@ from micromodels.propagation.box_path import (
     place_scores,
 )
 from micromodels.propagation.correlation_filter import CELL_PX
-from micromodels.propagation.optical_flow import Flows, Motion
-from micromodels.propagation.predictions import (
-    Detail,
-    FramePrediction,
-    HeadPredictions,
-    PredictionSource,
-    with_details,
-)
+from micromodels.propagation.optical_flow import Motion, StoredFlows, measure_flows
+from micromodels.propagation.predictions import FramePrediction, PredictionSource
 from micromodels.runtime.parallel import mapped, narrow_operations
 from micromodels.runtime.run import Run, Stage, StageFinished, StopRequest
-from micromodels.training.head import DenseHead
 
-__all__ = [
-    "FramePosterior",
-    "PropagationSettings",
-    "posteriors",
-    "propagate_windows",
-    "reach_frames",
-]
+__all__ = ["PropagationSettings", "Sweeps", "reach_frames"]
 
 WINDOW_BYTES = 704 << 20
 """What a window may hold; one box track of 854x480 then has the longest reach."""
@@ -81,7 +69,6 @@ class PropagationSettings:
     """Weights of the sweeps; dev-set values, see docs/experiments.md.
 
     Attributes:
-        temperature: divides the head's log-odds; an overfitted head is too sure of itself.
         prior_weight: weight of the carried mask's log-odds.
         thin_prior_weight: the same where the head draws thin objects: flow says little of a line.
         gate: log-odds taken off per unit of distance from the carried mask.
@@ -89,70 +76,11 @@ class PropagationSettings:
         check_motion: whether motion counts only as far as it leads back.
     """
 
-    temperature: float = 1.0
     prior_weight: float = 0.5
     thin_prior_weight: float = 0.2
     gate: float = 5.0
     reach: float = 0.4
     check_motion: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class FramePosterior:
-    """What is believed of one frame after both sweeps.
-
-    Attributes:
-        frame: frame index.
-        log_odds: float32 ``(tracks, height / 2, width / 2)``: of each pixel belonging to each track.
-        sides: float32 ``(4, height / 4, width / 4)`` distances to the box sides, or None.
-        agreement: float32 ``(tracks,)`` IoU of the two sweeps' masks, NaN where only one reaches the frame.
-        anchor_distance: int64 ``(tracks,)`` frames to the track's nearest anchor; -1 where it has none.
-        pooled: the frame's pooled features for frame classes.
-        places: paths of box tracks.
-        scene_cut: whether a cut lies between this frame and the one before.
-        details: see ``FramePrediction``.
-    """
-
-    frame: int
-    log_odds: Floats = field(repr=False)
-    sides: Floats | None = field(repr=False)
-    agreement: Floats
-    anchor_distance: npt.NDArray[np.int64]
-    pooled: Floats = field(repr=False)
-    places: FramePlaces
-    scene_cut: bool = False
-    details: tuple[Detail, ...] = field(default=(), repr=False)
-
-    def fine_log_odds(self) -> Floats:
-        """``log_odds``, or ``(tracks, height, width)`` where the head speaks of every pixel."""
-        return with_details(self.log_odds, self.details) if self.details else self.log_odds
-
-
-def propagate_windows(
-    video: EncodedVideo | FrameSelection,
-    head: DenseHead | None,
-    anchors: Mapping[int, SeedFrame],
-    frames: range,
-    run: Run,
-    settings: PropagationSettings,
-    boxed: Sequence[bool] = (),
-) -> Iterator[FramePosterior]:
-    """Posterior of every frame of ``frames``, in order: :func:`posteriors` on what ``head`` says of ``video``.
-
-    Args:
-        video: encoded frames.
-        head: the dense head; None where the task has frame classes only.
-        anchors: human labels by frame.
-        frames: a range with step 1.
-        run: events and stopping.
-        settings: weights of the sweeps.
-        boxed: which tracks are drawn as boxes, and so get paths; empty for none.
-
-    Raises:
-        Cancelled: the user cancelled.
-    """
-    source = HeadPredictions(video, head, settings.temperature, run)
-    return posteriors(source, anchors, frames, run, settings, boxed=boxed)
 
 
 def reach_frames(tracks: int, size: tuple[int, int], matched_channels: int) -> int:
@@ -167,73 +95,83 @@ def reach_frames(tracks: int, size: tuple[int, int], matched_channels: int) -> i
     return int(np.clip(WINDOW_BYTES / per_frame / 2, MIN_REACH_FRAMES, MAX_REACH_FRAMES))
 
 
-def posteriors(
-    source: PredictionSource,
-    anchors: Mapping[int, SeedFrame],
-    frames: range,
-    run: Run,
-    settings: PropagationSettings,
-    flows: Flows | None = None,
-    boxed: Sequence[bool] = (),
-) -> Iterator[FramePosterior]:
-    """Posterior of every frame of ``frames``, in order.
-
-    What comes out for a track on a frame depends only on the anchors of that track next to the frame, and on the frames
-    between them: neither on other tracks' anchors nor on where windows end.
+class Sweeps:
+    """Temporal inference by two sweeps; see the module. A ``micromodels.propagation.base.TemporalInference``.
 
     Args:
-        source: predictions by frame.
-        anchors: human labels by frame.
-        frames: a range with step 1.
-        run: events and stopping.
         settings: weights of the sweeps.
         flows: optical flow that is known already; what is found is added. None: forgotten behind each window.
-        boxed: which tracks are drawn as boxes, and so get paths; empty for none.
-
-    Raises:
-        Cancelled: the user cancelled.
     """
-    held: dict[int, FramePrediction] = {}
-    carried = _Carried.nothing(source.tracks)
-    reach = reach_frames(source.tracks, source.size, source.matched_channels)
-    known = _known_frames(anchors, source.tracks)
-    sizes = Sizes(anchors, known, boxed)
-    onward = PathSweep(sizes, PathSettings())
-    start = frames.start
-    while start < frames.stop:
-        stop = _window_end(start, min(frames.stop, start + min(WINDOW_FRAMES, reach)), anchors)
-        ahead = _look_ahead(stop, frames.stop, reach, known)
-        with narrow_operations():
-            for index, predictions in source.stream(range(max([start, *[i + 1 for i in held]]), ahead)):
-                held[index] = predictions
-                if run.should_stop() is StopRequest.CANCEL:
-                    raise Cancelled("propagation was cancelled")
-            began = time.perf_counter()
-            motion = Motion(held, source.size, source.device, {} if flows is None else flows)
-            priors = {i: _drawn(anchors[i], source.device, thin=bool(held[i].details)) for i in anchors if i in held}
-            with ThreadPoolExecutor(1) as other:
-                back, nothing = range(ahead - 1, start - 1, -1), _Carried.nothing(source.tracks)
-                promised = other.submit(_sweep, back, held, priors, motion, settings, nothing)
-                forward, last = _sweep(range(start, stop), held, priors, motion, settings, carried)
-                backward, _ = promised.result()
-            ways = _paths(range(start, stop), ahead, held, anchors, sizes, motion, onward)
-            believed = partial(
-                _posterior,
-                ways=ways,
-                held=held,
-                anchors=anchors,
-                known=known,
-                reach=reach,
-                forward=forward,
-                backward=backward,
-                motion=motion,
-            )
-            results = list(mapped(believed, iter(range(start, stop))))
-            run.on_event(StageFinished(Stage.TEMPORAL, time.perf_counter() - began))
-        carried = last
-        yield from results
-        held = {index: frame for index, frame in held.items() if index >= stop - 1}
-        start = stop
+
+    def __init__(self, settings: PropagationSettings = PropagationSettings(), flows: StoredFlows | None = None) -> None:
+        self._settings, self._flows = settings, flows
+
+    @classmethod
+    def begin(cls, folder: Path | None = None, *, for_training: bool = False) -> Sweeps:
+        """See ``micromodels.propagation.base.TemporalMethod``; optical flow is kept in ``folder``."""
+        # What is learned from is better kept in its place by a doubtful motion than by none.
+        settings = PropagationSettings(check_motion=not for_training)
+        return cls(settings, StoredFlows(folder) if folder is not None else None)
+
+    def prepare(self, source: PredictionSource, frames: range, run: Run) -> None:
+        """Measure the optical flow between all neighbors, if all of it can be kept."""
+        if self._flows is not None and self._flows.has_room(2 * len(frames), source.size):
+            measure_flows(source, frames, run, self._flows)
+
+    def posteriors(
+        self,
+        source: PredictionSource,
+        anchors: Mapping[int, SeedFrame],
+        frames: range,
+        run: Run,
+        boxed: Sequence[bool] = (),
+    ) -> Iterator[FramePosterior]:
+        """See ``micromodels.propagation.base.TemporalInference.posteriors``; box tracks get paths.
+
+        Neither other tracks' anchors nor the ends of windows make a difference to a track.
+        """
+        held: dict[int, FramePrediction] = {}
+        carried = _Carried.nothing(source.tracks)
+        reach = reach_frames(source.tracks, source.size, source.matched_channels)
+        known = _known_frames(anchors, source.tracks)
+        sizes = Sizes(anchors, known, boxed)
+        onward = PathSweep(sizes, PathSettings())
+        start = frames.start
+        while start < frames.stop:
+            stop = _window_end(start, min(frames.stop, start + min(WINDOW_FRAMES, reach)), anchors)
+            ahead = _look_ahead(stop, frames.stop, reach, known)
+            with narrow_operations():
+                for index, predictions in source.stream(range(max([start, *[i + 1 for i in held]]), ahead)):
+                    held[index] = predictions
+                    if run.should_stop() is StopRequest.CANCEL:
+                        raise Cancelled("propagation was cancelled")
+                began = time.perf_counter()
+                motion = Motion(held, source.size, source.device, {} if self._flows is None else self._flows)
+                met = [i for i in anchors if i in held]
+                priors = {i: _drawn(anchors[i], source.device, thin=bool(held[i].details)) for i in met}
+                with ThreadPoolExecutor(1) as other:
+                    back, nothing = range(ahead - 1, start - 1, -1), _Carried.nothing(source.tracks)
+                    promised = other.submit(_sweep, back, held, priors, motion, self._settings, nothing)
+                    forward, last = _sweep(range(start, stop), held, priors, motion, self._settings, carried)
+                    backward, _ = promised.result()
+                ways = _paths(range(start, stop), ahead, held, anchors, sizes, motion, onward)
+                believed = partial(
+                    _posterior,
+                    ways=ways,
+                    held=held,
+                    anchors=anchors,
+                    known=known,
+                    reach=reach,
+                    forward=forward,
+                    backward=backward,
+                    motion=motion,
+                )
+                results = list(mapped(believed, iter(range(start, stop))))
+                run.on_event(StageFinished(Stage.TEMPORAL, time.perf_counter() - began))
+            carried = last
+            yield from results
+            held = {index: frame for index, frame in held.items() if index >= stop - 1}
+            start = stop
 
 
 def _known_frames(anchors: Mapping[int, SeedFrame], tracks: int) -> list[list[int]]:

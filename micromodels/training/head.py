@@ -1,4 +1,4 @@
-"""The trainable part of a micro-model: a small dense head on frozen features, and a linear frame classifier.
+"""The trainable part of a micro-model: a small dense head on frozen features.
 
 The head is a feature pyramid (Lin et al., CVPR 2017) with one output channel per track and one for the background, at
 half the work resolution (or at all of it, for thin objects, where it is given the pixels themselves), plus the
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from micromodels.encoding.encoders import Features, Level
 
-__all__ = ["DenseHead", "FrameClassifier", "HeadOutput", "HeadSettings", "head_levels", "pooled", "pooled_size"]
+__all__ = ["DenseHead", "HeadOutput", "HeadSettings", "bfloat16", "head_levels", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,63 +160,28 @@ class DenseHead(nn.Module):
         return HeadOutput(logits, sides)
 
 
-def pooled_size(levels: Sequence[Level]) -> int:
-    """Length of what ``pooled`` makes of these levels."""
-    return 2 * sum(level.channels for level in levels if level.stride > 1)
+def bfloat16(device: torch.device) -> torch.autocast:
+    """Within, heads compute in bfloat16 where that is enough: half the time, on CPUs too."""
+    return torch.autocast(device.type, torch.bfloat16)
 
 
-def pooled(features: Features) -> npt.NDArray[np.float32]:
-    """One vector per image for frame classes: mean and maximum of every level, float32."""
-    parts = []
-    for maps in features:
-        if maps.dtype == np.uint8:
-            continue  # pixels say little that the levels above them do not
-        flat = maps.reshape(maps.shape[0], -1).astype(np.float32)
-        parts += [flat.mean(axis=1), flat.max(axis=1)]
-    return np.concatenate(parts)
+@torch.inference_mode()
+def predict(head: DenseHead, features: Features) -> HeadOutput:
+    """What a head says of one frame, or of a part of it: the only forward pass outside of training.
 
+    Args:
+        head: in evaluation mode.
+        features: of the encoder, all levels or those that the head looks at; arrays ``(channels, h, w)``.
 
-class FrameClassifier(nn.Module):
-    """Logistic regression on pooled, standardized features: one logit per frame class."""
-
-    def __init__(self, inputs: int, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("deviation", torch.ones(inputs))
-        self.linear = nn.Linear(inputs, classes)
-
-    def fit(self, vectors: torch.Tensor, targets: torch.Tensor, strength: float = 1e-2) -> None:
-        """Fit by L-BFGS.
-
-        Args:
-            vectors: float ``(views, inputs)``.
-            targets: float ``(views, classes)``: 1 present, 0 absent, NaN unknown.
-            strength: weight of the L2 penalty.
-        """
-        self.get_buffer("mean").copy_(vectors.mean(dim=0))
-        self.get_buffer("deviation").copy_(vectors.std(dim=0, unbiased=False) + 1e-3)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        known = ~torch.isnan(targets)
-        wanted = torch.nan_to_num(targets)
-        # Classes are balanced: one seed with and nine without must not teach "without".
-        positive = (wanted * known).sum(dim=0).clamp(min=1)
-        negative = ((1 - wanted) * known).sum(dim=0).clamp(min=1)
-        weight = torch.where(wanted > 0.5, 0.5 / positive, 0.5 / negative) * known
-        optimizer = torch.optim.LBFGS(self.linear.parameters(), max_iter=60, line_search_fn="strong_wolfe")
-
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            losses = F.binary_cross_entropy_with_logits(self(vectors), wanted, reduction="none")
-            loss: torch.Tensor = (losses * weight).sum() + strength * self.linear.weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """``(n, inputs)`` to logits ``(n, classes)``."""
-        # Divided by the number of inputs' root, so that one penalty suits every encoder.
-        scaled = ((vectors - self.get_buffer("mean")) / self.get_buffer("deviation")) / self.linear.in_features**0.5
-        logits: torch.Tensor = self.linear(scaled)
-        return logits
+    Returns:
+        Float32 on the head's device, without the batch: logits ``(tracks + 1, height / stride, width / stride)`` and
+        sides ``(4, height / 4, width / 4)`` or None.
+    """
+    device = next(head.parameters()).device
+    inputs = [
+        torch.from_numpy(level)[None].to(device).float().contiguous(memory_format=torch.channels_last)
+        for level in features
+    ]
+    with bfloat16(device):
+        output = head(inputs)
+    return HeadOutput(output.logits[0].float(), None if output.sides is None else output.sides[0].float())

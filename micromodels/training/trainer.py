@@ -26,7 +26,7 @@ from micromodels.labels.targets import IGNORE
 from micromodels.runtime.parallel import prefetched
 from micromodels.runtime.run import Run, StopRequest, TrainingProgress
 from micromodels.training.checkpoints import Checkpoints
-from micromodels.training.head import DenseHead
+from micromodels.training.head import DenseHead, bfloat16
 
 __all__ = ["Clock", "HeadTrainer", "Sample", "SharedClock"]
 
@@ -341,7 +341,7 @@ class HeadTrainer:
         return sample, (top, left, rows, columns)
 
     def _loss(self, batch: _Batch) -> torch.Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with bfloat16(self._device):
             output = self.head(batch.features)
         loss = segmentation_loss(output.logits.float(), batch.labels, batch.known)
         if output.sides is not None:

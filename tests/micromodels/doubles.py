@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pytest
+import torch
 
+from micromodels.encoding import encoders
 from micromodels.encoding.encoded_video import EncodedVideo
-from micromodels.encoding.encoders import Features, Level
+from micromodels.encoding.encoders import Encoder, EncoderInfo, Features, Level, Part, Weights
 from micromodels.runtime.run import Event, Run, StopRequest
 from micromodels.types import Box, Label, Mask, Polygon, Shape, ShapeKind, State
 from micromodels.video import FrameTable
@@ -146,3 +150,29 @@ def drawn(box: Box, kind: ShapeKind) -> Shape:
 def seed(frame: int, kind: ShapeKind = ShapeKind.MASK, track: str = "1", box: Box | None = None) -> Label:
     """A human label of the red square, or of another box."""
     return Label(frame, track, "square", State.VISIBLE, drawn(box or square(frame), kind))
+
+
+class _Added:
+    """What a registry holds, as another package would add it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.info = EncoderInfo("color", "Colors, for tests", ("color",))
+        self._encoder = encoder
+
+    def load(self, part: Part, device: torch.device, tuned: Weights | None) -> Encoder:
+        assert tuned is None
+        return self._encoder
+
+
+@contextmanager
+def using_encoder(encoder: Encoder | None = None) -> Iterator[None]:
+    """Within, an encoder that costs nothing is the default, under the name ``color``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(encoders.ENCODERS._found(), "color", lambda: _Added(encoder or ColorEncoder()))
+        patch.setattr(encoders, "default_encoder_name", lambda: "color")
+        encoders._load_encoder.cache_clear()
+        try:
+            yield
+        finally:
+            encoders.ENCODERS._loaded.pop("color", None)
+            encoders._load_encoder.cache_clear()

@@ -28,7 +28,7 @@ from micromodels.propagation.mask_to_shape import clean_mask, resized_masks, to_
 from micromodels.recipes.manifest import Manifest
 from micromodels.recipes.yolo.dataset import MASK_STRIDE, Detection, Detector, class_names, yolo_size
 from micromodels.runtime.run import Run, Stage, StageFinished, StopRequest
-from micromodels.training.head import FrameClassifier, pooled
+from micromodels.training.frame_classifier import FrameClassifier, pooled
 from micromodels.types import (
     Box,
     FrameLabel,

@@ -103,12 +103,12 @@ def test_another_head_looks_around_the_objects_only(tmp_path: Path, monkeypatch:
         unlikely.coarse_logits.bias.copy_(torch.tensor([20.0, -20.0]))
     with EncodedVideo(MemoryVideo([image]), ColorEncoder(), Run(device="cpu")) as video:
         stored = StoredPredictions(video, tmp_path)
-        stored.use_head(unlikely, 1.0, Run(device="cpu"))
+        stored.use_head(unlikely, Run(device="cpu"))
         ((_, old),) = list(stored.stream(range(1)))
         box = np.array([40, 40, 60, 60], np.float32)
-        stored.use_head(head_of(1, boxes=True), 1.0, Run(device="cpu"), lambda frame: [box])
+        stored.use_head(head_of(1, boxes=True), Run(device="cpu"), lambda frame: [box])
         ((_, new),) = list(stored.stream_fresh(range(1)))
-        stored.use_head(head_of(1, boxes=True), 1.0, Run(device="cpu"))
+        stored.use_head(head_of(1, boxes=True), Run(device="cpu"))
         ((_, whole),) = list(stored.stream_fresh(range(1)))
     inside, outside = np.s_[:, 24:28, 24:28], np.s_[:, :, 4 * GRID_PX :]
     assert torch.equal(new.log_odds[outside], old.log_odds[outside])

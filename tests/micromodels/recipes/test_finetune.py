@@ -15,8 +15,8 @@ from micromodels.encoding.encoders import load_encoder
 from micromodels.errors import InvalidInput, ModelError
 from micromodels.labels.geometry import mask_iou, to_mask
 from micromodels.recipes.base import TrainSettings, load_model, train
-from micromodels.recipes.head import DenseModel
-from micromodels.types import Box, Label, Mask, ShapeKind
+from micromodels.recipes.head.model import DenseModel
+from micromodels.types import Box, FrameLabel, Label, Mask, ShapeKind
 from tests.micromodels.doubles import HEIGHT, WIDTH, MemoryVideo, Recorder, box_mask, scene, seed, square
 
 FRAMES = 12
@@ -117,15 +117,23 @@ def test_it_learns_from_corrections(model: DenseModel, tmp_path: Path) -> None:
         assert other.manifest.recipe == "finetune"
 
 
-@pytest.mark.parametrize(
-    ("settings", "field"),
-    [
-        (TrainSettings(recipe="finetune", experiments=2), "experiments"),
-        (TrainSettings(recipe="finetune", encoder="dinov2s"), "encoder"),
-    ],
-)
-def test_what_it_cannot_do(settings: TrainSettings, field: str) -> None:
-    """A seed that was learned cannot be left out, and there must be something to tune."""
-    with pytest.raises(InvalidInput) as caught:
-        train(video(), [seed(2)], settings, run=Recorder().run)
-    assert caught.value.field == field
+def test_there_must_be_something_to_tune() -> None:
+    """An encoder without Lite0 is refused before any work."""
+    clip = video()
+    with pytest.raises(InvalidInput, match="lite0") as caught:
+        train(clip, [seed(2)], TrainSettings(recipe="finetune", encoder="dinov2s"), run=Recorder().run)
+    assert caught.value.field == "encoder"
+    assert clip.given_out == 0
+
+
+def test_a_seed_that_was_learned_cannot_be_left_out() -> None:
+    """Several experiments cannot be compared: the settings say so when they are made."""
+    with pytest.raises(InvalidInput, match="1 with recipe finetune") as caught:
+        TrainSettings(recipe="finetune", experiments=2)
+    assert caught.value.field == "experiments"
+
+
+def test_frame_classes_alone_are_the_head_recipes() -> None:
+    """With nothing to tune the micro-model brings no encoder, and is one of the recipe head."""
+    said = [FrameLabel(2, "dark", False), FrameLabel(9, "dark", True)]
+    assert train(video(), said, SETTINGS, run=Recorder().run).manifest.recipe == "head"

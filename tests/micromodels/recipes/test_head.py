@@ -17,9 +17,9 @@ import torch
 
 from micromodels.errors import Cancelled, FailedPrecondition, InvalidInput, MicromodelsError, ModelError
 from micromodels.labels.geometry import iou, mask_iou
-from micromodels.recipes import head as head_recipe
 from micromodels.recipes.base import TrainSettings, label_video, load_model, train
-from micromodels.recipes.head import DenseModel
+from micromodels.recipes.head import training
+from micromodels.recipes.head.model import DenseModel
 from micromodels.recipes.manifest import MANIFEST_FILE
 from micromodels.runtime.run import (
     Event,
@@ -354,7 +354,7 @@ def test_the_worse_half_of_the_experiments_is_given_up(tiny: None, monkeypatch: 
 
 def test_experiments_run_at_once_and_report_in_one_thread(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores train two heads side by side; events come from the thread that called, and scores repeat."""
-    monkeypatch.setattr(head_recipe, "worker_count", lambda: 2)
+    monkeypatch.setattr(training, "worker_count", lambda: 2)
     both = threading.Barrier(2, timeout=60)
     advance = Trial.advance
 

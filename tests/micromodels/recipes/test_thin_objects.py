@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,17 +14,19 @@ from torch.nn import functional as F
 
 from micromodels.correction.rehearsal import grow_head
 from micromodels.encoding.encoded_video import EncodedVideo
-from micromodels.encoding.encoders import ComposedEncoder, PixelEncoder
+from micromodels.encoding.encoders import ComposedEncoder
+from micromodels.encoding.encoders.pixels import PixelEncoder
 from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import SeedFrame, SeedSet, has_thin_objects
 from micromodels.propagation.predictions import StoredPredictions, with_details
-from micromodels.recipes import head as head_recipe
 from micromodels.recipes.base import TrainSettings, load_model, train
+from micromodels.recipes.head.model import DenseModel
 from micromodels.runtime.run import Run
-from micromodels.training.head import DenseHead, HeadSettings, head_levels, pooled, pooled_size
+from micromodels.training.frame_classifier import pooled, pooled_size
+from micromodels.training.head import DenseHead, HeadSettings, head_levels
 from micromodels.training.trainer import Clock, HeadTrainer, Sample
 from micromodels.types import Label, Mask, ShapeKind, State
-from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, MemoryVideo, Recorder
+from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, MemoryVideo, Recorder, using_encoder
 
 Rgb = npt.NDArray[np.uint8]
 FINE = ComposedEncoder((PixelEncoder(), ColorEncoder()))
@@ -90,9 +93,9 @@ def test_pixels_say_nothing_of_frame_classes() -> None:
 
 
 @pytest.fixture
-def fine_encoder(own_size: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("micromodels.recipes.head", "micromodels.recipes.head_model"):
-        monkeypatch.setattr(f"{module}.load_encoder", lambda name, device, tuned=None: FINE)
+def fine_encoder(own_size: None) -> Iterator[None]:
+    with using_encoder(FINE):
+        yield
 
 
 def test_lines_come_out_of_the_whole_way(fine_encoder: None, tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ def test_lines_come_out_of_the_whole_way(fine_encoder: None, tmp_path: Path) -> 
     model = train(video, seeds, TrainSettings(effort=0.35), run=Recorder().run)
     model.save(tmp_path / "model")
     loaded = load_model(tmp_path / "model")
-    assert isinstance(loaded, head_recipe.DenseModel)
+    assert isinstance(loaded, DenseModel)
     assert loaded.head is not None
     assert loaded.head.settings.stride == 1
     for result in loaded.propagate(video, seeds, run=Run("cpu")):
@@ -118,7 +121,7 @@ def test_stored_predictions_keeps_the_details(own_size: None, tmp_path: Path) ->
     video = MemoryVideo([picture(0), picture(1)])
     with EncodedVideo(video, FINE, Run("cpu", cache_dir=tmp_path / "cache")) as encoded:
         stored = StoredPredictions(encoded, tmp_path / "predictions")
-        stored.use_head(head, 1.0, Run("cpu"))
+        stored.use_head(head, Run("cpu"))
         first = dict(stored.stream(range(2)))
         again = dict(stored.stream(range(2)))
         for frame in range(2):

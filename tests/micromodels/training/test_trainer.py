@@ -13,7 +13,8 @@ from micromodels.errors import Cancelled, Diverged
 from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import IGNORE
 from micromodels.runtime.run import Run, StopRequest, TrainingProgress
-from micromodels.training.head import DenseHead, FrameClassifier, HeadSettings, pooled
+from micromodels.training.frame_classifier import FrameClassifier, pooled
+from micromodels.training.head import DenseHead, HeadSettings
 from micromodels.training.trainer import Clock, HeadTrainer, Sample, box_loss, segmentation_loss
 from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, Recorder, box_mask, scene, square
 

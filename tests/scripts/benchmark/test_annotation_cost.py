@@ -10,14 +10,13 @@ import pytest
 from micromodels.correction.session import LabelSession
 from micromodels.encoding import encoded_video
 from micromodels.recipes import base
-from micromodels.recipes import head as head_recipe
 from micromodels.types import Label
 from micromodels.video import open_video
 from scripts.benchmark.annotation_cost import Strategy, run_annotation_cost
 from scripts.benchmark.baselines import BASELINES
 from scripts.benchmark.datasets import load_clips
 from scripts.benchmark.simulated_reviewers import FirstLabels, RetrainPolicy
-from tests.micromodels.doubles import ColorEncoder
+from tests.micromodels.doubles import using_encoder
 
 
 @pytest.mark.parametrize("strategy", [Strategy.SUGGESTED, Strategy.ORACLE])
@@ -26,8 +25,6 @@ def test_the_library_is_corrected_in_a_session(
 ) -> None:
     """What is drawn is what the session was corrected with; what was looked at and right is settled; times are told."""
     monkeypatch.setattr(encoded_video, "work_size", lambda height_px, width_px: (64, 64))
-    monkeypatch.setattr(head_recipe, "load_encoder", lambda name, device, tuned: ColorEncoder())
-    monkeypatch.setattr(head_recipe, "default_encoder_name", lambda: "color")
     monkeypatch.setattr(base, "TrainSettings", partial(base.TrainSettings, effort=0.02))
     corrected: list[int] = []
     settled: list[int] = []
@@ -44,7 +41,7 @@ def test_the_library_is_corrected_in_a_session(
     monkeypatch.setattr(LabelSession, "correct", watched_correct)
     monkeypatch.setattr(LabelSession, "settle", watched_settle)
     (clip,) = load_clips(small_data, ["davis2016"])
-    with open_video(clip.source) as video, FirstLabels() as first:
+    with using_encoder(), open_video(clip.source) as video, FirstLabels() as first:
         row = run_annotation_cost(clip, video, BASELINES["default"], strategy, first).row
     assert list(row.seed_frames) == [0, *corrected]
     assert not set(settled) & set(corrected)

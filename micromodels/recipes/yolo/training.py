@@ -1,26 +1,14 @@
-"""The recipe ``yolo``: a YOLO11n of ultralytics, trained from scratch on views of the seeds, and ByteTrack.
-
-A detection network where all seeds are boxes, a segmentation network where any is a mask or polygon. It starts from
-random weights, so that nothing is downloaded, and knows only what the seeds show: slower to train than ``head`` and
-worse wherever seeds are few. It is here to be compared with, and for those who need a YOLO.
-
-Frame classes do not use ultralytics' classification network: from scratch on a few seeds it learns the frames by heart.
-They use what ``head`` uses, logistic regression on a pretrained encoder (here EfficientNet-Lite0).
-
-ultralytics is AGPL-3.0, an optional dependency (``pip install micromodels[yolo]``), imported by ``network``
-and ``tracking`` beside this module when training, loading or labeling starts.
-"""
+"""How the recipe ``yolo`` trains and loads: views of the seeds, ultralytics' training loop, a classifier of frames."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +18,10 @@ import torch
 
 from micromodels.encoding.encoded_video import FrameSource, to_work_image
 from micromodels.encoding.encoders import load_encoder, select_device, weights_digest, work_size
-from micromodels.errors import Cancelled, ModelError, OutOfMemory
+from micromodels.errors import Cancelled, ModelError
 from micromodels.labels.geometry import box_iou
-from micromodels.labels.targets import (
-    SeedFrame,
-    SeedSet,
-)
+from micromodels.labels.targets import SeedSet, typical_areas
+from micromodels.recipes.base import TrainInputs
 from micromodels.recipes.manifest import Manifest, seeds_digest
 from micromodels.recipes.yolo.dataset import Detector, ViewDataset, class_names, uses_masks, yolo_size
 from micromodels.recipes.yolo.network import export, fit, threads_kept
@@ -52,18 +38,11 @@ from micromodels.training.augmentation import (
     View,
     ViewMaker,
 )
-from micromodels.training.head import FrameClassifier, pooled_size
+from micromodels.training.frame_classifier import FrameClassifier, fit_frame_classifier, pooled_size
 from micromodels.training.trainer import Clock
-from micromodels.types import AnyLabel, FrameResult, Ontology
-
-if TYPE_CHECKING:
-    from micromodels.recipes.base import TrainSettings
+from micromodels.types import AnyLabel, FrameResult
 
 __all__ = ["YoloModel", "YoloSettings", "load", "train"]
-
-for _package in ("ultralytics", "lap"):
-    if importlib.util.find_spec(_package) is None:
-        raise ImportError(f"the package {_package} is not installed; pip install 'micromodels[yolo]' brings it")
 
 WEIGHTS_FILE, GRAPH_FILE = "yolo.safetensors", "yolo.onnx"
 MAX_WEIGHTS_BYTES = 256 << 20
@@ -207,34 +186,21 @@ def _new_classifier(classes: int) -> FrameClassifier:
     return FrameClassifier(pooled_size(encoder.levels), classes).eval()
 
 
-def train(
-    video: FrameSource, seeds: Sequence[AnyLabel], settings: TrainSettings, ontology: Ontology | None, run: Run
-) -> YoloModel:
-    """Train this recipe; see ``micromodels.recipes.base.train``."""
-    table = video.table
-    seed_set = SeedSet(seeds, table.frame_count, table.height_px, table.width_px, ontology)
-    seed_set.require_trainable()
-    device = select_device(run.device)
-    try:
-        with threads_kept():
-            return _Training(video, seed_set, settings, device, run).finish()
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"out of memory on {device}: {error}") from error
+def train(inputs: TrainInputs) -> YoloModel:
+    """See ``micromodels.recipes.base.Recipe.train``."""
+    with threads_kept():
+        return _Training(inputs).finish()
 
 
 class _Training:
     """One run of ``train``: views, experiments, classifier."""
 
-    def __init__(
-        self, video: FrameSource, seeds: SeedSet, settings: TrainSettings, device: torch.device, run: Run
-    ) -> None:
-        self._video, self._seeds, self._settings, self._device, self._run = video, seeds, settings, device, run
-        self._tracks = seeds.tracks
-        self._base = YoloSettings().scaled(settings.effort)
-        self._images = {frame: self._image(frame) for frame in self._frames()}
-
-    def _frames(self) -> list[int]:
-        return sorted(set(self._seeds.frames) | {label.frame for label in self._seeds.frame_labels})
+    def __init__(self, inputs: TrainInputs) -> None:
+        self._video, self._seeds, self._settings = inputs.video, inputs.seeds, inputs.settings
+        self._device, self._run = inputs.device, inputs.run
+        self._tracks = self._seeds.tracks
+        self._base = YoloSettings().scaled(self._settings.effort)
+        self._images = {frame: self._image(frame) for frame in self._seeds.all_frames}
 
     def _image(self, frame: int) -> npt.NDArray[np.uint8]:
         started = time.perf_counter()
@@ -343,19 +309,13 @@ class _Training:
 
     def _fit_classifier(self) -> FrameClassifier:
         names = self._seeds.frame_classes
-        said: dict[int, npt.NDArray[np.float32]] = {}
-        for label in self._seeds.frame_labels:
-            row = said.setdefault(label.frame, np.full(len(names), np.nan, np.float32))
-            row[names.index(label.frame_class)] = float(label.present)
         size = work_size(self._seeds.height_px, self._seeds.width_px)
-        vectors, targets = [], []
-        for frame, row in said.items():
-            for view in self._views(frame, size, CLASSIFIER_VIEWS, 0):
-                vectors.append(pooled_frame(view.image))
-                targets.append(row)
-        classifier = _new_classifier(len(names))
-        classifier.fit(torch.from_numpy(np.stack(vectors)), torch.from_numpy(np.stack(targets)))
-        return classifier.eval()
+        views = (
+            (frame, pooled_frame(view.image))
+            for frame in dict.fromkeys(label.frame for label in self._seeds.frame_labels)
+            for view in self._views(frame, size, CLASSIFIER_VIEWS, 0)
+        )
+        return fit_frame_classifier(names, self._seeds.frame_labels, views)
 
     def _manifest(
         self,
@@ -366,11 +326,7 @@ class _Training:
     ) -> Manifest:
         start_score = self._start_score(state, chosen) if self._tracks else MAX_START_SCORE
         size = self._size(chosen)
-        targets: list[SeedFrame] = [self._seeds.seed_frame(frame, size) for frame in self._seeds.frames]
-        areas = []
-        for index in range(len(self._tracks)):
-            shares = [float((target.label_map == index + 1).mean()) for target in targets]
-            areas.append(float(np.median([share for share in shares if share > 0] or [0.01])))
+        targets = [self._seeds.seed_frame(frame, size) for frame in self._seeds.frames]
         packages = ("ultralytics", "torch", "onnxruntime-gpu", "opencv-python", "numpy")
         return Manifest(
             version=weights_digest(_tensors(state, classifier))[:12],
@@ -379,7 +335,7 @@ class _Training:
             encoder_weights=_encoder_weights() if classifier is not None else "",
             tracks=self._tracks,
             frame_classes=self._seeds.frame_classes,
-            typical_areas=tuple(areas),
+            typical_areas=typical_areas(targets, len(self._tracks)),
             settings={**asdict(chosen), "start_score": start_score},
             seeds_digest=seeds_digest(self._seeds),
             seed_frames=tuple(self._images),
