@@ -14,7 +14,7 @@ from typing import Any
 
 from service.domain.access import LOCAL_OWNER, Caller
 
-__all__ = ["Call", "calling", "context_of", "current_call", "current_caller", "forget_notes", "note"]
+__all__ = ["Call", "audit_detail", "calling", "context_of", "current_call", "current_caller", "discard_audit_detail"]
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Call:
     """What it is about, built from ids only: never anything that a person has typed."""
     is_audited: bool = True
     """Whether its writes get audit rows."""
-    only_noted: bool = False
+    audited_if_detail: bool = False
     """Whether only those writes do for which something was noted: a job's signs of life are not worth a row."""
     rows: int = 0
     """How many audit rows it has."""
@@ -54,7 +54,7 @@ def current_caller() -> Caller:
     return LOCAL_OWNER if call is None else call.caller
 
 
-def note(*, revision: int = 0, **detail: Any) -> None:
+def audit_detail(*, revision: int = 0, **detail: Any) -> None:
     """Add to the audit row of the transaction that is being made: counts, ids and checksums, no patient data."""
     call = _CALL.get()
     if call is not None:
@@ -69,7 +69,7 @@ def context_of(call: Call) -> Context:
     return context
 
 
-def forget_notes() -> None:
+def discard_audit_detail() -> None:
     """Take back what was noted for a transaction that did not come about."""
     call = _CALL.get()
     if call is not None:

@@ -32,7 +32,7 @@ from service.access.transport import PLAIN, Transport
 from service.api.access import AccessServicer
 from service.api.assignments import AssignmentServicer
 from service.api.audit import AuditServicer
-from service.api.authorization import Guard
+from service.api.authorization import Authorizer
 from service.api.backend import Backend
 from service.api.corrections import CorrectionServicer
 from service.api.diagnostics import DiagnosticsServicer
@@ -115,10 +115,12 @@ class ApiServer:
     ) -> None:
         self._backend = Backend(store)
         self._sessions = Sessions(store, store.settings, preload=preload)
-        self._telling: asyncio.Future[None] | None = None
+        self._health_update: asyncio.Future[None] | None = None
         self._health = health.aio.HealthServicer()
-        guard = Guard(self._backend, transport.tokens_required)
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(guard, on_failure=self._broken)], options=_OPTIONS)
+        authorizer = Authorizer(self._backend, transport.tokens_required)
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor(authorizer, on_failure=self._storage_failed)], options=_OPTIONS
+        )
         self._add_services()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -156,14 +158,14 @@ class ApiServer:
     async def start(self) -> None:
         """Begin to answer."""
         await self._server.start()
-        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
-    def _broken(self) -> None:
+    def _storage_failed(self) -> None:
         """Disk or database has failed: have traffic sent elsewhere, and somebody look."""
         _LOG.critical("the storage has failed: this server is NOT_SERVING until it is started again")
-        self._telling = asyncio.ensure_future(self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING))
+        self._health_update = asyncio.ensure_future(self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING))
 
-    async def _tell_health(self, status: int) -> None:
+    async def _set_health(self, status: int) -> None:
         for name in ("", *SERVICES):
             await self._health.set(name, status)
 

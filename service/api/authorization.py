@@ -15,17 +15,17 @@ from service.api.errors import MalformedMessage
 from service.domain.access import LOCAL_OWNER, Caller, Permission
 from service.domain.errors import NotFound, PermissionDenied, Unauthenticated
 
-__all__ = ["RECHECK_SECONDS", "Guard"]
+__all__ = ["RECHECK_SECONDS", "Authorizer"]
 
 RECHECK_SECONDS = 1.0
 """How long a look-up of a token and its roles is believed; so soon a change takes hold, in open streams too."""
 
 _REMEMBERED = 4096
-_STRANGERS_A_MINUTE = 60
+_UNAUTHENTICATED_A_MINUTE = 60
 """How many calls without a valid token get an audit row of their own; the next row counts the others."""
 
 
-class Guard:
+class Authorizer:
     """Recognizes callers and judges by the table of rules.
 
     Args:
@@ -38,7 +38,7 @@ class Guard:
         self._store = backend.store
         self._required = tokens_required
         self._known: OrderedDict[str, tuple[float, Caller | Unauthenticated]] = OrderedDict()
-        self._strangers: list[float] = []
+        self._unauthenticated: list[float] = []
         self._uncounted = 0
 
     async def admit(self, method: str, request: Any, header: str) -> Call:
@@ -61,7 +61,7 @@ class Guard:
         try:
             call.caller = await self._caller(header)
         except Unauthenticated:
-            self._note_stranger(call)
+            self._record_unauthenticated(call)
             raise
         if request is None:
             raise MalformedMessage
@@ -71,13 +71,13 @@ class Guard:
             call.is_audited = rule.is_audited
             _judge(call, rule)
         except (NotFound, PermissionDenied) as error:
-            self._store.audit.note(call, "NOT_FOUND" if isinstance(error, NotFound) else "PERMISSION_DENIED")
+            self._store.audit.enqueue(call, "NOT_FOUND" if isinstance(error, NotFound) else "PERMISSION_DENIED")
             raise
         return call
 
     def opened(self, call: Call) -> None:
         """See to the audit row of a stream, which may last for long: it gets one when it begins."""
-        self._store.audit.note(call, "OK")
+        self._store.audit.enqueue(call, "OK")
         call.rows += 1
 
     def ended(self, call: Call, outcome: str) -> None:
@@ -88,7 +88,7 @@ class Guard:
             outcome: name of its status.
         """
         if call.is_audited and not (call.rows and outcome == "OK"):
-            self._store.audit.note(call, outcome)
+            self._store.audit.enqueue(call, outcome)
 
     async def recheck(self, call: Call, header: str) -> None:
         """Judge a call again that goes on for long.
@@ -140,19 +140,19 @@ class Guard:
             self._known.popitem(last=False)
         return begun, found
 
-    def _note_stranger(self, call: Call) -> None:
+    def _record_unauthenticated(self, call: Call) -> None:
         """An audit row for a call of nobody's, but not so many that strangers fill the disk."""
         call.caller = Caller("")
         moment = time.monotonic()
-        self._strangers = [at for at in self._strangers if moment - at < 60.0]
-        if len(self._strangers) >= _STRANGERS_A_MINUTE:
+        self._unauthenticated = [at for at in self._unauthenticated if moment - at < 60.0]
+        if len(self._unauthenticated) >= _UNAUTHENTICATED_A_MINUTE:
             self._uncounted += 1
             return
-        self._strangers.append(moment)
+        self._unauthenticated.append(moment)
         if self._uncounted:
             call.detail["refused_before_without_row"] = self._uncounted
             self._uncounted = 0
-        self._store.audit.note(call, "UNAUTHENTICATED")
+        self._store.audit.enqueue(call, "UNAUTHENTICATED")
 
 
 def _judge(call: Call, rule: Rule) -> None:

@@ -51,9 +51,9 @@ class Backend:
         self._loop = asyncio.get_running_loop()
         self._busy = asyncio.Semaphore(_BUSY)
         sys.setswitchinterval(_TURN_SECONDS)
-        self._bells: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._draining = False
-        self._stop_listening = store.jobs.listen(self._heard)
+        self._stop_listening = store.jobs.listen(self._on_commit)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that blocks in a thread, which knows the call that it works for."""
@@ -79,9 +79,9 @@ class Backend:
             Unavailable: the server is stopping.
         """
         jobs = self.store.jobs
-        with self._bell(job_id) as bell:
+        with self._waiter(job_id) as waiter:
             while True:
-                bell.clear()
+                waiter.clear()
                 job = await self.run(jobs.get, project_id, job_id)
                 events = await self.run(jobs.events, project_id, job_id, after=after, limit=_EVENTS_AT_ONCE)
                 for event in events:
@@ -90,7 +90,7 @@ class Backend:
                 if not events:
                     if job.state.is_final:
                         return
-                    await self._news(bell, _LOOK_AGAIN_SECONDS)
+                    await self._wait_for_commit(waiter, _LOOK_AGAIN_SECONDS)
 
     async def wait(self, project_id: str, job_id: str, timeout_seconds: float) -> Job:
         """The job when it has ended, or as it is after some time.
@@ -100,30 +100,30 @@ class Backend:
             Unavailable: the server is stopping.
         """
         deadline = self._loop.time() + timeout_seconds
-        with self._bell(job_id) as bell:
+        with self._waiter(job_id) as waiter:
             while True:
-                bell.clear()
+                waiter.clear()
                 job = await self.run(self.store.jobs.get, project_id, job_id)
                 left = deadline - self._loop.time()
                 if job.state.is_final or left <= 0:
                     return job
-                await self._news(bell, min(left, _LOOK_AGAIN_SECONDS))
+                await self._wait_for_commit(waiter, min(left, _LOOK_AGAIN_SECONDS))
 
     def drain(self) -> None:
         """End everything that waits for news: the server is stopping."""
         self._draining = True
-        for bells in self._bells.values():
-            for bell in bells:
-                bell.set()
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.set()
 
     def close(self) -> None:
         """Let the threads end."""
         self._stop_listening()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def _news(self, bell: asyncio.Event, timeout_seconds: float) -> None:
+    async def _wait_for_commit(self, waiter: asyncio.Event, timeout_seconds: float) -> None:
         try:
-            await asyncio.wait_for(bell.wait(), timeout_seconds)
+            await asyncio.wait_for(waiter.wait(), timeout_seconds)
         except TimeoutError:
             return
         finally:
@@ -131,22 +131,22 @@ class Backend:
                 raise Unavailable("the server is stopping; go on with the resume token when it is back")
 
     @contextmanager
-    def _bell(self, job_id: str) -> Iterator[asyncio.Event]:
-        bell = asyncio.Event()
-        self._bells[job_id].add(bell)
+    def _waiter(self, job_id: str) -> Iterator[asyncio.Event]:
+        waiter = asyncio.Event()
+        self._waiters[job_id].add(waiter)
         try:
-            yield bell
+            yield waiter
         finally:
-            self._bells[job_id].discard(bell)
-            if not self._bells[job_id]:
-                del self._bells[job_id]
+            self._waiters[job_id].discard(waiter)
+            if not self._waiters[job_id]:
+                del self._waiters[job_id]
 
-    def _heard(self, job_id: str) -> None:
+    def _on_commit(self, job_id: str) -> None:
         try:  # in the thread that committed
-            self._loop.call_soon_threadsafe(self._ring, job_id)
+            self._loop.call_soon_threadsafe(self._wake, job_id)
         except RuntimeError:  # the loop has ended
             return
 
-    def _ring(self, job_id: str) -> None:
-        for bell in self._bells.get(job_id, ()):
-            bell.set()
+    def _wake(self, job_id: str) -> None:
+        for waiter in self._waiters.get(job_id, ()):
+            waiter.set()

@@ -74,9 +74,9 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         )
         computed = bool(written.written or written.deleted)
         if computed:
-            bell = _Bell()
-            answer = await self._run(self._begin, ids, request.micro_model_version, revision, bell.ring)
-            async for differences in self._differences(ids, revision, after, answer, bell):
+            signal = _Signal()
+            answer = await self._run(self._begin, ids, request.micro_model_version, revision, signal.set)
+            async for differences in self._differences(ids, revision, after, answer, signal):
                 for part in _batches(ids[0], differences):
                     yield pb.CorrectLabelsResponse(differences=part, resume_token=token)
                 token = encode_token(binding, differences[-1].revision)
@@ -131,11 +131,11 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         return self._sessions.ask(*ids, question)
 
     async def _differences(
-        self, ids: tuple[str, str], revision: int, after: int, answer: Future[Any] | None, bell: _Bell
+        self, ids: tuple[str, str], revision: int, after: int, answer: Future[Any] | None, signal: _Signal
     ) -> AsyncIterator[list[LabelDifference]]:
         """What follows from a correction, revision by revision, until all of it is stored."""
         while True:
-            bell.clear()
+            signal.clear()
             is_done = answer is None or answer.done()
             found = await self._run(self._store.history.recomputed, *ids, revision, after=after)
             for _, group in groupby(found, key=lambda item: item.revision):
@@ -146,7 +146,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
                     answer.result()
                 return
             if not found:
-                await bell.wait()
+                await signal.wait()
 
     def _summary(self, ids: tuple[str, str], revision: int, computed: bool) -> pb.CorrectionSummary:
         labels, frames = self._store.history.recomputed_counts(*ids, revision)
@@ -211,14 +211,14 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         return found
 
 
-class _Bell:
+class _Signal:
     """An event that another thread rings. Make it in the event loop's thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def set(self) -> None:
         """Wake who waits; from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._event.set)

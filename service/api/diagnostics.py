@@ -15,7 +15,7 @@ from service.domain.errors import NotFound
 from service.domain.history import ChangeKind
 from service.domain.models import ModelVersion
 from service.domain.videos import VideoState
-from service.reports.quality import Acts, Group, VideoDiagnostics, diagnose, draw
+from service.reports.quality import ChangeIndex, Group, VideoDiagnostics, diagnose, draw
 from service.sessions.pool import Sessions
 from service.sessions.process import Question
 
@@ -165,12 +165,12 @@ def _add_effects(message: pb.Diagnostics, project_id: str, found: VideoDiagnosti
     message.correction_count = len(standing)
 
 
-def _points(project_id: str, group: Group, acts: Acts) -> list[pb.VerdictPoint]:
+def _points(project_id: str, group: Group, acts: ChangeIndex) -> list[pb.VerdictPoint]:
     """Verdicts in order of the acts."""
     points = []
-    for (revision, model_version), said in sorted(group.said.items())[-_NEWEST_POINTS:]:
+    for (revision, model_version), tally in sorted(group.by_act.items())[-_NEWEST_POINTS:]:
         act = acts.of(revision)
-        count = said.accepted + len(said.overlaps)
+        count = tally.accepted + len(tally.overlaps)
         points.append(
             pb.VerdictPoint(
                 revision=revision,
@@ -178,15 +178,15 @@ def _points(project_id: str, group: Group, acts: Acts) -> list[pb.VerdictPoint]:
                 judge_time=timestamp(act.written_at) if act else None,
                 micro_model_version=names.provenance_to_wire(project_id, model_version),
                 learned_count=acts.learned_before(model_version, revision),
-                accepted_count=said.accepted,
-                corrected_count=len(said.overlaps),
-                mean_overlap=(sum(said.overlaps) + said.accepted) / count,
+                accepted_count=tally.accepted,
+                corrected_count=len(tally.overlaps),
+                mean_overlap=(sum(tally.overlaps) + tally.accepted) / count,
             )
         )
     return points
 
 
-def _group(project_id: str, name: str, group: Group, acts: Acts) -> pb.GroupDiagnostics:
+def _group(project_id: str, name: str, group: Group, acts: ChangeIndex) -> pb.GroupDiagnostics:
     verdicts = len(group.overlaps) + group.accepted
     return pb.GroupDiagnostics(
         name=name,

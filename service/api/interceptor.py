@@ -16,7 +16,7 @@ from google.rpc import code_pb2, status_pb2
 
 from micromodels.errors import InvalidInput, MicromodelsError
 from service.access.calls import Call, calling, context_of
-from service.api.authorization import RECHECK_SECONDS, Guard
+from service.api.authorization import RECHECK_SECONDS, Authorizer
 from service.api.errors import Overloaded, error_status, make_status
 from service.domain.errors import StorageFailure
 from service.telemetry.calls import call_ended
@@ -70,8 +70,8 @@ class _From:
 class _Answer:
     """One call from its beginning to its end, which is told once: to the audit, the log and the metrics."""
 
-    def __init__(self, guard: Guard, method: str) -> None:
-        self._guard = guard
+    def __init__(self, authorizer: Authorizer, method: str) -> None:
+        self._authorizer = authorizer
         self._method = method
         self._begun = time.monotonic()
         self._call: Call | None = None
@@ -82,8 +82,8 @@ class _Answer:
         return time.monotonic() - self._begun
 
     async def admit(self, request: Any, header: str) -> Call:
-        """The call, if it may be answered; see ``Guard.admit``."""
-        self._call = await self._guard.admit(self._method, None if request is _MALFORMED else request, header)
+        """The call, if it may be answered; see ``Authorizer.admit``."""
+        self._call = await self._authorizer.admit(self._method, None if request is _MALFORMED else request, header)
         return self._call
 
     def fail(self, error: Exception) -> status_pb2.Status:
@@ -98,7 +98,7 @@ class _Answer:
             return
         self._ended = True
         if self._call is not None:
-            self._guard.ended(self._call, outcome)
+            self._authorizer.ended(self._call, outcome)
         call_ended(self._method, outcome, self.seconds(), self._call)
 
 
@@ -109,7 +109,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ``google.rpc.Status``. Anything else that they raise is a mistake: it is logged under a number that the caller gets.
 
     Args:
-        guard: says who calls and whether they may, and sees to the audit.
+        authorizer: says who calls and whether they may, and sees to the audit.
         unary_limit: how many unary calls may run at once.
         stream_limit: how many streams may be open at once.
         on_failure: called in the event loop when a call has found disk or database broken.
@@ -117,12 +117,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        guard: Guard,
+        authorizer: Authorizer,
         unary_limit: int = 256,
         stream_limit: int = 512,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        self._guard = guard
+        self._authorizer = authorizer
         self._on_failure = on_failure
         self._unary = _Slots(unary_limit, "calls")
         self._streams = _Slots(stream_limit, "streams")
@@ -149,14 +149,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _call(self, caller: _From, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def wrapped(request: Any, context: Any) -> Any:
-            answer = _Answer(self._guard, caller.method)
+            answer = _Answer(self._authorizer, caller.method)
             try:
                 with self._unary.taken(), span(caller.method, caller.traceparent):
                     call = await answer.admit(request, caller.header)
                     with calling(call):
                         response = await behavior(_checked(request), context)
                     if answer.seconds() > RECHECK_SECONDS:  # it waited for news
-                        await self._guard.recheck_reading(call, caller.header)
+                        await self._authorizer.recheck_reading(call, caller.header)
                 answer.end("OK")
                 return response
             except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -172,11 +172,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self, caller: _From, behavior: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
-            answer = _Answer(self._guard, caller.method)
+            answer = _Answer(self._authorizer, caller.method)
             try:
                 with self._streams.taken(), OPEN_STREAMS.track_inprogress(), span(caller.method, caller.traceparent):
                     call = await answer.admit(request, caller.header)
-                    self._guard.opened(call)
+                    self._authorizer.opened(call)
                     given = behavior(_checked(request), context)
                     async with aclosing(self._watched(call, caller.header, given)) as responses:
                         async for response in responses:
@@ -209,7 +209,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     left = judged + RECHECK_SECONDS - time.monotonic()
                     done, _ = await asyncio.wait({following}, timeout=max(left, 0.0))
                     if time.monotonic() - judged >= RECHECK_SECONDS:
-                        await self._guard.recheck(call, header)
+                        await self._authorizer.recheck(call, header)
                         judged = time.monotonic()
                     if done:
                         break

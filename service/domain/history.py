@@ -154,7 +154,7 @@ class LabelVersion:
     origin: tuple[LabelKey, int] | None = None
     """Key and revision of the version that this one repeats, moved to another track or brought back."""
     reviews: tuple[ReviewEvent, ...] = ()
-    """Acts of review on this version, oldest first."""
+    """ChangeIndex of review on this version, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)

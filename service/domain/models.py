@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-__all__ = ["BlobFile", "LearnedState", "ModelVersion", "NewModel", "provenance_version"]
+__all__ = ["AdaptedModel", "BlobFile", "ModelVersion", "NewModel", "provenance_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedState:
+class AdaptedModel:
     """What a micro-model version has become on a video by learning from corrections."""
 
     model_version: str
@@ -60,7 +60,7 @@ class LearnedState:
     revision: int
     """Revision of the newest of them."""
     files: tuple[BlobFile, ...]
-    """The saved folder; ``store.learned.materialize`` writes it out."""
+    """The saved folder; ``store.adapted_models.materialize`` writes it out."""
 
 
 @dataclass(frozen=True, slots=True)

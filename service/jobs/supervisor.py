@@ -451,8 +451,10 @@ class Supervisor:
         if not self._frames:
             return
         self._commit()
-        crowded = self._patiently(lambda: self._store.labels.crowded(self._job.project_id, self._job.video_id))
-        for name, count in crowded.items():
+        over_limit = self._patiently(
+            lambda: self._store.labels.frames_over_limit(self._job.project_id, self._job.video_id)
+        )
+        for name, count in over_limit.items():
             message = f"{count} frames have more of {name!r} than max_instances allows; GetDiagnostics shows where"
             self._progress_log.take("warned", {"message": message})
 

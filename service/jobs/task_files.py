@@ -32,10 +32,10 @@ def lay_out_learned(
         newest: how many states at most; 0 for all.
     """
     folders = []
-    for state in store.learned.of(*ids, model_version)[-newest:]:
+    for state in store.adapted_models.of(*ids, model_version)[-newest:]:
         folder = scratch / f"learned-{state.number}"
         try:
-            store.learned.materialize(state, folder)
+            store.adapted_models.materialize(state, folder)
         except NotFound:  # its files are lost: what was before it is used
             _LOG.warning("state %d of %s has no files", state.number, model_version)
         else:
@@ -53,7 +53,7 @@ def learned_before(store: Store, job: Job, scratch: Path) -> list[str]:
 
 def lay_out_labels(store: Store, ids: tuple[str, str], labels: Path, settled: Path) -> int:
     """Write out all labels of a video, and which of them people have settled; returns their revision."""
-    records, revision = store.history.news(*ids, 0)
+    records, revision = store.history.labels_since(*ids, 0)
     write_labels(labels, (record.label for record in records if record.label is not None))
     write_settled(settled, (record.key for record in records if record.is_settled))
     return revision

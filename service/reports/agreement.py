@@ -141,9 +141,9 @@ def _matches(
 
 
 def _frame_classes(one: Sequence[AnyLabel], other: Sequence[AnyLabel]) -> list[Pair]:
-    def said(labels: Sequence[AnyLabel]) -> dict[tuple[int, str], str]:
+    def values(labels: Sequence[AnyLabel]) -> dict[tuple[int, str], str]:
         words = {True: "present", False: "absent"}
         return {(x.frame, x.frame_class): words[x.present] for x in labels if isinstance(x, FrameLabel)}
 
-    first, second = said(one), said(other)
+    first, second = values(one), values(other)
     return [(first.get(key, MISSING), second.get(key, MISSING)) for key in sorted({*first, *second})]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from micromodels.labels.files import label_to_dict
 from service.domain.errors import NotFound
 from service.domain.history import Change, LabelVersion
-from service.reports.quality import Acts, all_changes, verdicts_on
+from service.reports.quality import ChangeIndex, all_changes, verdicts_on
 
 if TYPE_CHECKING:
     from service.store import Store
@@ -64,7 +64,7 @@ def _entries(
             "label_revision": video.label_revision,
         },
     )
-    acts = Acts(all_changes(store, project_id, video_id))
+    acts = ChangeIndex(all_changes(store, project_id, video_id))
     size = (video.height_px, video.width_px)
     for change in acts.all:
         yield "change", _change(change)
@@ -83,9 +83,12 @@ def _entries(
     after = ""
     while True:
         page = store.reviews.comments(project_id, video_id, after=after)
-        for said in page.items:
-            about = {"start_frame": said.start_frame, "stop_frame": said.stop_frame, "track": said.name}
-            yield "comment", {**about, "text": said.text, "author": said.author, "time": _time(said.created_at)}
+        for comment in page.items:
+            about = {"start_frame": comment.start_frame, "stop_frame": comment.stop_frame, "track": comment.name}
+            yield (
+                "comment",
+                {**about, "text": comment.text, "author": comment.author, "time": _time(comment.created_at)},
+            )
         after = page.next_after
         if not after:
             break
@@ -108,7 +111,7 @@ def _change(change: Change) -> dict[str, Any]:
     return entry | {name: value for name, value in rest.items() if value}
 
 
-def _replaced(versions: list[LabelVersion], acts: Acts, size: tuple[int, int]) -> dict[int, dict[str, Any]]:
+def _replaced(versions: list[LabelVersion], acts: ChangeIndex, size: tuple[int, int]) -> dict[int, dict[str, Any]]:
     """By revision of a hand label which micro-model version it replaced, and the overlap with what that predicted."""
     return {
         verdict.revision: {

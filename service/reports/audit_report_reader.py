@@ -96,12 +96,12 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                said = json.loads(line)
+                entry = json.loads(line)
             except ValueError as error:
                 raise InvalidInput(f"line {number}", line[:40], f"JSON: {error}") from None
-            if not isinstance(said, dict) or len(said) != 1 or next(iter(said)) not in _KINDS:
+            if not isinstance(entry, dict) or len(entry) != 1 or next(iter(entry)) not in _KINDS:
                 raise InvalidInput(f"line {number}", line[:40], f"an object with one key of {', '.join(_KINDS)}")
-            yield next(iter(said.items()))
+            yield next(iter(entry.items()))
 
 
 class _Reader:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from service.store import Store
 
 __all__ = [
-    "Acts",
+    "ChangeIndex",
     "Effect",
     "Group",
-    "Said",
     "Verdict",
+    "VerdictTally",
     "VideoDiagnostics",
     "all_changes",
     "diagnose",
@@ -39,7 +39,7 @@ _PAUSE_SECONDS = 120.0
 _ROW_PX, _LEFT_PX, _WIDTH_PX = 18, 120, 1000
 
 
-class Acts:
+class ChangeIndex:
     """The changes of a video, to be found by the revisions that they made.
 
     Args:
@@ -89,7 +89,7 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Said:
+class VerdictTally:
     """Verdicts of one act on predictions of one micro-model version."""
 
     accepted: int = 0
@@ -119,7 +119,7 @@ class Group:
     """Of the predictions that people replaced, with what they drew."""
     confidences: list[float] = field(default_factory=list)
     """Of the predictions that stand."""
-    said: defaultdict[tuple[int, str], Said] = field(default_factory=lambda: defaultdict(Said))
+    by_act: defaultdict[tuple[int, str], VerdictTally] = field(default_factory=lambda: defaultdict(VerdictTally))
     """Verdicts by revision of the act and micro-model version."""
 
     @property
@@ -130,13 +130,13 @@ class Group:
 
     def take(self, verdict: Verdict) -> None:
         """Count a verdict."""
-        said = self.said[verdict.revision, verdict.predicted.provenance.version]
+        tally = self.by_act[verdict.revision, verdict.predicted.provenance.version]
         if verdict.drawn is None:
             self.accepted += 1
-            said.accepted += 1
+            tally.accepted += 1
         else:
             self.overlaps.append(verdict.overlap)
-            said.overlaps.append(verdict.overlap)
+            tally.overlaps.append(verdict.overlap)
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class VideoDiagnostics:
     """The figures of a video."""
 
     frame_count: int
-    acts: Acts
+    acts: ChangeIndex
     manual_frames: set[int] = field(default_factory=set)
     total: Group = field(default_factory=Group)
     classes: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
@@ -173,7 +173,7 @@ def diagnose(store: Store, project_id: str, video_id: str) -> VideoDiagnostics:
         NotFound: there is no such video.
     """
     video = store.videos.get(project_id, video_id)
-    found = VideoDiagnostics(video.frame_count, Acts(all_changes(store, project_id, video_id)))
+    found = VideoDiagnostics(video.frame_count, ChangeIndex(all_changes(store, project_id, video_id)))
     corrections = [change for change in found.acts.all if change.kind is ChangeKind.CORRECT]
     found.effects = {change.revision: Effect(change) for change in corrections[-_NEWEST_CORRECTIONS:]}
     size = (video.height_px, video.width_px)
@@ -235,7 +235,7 @@ def _count(found: VideoDiagnostics, versions: list[LabelVersion], size: tuple[in
             group.confidences.append(newest.label.confidence)
 
 
-def verdicts_on(versions: Sequence[LabelVersion], acts: Acts, size: tuple[int, int]) -> Iterator[Verdict]:
+def verdicts_on(versions: Sequence[LabelVersion], acts: ChangeIndex, size: tuple[int, int]) -> Iterator[Verdict]:
     """What people said of the predictions of one key, oldest first, but for what they took back.
 
     Args:

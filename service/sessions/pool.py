@@ -205,7 +205,7 @@ class _Session:
         project_id, video_id = self.ids
         resource = f"projects/{project_id}/videos/{video_id}"
         try:
-            with calling(Call(Caller(author), "session/retrain", project_id, resource, only_noted=True)):
+            with calling(Call(Caller(author), "session/retrain", project_id, resource, audited_if_detail=True)):
                 retrain_if_due(self._store, project_id, video_id, wanted, author=author)
         except MicromodelsError as error:  # the next correction is followed by another try
             _LOG.warning("no retraining of video %s was begun: %s", video_id, error)
@@ -236,7 +236,7 @@ class _Session:
             return
         project_id, video_id = self.ids
         resource = f"projects/{project_id}/videos/{video_id}"
-        call = Call(Caller(question.author), f"session/{question.ask}", project_id, resource, only_noted=True)
+        call = Call(Caller(question.author), f"session/{question.ask}", project_id, resource, audited_if_detail=True)
         try:
             with calling(call):  # what it stores is audited as the asker's
                 value = self._ask(question, asked)

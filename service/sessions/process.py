@@ -185,7 +185,7 @@ class SessionProcess:
 
     def _news(self, differences: Sequence[LabelDifference]) -> _News:
         """What the process does not know yet, but with the keys of a correction as they were before it."""
-        records, known = self._store.history.news(*self._ids, self._known, but=self._own, also=self._differs)
+        records, known = self._store.history.labels_since(*self._ids, self._known, but=self._own, also=self._differs)
         news: _News = {record.key: (record.label, record.is_settled) for record in records}
         self._differs = {r.key for r in records if any(d.key == r.key and r.revision > d.revision for d in differences)}
         for item in differences:
@@ -228,7 +228,7 @@ class SessionProcess:
     def _keep(self, folder: Path, revision: int) -> None:
         """Keep what the micro-model has learned: whatever becomes of the process, the next one goes on from there."""
         files = [self._store.blobs.add_file(path) for path in sorted(folder.iterdir())]
-        self.learned = self._store.learned.add(*self._ids, self.model, files, revision=revision).number
+        self.learned = self._store.adapted_models.add(*self._ids, self.model, files, revision=revision).number
 
     def _task(self, news: _News, model: ModelVersion) -> Task:
         store, scratch = self._store, self._scratch

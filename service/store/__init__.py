@@ -13,7 +13,7 @@ from types import TracebackType
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
-from service.access.calls import forget_notes
+from service.access.calls import discard_audit_detail
 from service.domain.access import (
     AccessToken,
     AuditReport,
@@ -40,8 +40,8 @@ from service.domain.labels import (
     WriteResult,
 )
 from service.domain.models import (
+    AdaptedModel,
     BlobFile,
-    LearnedState,
     ModelVersion,
     NewModel,
 )
@@ -56,7 +56,7 @@ from service.domain.videos import (
 from service.settings import Settings
 from service.store import schema
 from service.store.access import Access
-from service.store.adapted_models import Learned
+from service.store.adapted_models import AdaptedModels
 from service.store.assignments import Assignments
 from service.store.audit import Audit
 from service.store.blobs import Blobs
@@ -76,6 +76,7 @@ from service.store.videos import Uploads, Videos
 
 __all__ = [
     "AccessToken",
+    "AdaptedModel",
     "AuditReport",
     "AuditRow",
     "Beat",
@@ -88,7 +89,6 @@ __all__ = [
     "JobState",
     "LabelKey",
     "LabelRecord",
-    "LearnedState",
     "Lease",
     "Member",
     "ModelVersion",
@@ -129,7 +129,7 @@ class Store:
         assignments: see ``Assignments``.
         jobs: see ``Jobs``; API operations are jobs.
         models: see ``Models``.
-        learned: see ``Learned``.
+        adapted_models: see ``AdaptedModels``.
         blobs: see ``Blobs``.
         access: see ``Access``.
         audit: see ``Audit``.
@@ -150,13 +150,13 @@ class Store:
         self.assignments = Assignments(database)
         self.jobs = Jobs(database)
         self.models = Models(database, self.blobs)
-        self.learned = Learned(database, self.blobs)
+        self.adapted_models = AdaptedModels(database, self.blobs)
         self.clock = SteadyClock(_last_instant(database))
         self.access = Access(database, self.clock)
         self.audit = Audit(database, self.clock)
         self.erasure = Erasure(database, blobs, settings, self.audit, self.clock)
         database.before_commit = self.audit.before_commit
-        database.after_failure = forget_notes
+        database.after_failure = discard_audit_detail
         self._database = database
         self._lock = lock
         if database.is_sqlite:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import InvalidInput
 from service.access.bearer import Bearer, new_bearer
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.access import LOCAL_OWNER, AccessToken, Caller, Member, Role
 from service.domain.errors import NotFound, Unauthenticated
 from service.domain.videos import Page
@@ -119,7 +119,7 @@ class Access:
             if row.revoked_at is None:
                 mine = _TOKENS.c.key == row.key
                 connection.execute(_TOKENS.update().where(mine).values(revoked_at=self._clock.now()))
-            note(token=token_id, user=row.name)
+            audit_detail(token=token_id, user=row.name)
             return _token(self._row(connection, token_id))
 
     def rotate(
@@ -161,7 +161,7 @@ class Access:
                 connection.execute(_MEMBERS.update().where(*mine).values(role=role.value))
             else:
                 connection.execute(_MEMBERS.insert().values(project=project, user=key, role=role.value))
-            note(user=user, role=role.value)
+            audit_detail(user=user, role=role.value)
         return Member(project_id, user, role)
 
     def remove_role(self, project_id: str, user: str) -> None:
@@ -175,7 +175,7 @@ class Access:
             mine = (_MEMBERS.c.project == project, _MEMBERS.c.user == key)
             if not connection.execute(_MEMBERS.delete().where(*mine)).rowcount:
                 raise NotFound("member", user)
-            note(user=user)
+            audit_detail(user=user)
 
     def members(self, project_id: str, *, after: str = "", limit: int = 100) -> Page[Member]:
         """Members of a project in the order in which they joined.
@@ -201,7 +201,7 @@ class Access:
         bearer = new_bearer()
         values = {"user": user, "token_id": bearer.token_id, "sha256": bearer.sha256, "expires_at": expires}
         connection.execute(_TOKENS.insert().values(**values, created_at=self._clock.now()))
-        note(token=bearer.token_id)
+        audit_detail(token=bearer.token_id)
         return bearer
 
     def _row(self, connection: sa.Connection, token_id: str) -> sa.Row[Any]:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from service.access.calls import note
-from service.domain.models import BlobFile, LearnedState
+from service.access.calls import audit_detail
+from service.domain.models import AdaptedModel, BlobFile
 from service.store import schema
 from service.store.blobs import Blobs
 from service.store.database import Database, now
 from service.store.models import materialize
 from service.store.videos import video_row
 
-__all__ = ["Learned"]
+__all__ = ["AdaptedModels"]
 
 _STATES = schema.learned_states
 _KEPT = 24
@@ -25,8 +25,8 @@ _KEPT_OF_ALL = 32
 """Of all versions on one video."""
 
 
-class Learned:
-    """Learned states of a store's videos, newest known by the greatest number."""
+class AdaptedModels:
+    """AdaptedModels states of a store's videos, newest known by the greatest number."""
 
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
@@ -34,7 +34,7 @@ class Learned:
 
     def add(
         self, project_id: str, video_id: str, model_version: str, files: Sequence[BlobFile], *, revision: int
-    ) -> LearnedState:
+    ) -> AdaptedModel:
         """Keep the state after one more correction; the oldest give way, their files with the next sweep of the blobs.
 
         Args:
@@ -54,7 +54,7 @@ class Learned:
             values = {"video": video.key, "model_version": model_version, "number": last + 1, "revision": revision}
             values |= {"files": [asdict(file) for file in files], "created_at": now()}
             connection.execute(_STATES.insert().values(**values))
-            note(micro_model=model_version, learned_state=last + 1)
+            audit_detail(micro_model=model_version, learned_state=last + 1)
             for which, kept in ((mine, _KEPT), (mine[:1], _KEPT_OF_ALL)):
                 old = (
                     sa.select(_STATES.c.key)
@@ -65,9 +65,9 @@ class Learned:
                 )
                 doomed = connection.execute(old).scalars().all()
                 connection.execute(_STATES.delete().where(_STATES.c.key.in_(doomed)))
-        return LearnedState(model_version, last + 1, revision, tuple(files))
+        return AdaptedModel(model_version, last + 1, revision, tuple(files))
 
-    def of(self, project_id: str, video_id: str, model_version: str) -> list[LearnedState]:
+    def of(self, project_id: str, video_id: str, model_version: str) -> list[AdaptedModel]:
         """What one version has learned on a video, the oldest first; empty if nothing.
 
         Raises:
@@ -78,10 +78,10 @@ class Learned:
             query = sa.select(_STATES).where(_STATES.c.video == video.key, _STATES.c.model_version == model_version)
             rows = connection.execute(query.order_by(_STATES.c.number)).all()
         return [
-            LearnedState(row.model_version, row.number, row.revision, tuple(BlobFile(**file) for file in row.files))
+            AdaptedModel(row.model_version, row.number, row.revision, tuple(BlobFile(**file) for file in row.files))
             for row in rows
         ]
 
-    def materialize(self, state: LearnedState, folder: Path) -> None:
+    def materialize(self, state: AdaptedModel, folder: Path) -> None:
         """Write the saved folder out, for ``load_model``; raises as ``Models.materialize``."""
         materialize(self._blobs, f"{state.model_version} as learned", state.files, folder)

@@ -77,7 +77,7 @@ class Audit:
     def before_commit(self, connection: sa.Connection) -> None:
         """Add the running call's row to a transaction that writes; the store has every such transaction do this."""
         call = current_call()
-        if call is None or not call.is_audited or (call.only_noted and not call.detail):
+        if call is None or not call.is_audited or (call.audited_if_detail and not call.detail):
             return
         self.append(connection, [call_row(call, self._clock, "OK")])
         call.rows += 1
@@ -113,7 +113,7 @@ class Audit:
         connection.execute(_HEAD.update().values(sequence=sequence, hash=last))
         return stored
 
-    def note(self, call: Call, outcome: str) -> None:
+    def enqueue(self, call: Call, outcome: str) -> None:
         """Have the row of a call that wrote nothing stored soon; never blocks.
 
         Args:

@@ -320,7 +320,7 @@ def _load(connection: sa.Connection, folder: Path, files: Mapping[str, Any]) -> 
         for rows in _batches(folder / "tables" / f"{table.name}.jsonl"):
             for row in rows:
                 row.update({name: bytes.fromhex(row[name]) for name in binary if row[name] is not None})
-            connection.execute(table.insert(), [_MEND.get(table.name, dict)(row) for row in rows])
+            connection.execute(table.insert(), [_RESETS.get(table.name, dict)(row) for row in rows])
             count += len(rows)
         if count != files[table.name]["rows"]:
             raise DataLoss(f"the backup is damaged: table {table.name!r} has {count} rows")
@@ -343,7 +343,7 @@ def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _mend_job(row: dict[str, Any]) -> dict[str, Any]:
+def _reset_job(row: dict[str, Any]) -> dict[str, Any]:
     """Nobody works on it any more; a worker that thinks so has an old fence from now on."""
     if row["state"] in (JobState.LEASED.value, JobState.RUNNING.value):
         row["state"] = JobState.QUEUED.value
@@ -353,11 +353,11 @@ def _mend_job(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _mend_upload(row: dict[str, Any]) -> dict[str, Any]:
+def _reset_upload(row: dict[str, Any]) -> dict[str, Any]:
     """Its bytes are not in the backup: it goes on at 0."""
     if row["state"] == UploadState.ACTIVE.value:
         row["offset_bytes"] = 0
     return row
 
 
-_MEND: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"jobs": _mend_job, "uploads": _mend_upload}
+_RESETS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"jobs": _reset_job, "uploads": _reset_upload}

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import NotFound
 from service.domain.history import Act, Change, ChangeKind
 from service.store import schema
@@ -23,7 +23,7 @@ def record_change(connection: sa.Connection, video: int, revision: int, act: Act
 
     A job, or a recomputation, that wrote the revision before this one too goes on with the same change.
     """
-    note(revision=revision, change=act.kind.value, labels=label_count)
+    audit_detail(revision=revision, change=act.kind.value, labels=label_count)
     videos = schema.videos
     connection.execute(videos.update().where(videos.c.key == video).values(label_revision=revision))
     if act.kind.is_machine:

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, MicromodelsError
-from service.access.calls import current_caller, note
+from service.access.calls import audit_detail, current_caller
 from service.domain.access import (
     AuditRow,
 )
@@ -106,7 +106,7 @@ class Erasure:
             models = _models_that_saw(connection, row.project, video_id)
             _refuse_running(connection, row.project, models)
             todo = {**_inventory(connection, row, models), "before": dict(before or {})}
-            note(**{name: value for name, value in todo["counts"].items() if value})
+            audit_detail(**{name: value for name, value in todo["counts"].items() if value})
             _delete_rows(connection, project_id, row, models)
             values = {"project_id": project_id, "video_id": video_id, "todo": todo, "created_at": self._clock.now()}
             values["actor"] = actor or current_caller().name

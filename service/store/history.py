@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import RevisionConflict
 from service.domain.history import (
     Act,
@@ -161,7 +161,7 @@ class History:
             video = video_row(connection, project_id, video_id)
             return _differences(connection, video.key, revision)
 
-    def news(
+    def labels_since(
         self,
         project_id: str,
         video_id: str,
@@ -247,7 +247,7 @@ class History:
                 hint = f"; undo change {change.parent}, which it follows from" if change.parent else ""
                 raise FailedPrecondition(f"change {revision} is the work of a micro-model ({change.kind.value}){hint}")
             made = Act(author, ChangeKind.UNDO, undoes=revision)
-            note(undoes=revision, made_by_others=change.author != author)
+            audit_detail(undoes=revision, made_by_others=change.author != author)
             result = _undo_reviews(connection, video, change, made)
             if result is None:
                 result = _undo_labels(connection, video, change, made)

@@ -2,7 +2,7 @@
 
 What people do is refused where it leaves a frame with more than allowed, and with more than before. Only hand labels
 count where people draw: a prediction that is one too many must not keep them from drawing what is really there.
-Micro-models are not refused; ``crowded`` tells on how many frames they went beyond the limit.
+Micro-models are not refused; ``frames_over_limit`` tells on how many frames they went beyond the limit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from micromodels.errors import FailedPrecondition
 from micromodels.types import Ontology, State
 from service.store import schema
 
-__all__ = ["crowded", "is_present", "within_limits"]
+__all__ = ["frames_over_limit", "is_present", "within_limits"]
 
 _LABELS = schema.labels
 _PRESENT = (State.VISIBLE.value, State.OCCLUDED.value)
@@ -61,7 +61,7 @@ def within_limits(
             )
 
 
-def crowded(connection: sa.Connection, video: int, frame_count: int, ontology: Ontology) -> Counter[str]:
+def frames_over_limit(connection: sa.Connection, video: int, frame_count: int, ontology: Ontology) -> Counter[str]:
     """On how many frames there are more objects of a class than allowed, predictions included."""
     limits = _limits(ontology)
     found: Counter[str] = Counter()

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import NotFound
 from service.domain.history import Act, ChangeKind
 from service.domain.jobs import (
@@ -42,7 +42,7 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
     model: dict[str, Any] = {}
     if effects.model is not None:
         model = insert_model(connection, row, effects.model)
-        note(micro_model=f"{model['model_id']}@{model['version']}")
+        audit_detail(micro_model=f"{model['model_id']}@{model['version']}")
     if effects.progress is not None:
         values["progress"] = dict(effects.progress)
     if effects.checkpoint is not None or model:
@@ -57,11 +57,11 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
             values["result"] = {**values.get("result", row.result), "revision": written.revision}
         if effects.frame_table is not None:
             _make_ready(connection, video, effects.frame_table)
-            note(frames=effects.frame_table["frame_count"])
+            audit_detail(frames=effects.frame_table["frame_count"])
     events = [*effects.events]
     if effects.state is not None:
         values |= _enter(connection, row, effects)
-        note(operation=row.job_id, state=values["state"])
+        audit_detail(operation=row.job_id, state=values["state"])
         events.append(NewEvent("state", {"state": values["state"]}))
     if events:
         values["last_sequence"] = _append_events(connection, row, events)

@@ -142,7 +142,7 @@ class Jobs:
             body = [kind.value, dict(spec), video_id, author]
             answer = once(connection, f"jobs.create/{project_id}", request_id, body, act)
             job = _job(project_id, _job_row(connection, project_id, answer["job_id"]))
-        self._tell(job.job_id)
+        self._notify(job.job_id)
         return job
 
     def get(self, project_id: str, job_id: str) -> Job:
@@ -207,7 +207,7 @@ class Jobs:
             elif row.state in (JobState.LEASED.value, JobState.RUNNING.value):
                 apply_effects(connection, row, Effects(state=JobState.CANCELLING))
             job = _job(project_id, _job_row(connection, project_id, job_id))
-        self._tell(job_id)
+        self._notify(job_id)
         return job
 
     def finish_early(self, project_id: str, job_id: str) -> Job:
@@ -223,7 +223,7 @@ class Jobs:
                 raise FailedPrecondition(f"operation {job_id!r} has ended: {row.state}")
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(finish_early=True))
             job = _job(project_id, _job_row(connection, project_id, job_id))
-        self._tell(job_id)
+        self._notify(job_id)
         return job
 
     def delete(self, project_id: str, job_id: str) -> None:
@@ -265,7 +265,7 @@ class Jobs:
 
         return stop
 
-    def _tell(self, job_id: str) -> None:
+    def _notify(self, job_id: str) -> None:
         for callback in self._listeners:
             try:
                 callback(job_id)
@@ -304,7 +304,7 @@ class Jobs:
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(**values))
             apply_effects(connection, row, Effects(state=JobState.LEASED))
             job = _job(row.project_id, _job_row(connection, row.project_id, row.job_id))
-        self._tell(job.job_id)
+        self._notify(job.job_id)
         return Lease(job.job_id, row.fence + 1, worker), job
 
     def beat(self, lease: Lease) -> Orders:
@@ -337,7 +337,7 @@ class Jobs:
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(beat=row.beat + 1))
             model = apply_effects(connection, row, effects)
         if effects != Effects():
-            self._tell(lease.job_id)
+            self._notify(lease.job_id)
         cancel = row.state == JobState.CANCELLING.value
         return Orders(cancel, row.finish_early, model, row.beat + 1)
 
@@ -372,10 +372,10 @@ class Jobs:
             if row is None:
                 raise StaleLease(f"worker {lease.worker!r} does not hold job {lease.job_id!r} with fence {lease.fence}")
             state = _requeue(connection, row, reason)
-        self._tell(lease.job_id)
+        self._notify(lease.job_id)
         return state
 
-    def take_back(self, seen: Beat, reason: JobError) -> bool:
+    def reclaim(self, seen: Beat, reason: JobError) -> bool:
         """Requeue a job whose holder is gone; False if the holder has given a sign of life since ``seen``.
 
         Args:
@@ -387,7 +387,7 @@ class Jobs:
             if row is None or row.beat != seen.beat:
                 return False
             _requeue(connection, row, reason)
-        self._tell(seen.job_id)
+        self._notify(seen.job_id)
         return True
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.types import AnyLabel, Label, Ontology, shape_kind
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import RevisionConflict
 from service.domain.history import Act, ChangeKind
 from service.domain.labels import (
@@ -33,7 +33,7 @@ from service.store import schema
 from service.store.change_log import human_revisions, record_change
 from service.store.codec import decode_label, decode_ontology, encode_label
 from service.store.database import Database, now, once
-from service.store.instance_limits import crowded, within_limits
+from service.store.instance_limits import frames_over_limit, within_limits
 from service.store.projects import project_row
 from service.store.videos import video_row
 
@@ -227,7 +227,7 @@ class Labels:
             video = video_row(connection, project_id, video_id)
             return int(connection.execute(query.where(_TABLE.c.video == video.key)).scalar_one())
 
-    def crowded(self, project_id: str, video_id: str) -> Mapping[str, int]:
+    def frames_over_limit(self, project_id: str, video_id: str) -> Mapping[str, int]:
         """By class, on how many frames there are more objects than the project allows; only classes with such frames.
 
         Raises:
@@ -236,7 +236,7 @@ class Labels:
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
             ontology = decode_ontology(project_row(connection, project_id).ontology)
-            return crowded(connection, video.key, video.frame_count, ontology)
+            return frames_over_limit(connection, video.key, video.frame_count, ontology)
 
     def anchors(self, project_id: str, video_id: str) -> tuple[list[AnyLabel], int]:
         """All human labels of a video in order of frames, and the revision they belong to.
@@ -362,7 +362,7 @@ def write_labels(
         _append(connection, video.key, todo, current, stamp)
         record_change(connection, video.key, revision, act, len(todo))
     deleted = sum(change.payload is None for change in todo)
-    note(revision=revision, labels_written=len(todo) - deleted, labels_deleted=deleted)
+    audit_detail(revision=revision, labels_written=len(todo) - deleted, labels_deleted=deleted)
     return WriteResult(revision, len(todo) - deleted, deleted, tuple(sorted(kept)))
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import Ontology
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import Aborted, AlreadyExists, NotFound
 from service.domain.videos import Page, Project
 from service.store import schema
@@ -162,7 +162,7 @@ class Projects:
             if retention_days is not None:
                 _check_days(retention_days)
                 values["retention_days"] = retention_days
-                note(retention_days=retention_days)
+                audit_detail(retention_days=retention_days)
             if ontology is not None:
                 values["ontology"] = encode_ontology(ontology)
             connection.execute(table.update().where(table.c.key == row.key).values(values))

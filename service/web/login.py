@@ -14,9 +14,9 @@ from micromodels.v1 import access_pb2, access_pb2_grpc
 from service.access.login import LoginLimiter
 from service.api.errors import error_status
 
-__all__ = ["COOKIE", "add_session_routes", "call_metadata"]
+__all__ = ["COOKIE", "add_sign_in_routes", "call_metadata"]
 
-COOKIE = "micromodels_session"
+COOKIE = "micromodels_token"
 _LONGEST_TOKEN = 4096
 _SECONDS = 20.0
 
@@ -30,23 +30,23 @@ def call_metadata(request: web.Request) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {token}")] if _is_token(token) else []
 
 
-def add_session_routes(app: web.Application, channel: grpc.aio.Channel) -> None:
-    """``POST /session`` with ``{"token": ...}`` keeps a valid token in a cookie scripts cannot read; DELETE forgets it.
+def add_sign_in_routes(app: web.Application, channel: grpc.aio.Channel) -> None:
+    """``POST /sign-in`` with ``{"token": ...}`` keeps a valid token in a cookie scripts cannot read; DELETE forgets it.
 
     Args:
         app: gets the routes.
         channel: to the gRPC server, which judges tokens.
     """
-    sessions = _Sessions(access_pb2_grpc.AccessServiceStub(channel))
-    app.router.add_post("/session", sessions.begin)
-    app.router.add_delete("/session", _end)
+    sign_in = _SignIn(access_pb2_grpc.AccessServiceStub(channel))
+    app.router.add_post("/sign-in", sign_in.begin)
+    app.router.add_delete("/sign-in", _end)
 
 
 def _is_token(text: object) -> bool:
     return isinstance(text, str) and 0 < len(text) <= _LONGEST_TOKEN and text.isascii() and text.isprintable()
 
 
-class _Sessions:
+class _SignIn:
     """Signs people in, not too many wrong tokens at a time."""
 
     def __init__(self, access: Any) -> None:
@@ -54,7 +54,7 @@ class _Sessions:
         self._limiter = LoginLimiter()
 
     async def begin(self, request: web.Request) -> web.Response:
-        """Answer ``POST /session``."""
+        """Answer ``POST /sign-in``."""
         from service.web.responses import error_response, rpc_status
 
         address = request.remote or ""

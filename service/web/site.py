@@ -26,7 +26,7 @@ from service.store import Store
 from service.web.frames import FRAME_TYPES, FrameKey, Frames
 from service.web.gateway import Gateway
 from service.web.guard import add_headers, make_guard
-from service.web.login import add_session_routes, call_metadata
+from service.web.login import add_sign_in_routes, call_metadata
 from service.web.responses import error_response, rpc_status
 
 __all__ = ["WebServer"]
@@ -83,7 +83,7 @@ class WebServer:
         app.router.add_post("/api/{service}/{method}", Gateway(channel, SERVICES).handle)
         app.router.add_get("/frames/{video:.+}/{index:[0-9]{1,12}}.{kind}", self._frame)
         app.router.add_get("/files/{name:.+}", self._file)
-        add_session_routes(app, channel)
+        add_sign_in_routes(app, channel)
         _add_page(app, static)
         self._runner = web.AppRunner(
             app,

@@ -210,7 +210,7 @@ def test_reads_wait_while_the_database_cannot_be_written_to(tmp_path: Path, monk
     monkeypatch.setattr("service.store.audit.FLUSH_SECONDS", 1000.0)
     with Store.open(settings_in(tmp_path)) as store:
         for number in range(5):
-            store.audit.note(Call(LOCAL_OWNER, f"read/{number}"), "OK")
+            store.audit.enqueue(Call(LOCAL_OWNER, f"read/{number}"), "OK")
 
         def fail(*arguments: object) -> None:
             raise StorageFailure("the disk failed")
