@@ -1,4 +1,4 @@
-"""Who may use the service: roles and permissions, tokens, certificates, and the call that is being answered.
+"""Who may use the service: roles and permissions, tokens, certificates, and the current call.
 
 The tables behind it are the store's (``service/store/access.py``, ``service/store/audit.py``); the API asks in
 ``service/api/authorization.py``.
