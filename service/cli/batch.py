@@ -1,4 +1,4 @@
-"""An archive labeled with one saved micro-model: which files, which of them are done, and one after the other."""
+"""Labels many videos, one after another, with one saved micro-model, and records which are done."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["DONE", "INDEX", "Batch", "Outcome", "Sources", "find_sources", "kinds", "model_digest"]
 
 DONE = "done.json"
-"""In a video's folder: which bytes were labeled by which model. Written last, so it says that all else is there."""
+"""In a video's folder: which bytes were labeled by which model. Written last, so it marks the folder as complete."""
 
 INDEX = "batch.json"
-"""In the output folder: every file of the last run and what became of it."""
+"""In the output folder: every file of the last run with its outcome."""
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -70,7 +70,7 @@ class Sources:
 def find_sources(patterns: Sequence[str], out: Path) -> Sources:
     """Videos and folders of frames that paths and globs stand for; nothing inside ``out``.
 
-    A folder stands for every video below it and every folder of pictures below it (itself too).
+    A folder matches every video and every folder of pictures below it (including itself).
 
     Raises:
         InvalidInput: a path or pattern stands for nothing, or ``out`` is, contains or lies in one of the paths.
@@ -143,7 +143,7 @@ def kinds(left_out: Sequence[Outcome]) -> str:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 (hex) over names and bytes of a saved model's files: a model retrained labels an archive again."""
+    """SHA-256 (hex) over names and bytes of a saved model's files; a retrained model labels all videos again."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with path.open("rb") as file:
@@ -153,7 +153,7 @@ def model_digest(folder: Path) -> str:
 
 
 class Batch:
-    """Labels sources one after the other and remembers what is done.
+    """Labels sources one after another and records which are done.
 
     Each source gets a folder named after it and its content, so that labels of one video never replace those of
     another one.
@@ -163,7 +163,7 @@ class Batch:
         digest: of the model, see `model_digest`.
         out: the output folder.
         device: ``auto``, ``cpu`` or ``cuda``.
-        overlay: whether to draw ``overlay.mp4`` too.
+        overlay: whether to draw ``overlay.mp4`` as well.
         display: gets the progress.
         stop: asked between frames.
     """
@@ -185,14 +185,14 @@ class Batch:
         """Label every source that is not done; a failure is noted and the rest goes on.
 
         Raises:
-            Cancelled: the user stopped the batch; finished files are kept, the one in work is not.
+            Cancelled: the user stopped the batch. Finished files are kept, the current one is not.
         """
         self._out.mkdir(parents=True, exist_ok=True)
         sources, self._left_out = found.videos, found.left_out
         for number, source in enumerate(sources):
             self._display.update("files", number, len(sources), f"{number}/{len(sources)} · {source.name}")
             if self._stop() is StopRequest.CANCEL:
-                raise Cancelled(f"after {number} of {len(sources)} files; the same command goes on from here")
+                raise Cancelled(f"after {number} of {len(sources)} files; run the same command again to continue")
             self._note(self._one(source))
             self._display.forget("labeling")
         self._display.update("files", len(sources), len(sources), f"{len(sources)}/{len(sources)}")
@@ -210,10 +210,10 @@ class Batch:
             return Outcome(str(source), "done", folder.name, self._label(source, found.names or (), folder, content))
         except Cancelled as error:
             done = len(self.outcomes)
-            raise Cancelled(f"in {source.name}, after {done} files; the same command goes on from here") from error
+            raise Cancelled(f"in {source.name}, after {done} files; run the same command again to continue") from error
         except (MicromodelsError, OSError) as error:
             message = str(error)
-        except Exception as error:  # one strange file must not end a night's work
+        except Exception as error:  # one bad file must not end a long batch
             message = f"unexpected {type(error).__name__}: {error}"
         self._display.warn(f"{source}: {message}")
         return Outcome(str(source), "failed", error=message)
@@ -249,13 +249,13 @@ class Batch:
         return writer.frames_done
 
     def _frames_done(self, folder: Path, content: str) -> int | None:
-        """Number of frames that an earlier run labeled with this model; None where it did not."""
+        """Number of frames that an earlier run labeled with this model; None if not done."""
         try:
             marker = json.loads((folder / DONE).read_text(encoding="utf-8"))
             if marker["content_hash"] == content and marker["model"] == self._digest:
                 return int(marker["frames"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # no marker, or a damaged one: the file is not done
+            pass  # missing or damaged marker: the file is not done
         return None
 
     def _note(self, outcome: Outcome) -> None:

@@ -1,8 +1,8 @@
-"""The report of an auditor: who drew, accepted and corrected each label, with which micro-model, and when.
+"""The audit report: who drew, accepted and corrected each label, with which micro-model, and when.
 
 JSON Lines, each an object with one key: ``video``; ``micro_model`` for every version that wrote a label; ``change`` for
-every act on the labels, oldest first; ``label`` for every label that there is or was, with its whole history;
-``comment``; and at the end ``summary``.
+every change of the labels, oldest first; ``label`` for every current or deleted label, with its history; ``comment``;
+and at the end ``summary``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def write_report(store: Store, project_id: str, video_id: str, path: Path, alive
     """Write the report of a video.
 
     Args:
-        store: where everything is.
+        store: source of the data.
         project_id: the video's project.
         video_id: which video.
         path: the file.
-        alive: called every now and then, to show signs of life.
+        alive: called regularly, as a heartbeat.
     """
     counts: Counter[str] = Counter()
     models: set[str] = set()
@@ -112,7 +112,7 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def _replaced(versions: list[LabelVersion], acts: ChangeIndex, size: tuple[int, int]) -> dict[int, dict[str, Any]]:
-    """By revision of a hand label which micro-model version it replaced, and the overlap with what that predicted."""
+    """By revision of a hand label: the micro-model version that it replaced, and the IoU with its prediction."""
     return {
         verdict.revision: {
             "micro_model": verdict.predicted.provenance.version,
@@ -126,7 +126,7 @@ def _replaced(versions: list[LabelVersion], acts: ChangeIndex, size: tuple[int, 
 def _label(
     versions: list[LabelVersion], counts: Counter[str], models: set[str], replaced_by: dict[int, dict[str, Any]]
 ) -> dict[str, Any]:
-    """One key with its history; what it is now stands first."""
+    """One key with its history; its current state comes first."""
     newest = versions[-1].record
     key = {"frame": newest.key.frame, ("frame_class" if newest.key.is_frame_class else "track"): newest.key.name}
     history = [_version(version, models) for version in versions]
@@ -184,7 +184,7 @@ def _model(store: Store, project_id: str, name: str) -> dict[str, Any]:
         return {"name": name, "known": False}
     try:
         model = store.models.get(project_id, model_id, int(number))
-    except NotFound:  # deleted since, or of another tool
+    except NotFound:  # deleted, or from another tool
         return {"name": name, "known": False}
     return {
         "name": name,

@@ -94,7 +94,7 @@ def test_batch_run_again_does_only_what_is_left(
     result = micromodels(*arguments)
     assert result.exit_code == ExitCode.STOPPED, result.output
     assert "1 done, 0 skipped, 0 failed" in result.stderr
-    assert "the same command goes on from here" in result.stderr
+    assert "run the same command again to continue" in result.stderr
     assert len(list(out.glob("*/done.json"))) == 1
     assert len(list(out.glob("*/labels.jsonl"))) == 1, "the file in work is not kept"
     stand_in.at_frame = staticmethod(lambda index: None)  # type: ignore[method-assign]
