@@ -67,12 +67,12 @@ SERVICES = (
     "micromodels.v1.TrackService",
     "micromodels.v1.VideoService",
 )
-"""Full names of the services that health and reflection tell of."""
+"""Full names of the services that health and reflection report."""
 
 _LOG = logging.getLogger(__name__)
 _MESSAGE_BYTES = 16 << 20
 _OPTIONS = [
-    ("grpc.so_reuseport", 0),  # otherwise a second server on the port starts without a word
+    ("grpc.so_reuseport", 0),  # otherwise a second server could start on the same port
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
@@ -85,22 +85,22 @@ _OPTIONS = [
 
 
 class ApiServer:
-    """The gRPC side of a server. Make and use it in a running event loop.
+    """The gRPC side of a server. Create and use it in a running event loop.
 
     Args:
         store: open; stays open.
         host: address to listen on.
-        port: 0 for any free one.
-        transport: what is asked of those who connect; off loopback it must be from ``transport_for``.
-        local_socket: where given, a Unix socket beside the port, for other parts of this server: it is not encrypted,
-            and wants tokens as the port does.
-        preload: module that the processes of sessions import first; empty for none.
+        port: 0 for any free port.
+        transport: TLS and token requirements; if not on loopback, from ``transport_for``.
+        local_socket: path of an additional Unix socket for other parts of this server; None for none. It is not
+            encrypted, and requires tokens like the port.
+        preload: module that session processes import first; empty for none.
 
     Attributes:
         port: the port it listens on.
 
     Raises:
-        FailedPrecondition: the port is taken.
+        FailedPrecondition: the port is in use.
     """
 
     def __init__(
@@ -135,7 +135,8 @@ class ApiServer:
                 self._server.add_insecure_port(f"unix:{local_socket}")
         except RuntimeError as error:
             self._backend.close()
-            raise FailedPrecondition(f"cannot listen on {host} port {port}: is it taken?") from error
+            reason = f"cannot listen on {host} port {port}: it may be in use"
+            raise FailedPrecondition(f"{reason}; stop the other server, or choose another port") from error
 
     def _add_services(self) -> None:
         backend, sessions, server, results = self._backend, self._sessions, self._server, Results(self._backend.store)
@@ -156,13 +157,13 @@ class ApiServer:
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(backend, results), server)
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Start listening."""
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def _storage_failed(self) -> None:
-        """Disk or database has failed: have traffic sent elsewhere, and somebody look."""
-        _LOG.critical("the storage has failed: this server is NOT_SERVING until it is started again")
+        """Disk or database failed: report NOT_SERVING, so that traffic goes elsewhere, and alert the operator."""
+        _LOG.critical("storage failed: this server reports NOT_SERVING; fix the disk or database, then restart it")
         self._health_update = asyncio.ensure_future(self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING))
 
     async def _set_health(self, status: int) -> None:
@@ -170,7 +171,7 @@ class ApiServer:
             await self._health.set(name, status)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuse new calls, let those that run end, and cut off those that are still there after a while."""
+        """Refuse new calls, let running ones finish, and cut off those left after the grace period."""
         await self._health.enter_graceful_shutdown()
         self._backend.drain()
         await self._backend.run(self._sessions.stop)
