@@ -1,4 +1,4 @@
-"""Everything that is kept: projects, videos, labels, jobs and models, in one database and one place for blobs."""
+"""Storage of projects, videos, labels, jobs and models: one database, and one blob store."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ __all__ = [
 
 
 class Store:
-    """The store of one data folder. Calls block; all of it may be used from any thread.
+    """The store of one data folder. Calls block, and may be made from any thread.
 
-    What a method has returned is on the disk. Any method that reaches the database may raise
+    When a method returns, its result is durable. Any method that uses the database may raise
     ``service.domain.errors.Unavailable`` (locked or out of reach), ``ResourceExhausted`` (disk full),
-    ``StorageFailure`` (disk or database broken) or ``Aborted`` (another server wrote the same rows), beside the
-    errors it documents.
+    ``StorageFailure`` (disk or database broken) or ``Aborted`` (another server wrote the same rows), besides its
+    documented errors.
 
     Attributes:
         projects: see ``Projects``.
@@ -134,7 +134,7 @@ class Store:
         access: see ``Access``.
         audit: see ``Audit``.
         erasure: see ``Erasure``.
-        clock: the time of day for what expires.
+        clock: time of day for everything that expires.
     """
 
     def __init__(self, settings: Settings, database: Database, blobs: Blobs, lock: int | None) -> None:
@@ -166,20 +166,20 @@ class Store:
 
     @classmethod
     def open(cls, settings: Settings, *, exclusive: bool = True) -> Store:
-        """Open, or make, the store in ``settings.data_dir`` and bring its tables up to date.
+        """Open or create the store in ``settings.data_dir`` and upgrade its tables.
 
         Args:
             settings: which folder and database.
-            exclusive: be the only server on this folder.
+            exclusive: whether to be the only server on this folder.
 
         Raises:
-            FailedPrecondition: another server has the folder, or a newer version wrote the database.
-            InvalidInput: a URL of the settings is of a kind that is not known, or its package is not installed.
+            FailedPrecondition: another server uses the folder, or a newer version wrote the database.
+            InvalidInput: a URL of the settings is of an unknown kind, or its package is not installed.
             StorageFailure: folder, database or object store cannot be opened.
             Unavailable: database or object store cannot be reached.
         """
         with disk_errors():
-            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds videos of people
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: it may hold patient videos
         lock = _lock(settings.data_dir / "lock") if exclusive else None
         try:
             blobs = open_blobs(settings)
@@ -192,11 +192,11 @@ class Store:
     @staticmethod
     @contextmanager
     def lock_folder(settings: Settings) -> Iterator[None]:
-        """Be the only server on the data folder for the block, without opening what is in it.
+        """Lock the data folder against other servers for the block, without opening the store.
 
         Raises:
-            FailedPrecondition: another server has the folder.
-            StorageFailure: it cannot be made.
+            FailedPrecondition: another server uses the folder.
+            StorageFailure: the folder cannot be created.
         """
         with disk_errors():
             settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -207,10 +207,10 @@ class Store:
             os.close(lock)
 
     def tidy(self, unused_seconds: float = 3600.0) -> None:
-        """Finish deletions, delete videos past their time, idle uploads, old request ids and blobs nobody refers to.
+        """Finish deletions; delete expired videos, idle uploads, old request ids and unreferenced blobs.
 
         Args:
-            unused_seconds: only blobs that were last added longer ago go.
+            unused_seconds: only blobs last added longer ago are deleted.
         """
         if self._database.reserve is not None:
             with disk_errors():
@@ -237,11 +237,11 @@ class Store:
 
     @property
     def has_own_database(self) -> bool:
-        """Whether nobody but the servers on this folder can reach the database."""
+        """Whether only servers on this folder can reach the database."""
         return self._database.is_sqlite
 
     def close(self) -> None:
-        """Close the database and give the folder free."""
+        """Close the database and unlock the folder."""
         self.audit.close()
         self._database.close()
         if self._lock is not None:
@@ -258,25 +258,25 @@ class Store:
 
 
 def referenced_blobs(connection: sa.Connection) -> frozenset[str]:
-    """Names of all blobs that rows refer to."""
+    """Names of all blobs referenced by rows."""
     names = set(connection.execute(sa.select(schema.videos.c.blob)).scalars())
     names.update(connection.execute(sa.select(schema.job_events.c.picture)).scalars())
     for files in connection.execute(sa.select(schema.models.c.files)).scalars():
         names.update(file["sha256"] for file in files)
     for result in connection.execute(sa.select(schema.jobs.c.result)).scalars():
         names.update(file["sha256"] for file in result.get("files", ()))
-    if sa.inspect(connection).has_table(schema.learned_states.name):  # a backup reads tables of earlier versions too
+    if sa.inspect(connection).has_table(schema.learned_states.name):  # a backup also reads tables of earlier versions
         for files in connection.execute(sa.select(schema.learned_states.c.files)).scalars():
             names.update(file["sha256"] for file in files)
     return frozenset(names - {""})
 
 
 def open_blobs(settings: Settings) -> Blobs:
-    """The blobs where the settings have them.
+    """Open the blob store of the settings.
 
     Raises:
-        InvalidInput: the URL is of a kind that is not known, or its package is not installed.
-        StorageFailure: folder or object store cannot be used.
+        InvalidInput: the URL is of an unknown kind, or its package is not installed.
+        StorageFailure: the folder or object store cannot be used.
         Unavailable: the object store cannot be reached.
     """
     folder, url = settings.data_dir / "blobs", settings.object_store_url
@@ -293,12 +293,13 @@ def _last_instant(database: Database) -> datetime | None:
 
 
 def _lock(path: Path) -> int:
-    """Hold the folder's lock; the system frees it however this process ends."""
+    """Lock the folder; the system releases the lock when this process ends in any way."""
     with disk_errors():
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise FailedPrecondition(f"another server uses the data folder {str(path.parent)!r}") from None
+        folder = str(path.parent)
+        raise FailedPrecondition(f"another server uses the data folder {folder!r}; stop it first") from None
     return descriptor

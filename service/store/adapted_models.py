@@ -1,4 +1,4 @@
-"""What micro-models have learned from corrections of a video: states that outlive the process which learned."""
+"""Micro-models adapted to a video by learning from corrections, stored so that they outlive the session process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["AdaptedModels"]
 
 _STATES = schema.learned_states
 _KEPT = 24
-"""Of one micro-model version on one video; ``micromodels.correction.retraining`` compares with the older ones."""
+"""Most states per micro-model version and video; ``micromodels.correction.retraining`` compares with older ones."""
 _KEPT_OF_ALL = 32
-"""Of all versions on one video."""
+"""Most states per video."""
 
 
 class AdaptedModels:
-    """AdaptedModels states of a store's videos, newest known by the greatest number."""
+    """Adapted models of a store's videos; the newest has the greatest number."""
 
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
@@ -35,14 +35,14 @@ class AdaptedModels:
     def add(
         self, project_id: str, video_id: str, model_version: str, files: Sequence[BlobFile], *, revision: int
     ) -> AdaptedModel:
-        """Keep the state after one more correction; the oldest give way, their files with the next sweep of the blobs.
+        """Store the state after one more correction. The oldest are dropped; the next blob sweep deletes their files.
 
         Args:
             project_id: the video's project.
             video_id: which video.
-            model_version: ``model_id@version`` that it began with.
-            files: its folder; they must be blobs already.
-            revision: of the correction that it has learned from.
+            model_version: ``model_id@version`` it started from.
+            files: files of its folder; they must already be blobs.
+            revision: of the newest correction it learned from.
 
         Raises:
             NotFound: there is no such video.
@@ -68,7 +68,7 @@ class AdaptedModels:
         return AdaptedModel(model_version, last + 1, revision, tuple(files))
 
     def of(self, project_id: str, video_id: str, model_version: str) -> list[AdaptedModel]:
-        """What one version has learned on a video, the oldest first; empty if nothing.
+        """The stored states of one version on a video, oldest first.
 
         Raises:
             NotFound: there is no such video.
@@ -83,5 +83,5 @@ class AdaptedModels:
         ]
 
     def materialize(self, state: AdaptedModel, folder: Path) -> None:
-        """Write the saved folder out, for ``load_model``; raises as ``Models.materialize``."""
-        materialize(self._blobs, f"{state.model_version} as learned", state.files, folder)
+        """Write out the saved folder, for ``load_model``; raises as ``Models.materialize``."""
+        materialize(self._blobs, f"{state.model_version}, adapted", state.files, folder)

@@ -1,4 +1,4 @@
-"""How labels and ontologies are kept in the database: compact JSON, independent of the exchange formats."""
+"""Labels and ontologies in the database: compact JSON, independent of the exchange formats."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["decode_label", "decode_ontology", "encode_label", "encode_ontology"]
 
 
 def encode_label(label: AnyLabel) -> str:
-    """The part of a label that its key does not hold."""
+    """Encode the part of a label that is not in its key."""
     payload: dict[str, Any] = {"by": [label.provenance.kind.value, label.provenance.version]}
     if label.confidence is not None:
         payload["confidence"] = label.confidence
@@ -71,7 +71,7 @@ def _decode_shape(values: list[Any]) -> Shape:
 
 
 def _checked_before(height_px: int, width_px: int, counts: str) -> Mask:
-    """A mask without the check of its runs, which it passed when it was made and which costs most of a read."""
+    """Create a mask without checking its runs: they were checked before, and the check dominates the cost of a read."""
     mask = object.__new__(Mask)
     for name, value in (("height_px", height_px), ("width_px", width_px), ("counts", counts)):
         object.__setattr__(mask, name, value)
@@ -108,7 +108,7 @@ def decode_ontology(data: dict[str, Any]) -> Ontology:
                 frozenset(ShapeKind(kind) for kind in c["shapes"]),
                 c["max_instances"],
                 c["flip"],
-                tuple(c.get("excludes", ())),  # projects of earlier versions have none
+                tuple(c.get("excludes", ())),  # absent in projects of earlier versions
             )
             for c in data["object_classes"]
         ),

@@ -1,4 +1,4 @@
-"""What a commit of a worker does to the tables, in the transaction that has checked its fence."""
+"""Applies a worker's commit to the tables, in the transaction that has checked its fence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _THIN_LIMITS = {
 
 
 def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects) -> dict[str, Any]:
-    """Apply effects to a locked job; returns id and version of the model that was recorded."""
+    """Apply effects to a locked job; returns id and version of the recorded model."""
     values: dict[str, Any] = {}
     model: dict[str, Any] = {}
     if effects.model is not None:
@@ -71,13 +71,13 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
 
 
 def _enter(connection: sa.Connection, row: sa.Row[Any], effects: Effects) -> dict[str, Any]:
-    """Columns of a job that enters a state."""
+    """Column values of a job that enters a state."""
     state = effects.state
     assert state is not None
     values: dict[str, Any] = {"state": state.value}
     if state is JobState.RUNNING:
         values["started_at"] = row.started_at or now()
-        if row.state == JobState.CANCELLING.value:  # cancelled between lease and start: it stays so
+        if row.state == JobState.CANCELLING.value:  # cancelled between lease and start: keep that state
             values["state"] = row.state
     elif state.is_final:
         values["ended_at"] = now()
@@ -112,7 +112,7 @@ def _make_ready(connection: sa.Connection, video: sa.Row[Any], table: Mapping[st
 
 
 def _append_events(connection: sa.Connection, row: sa.Row[Any], events: Sequence[NewEvent]) -> int:
-    """Number and store events; old progress is thinned out so that a long job stays bounded."""
+    """Number and store events; old progress events are dropped so that a long job stays bounded."""
     moment = now()
     last = int(row.last_sequence)
     rows = [
@@ -128,7 +128,7 @@ def _append_events(connection: sa.Connection, row: sa.Row[Any], events: Sequence
 
 
 def _thin(connection: sa.Connection, job: int, kind: str, limit: int) -> None:
-    """Drop every second event of a kind if there are more than ``limit``; the newest fifth stays whole."""
+    """If a kind has more than ``limit`` events, drop every second one, except in the newest fifth."""
     mine = (_EVENTS.c.job == job, _EVENTS.c.kind == kind)
     count = connection.execute(sa.select(sa.func.count()).where(*mine)).scalar_one()
     if count <= limit:

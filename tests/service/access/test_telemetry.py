@@ -92,7 +92,7 @@ def test_metrics_are_served_on_loopback(unused_tcp_port: int) -> None:
     serve_metrics(unused_tcp_port)
     with urllib.request.urlopen(f"http://127.0.0.1:{unused_tcp_port}/metrics", timeout=60) as answer:
         assert b"micromodels_call_seconds" in answer.read()
-    with pytest.raises(FailedPrecondition, match="taken"):
+    with pytest.raises(FailedPrecondition, match="in use"):
         serve_metrics(unused_tcp_port)
 
 

@@ -205,7 +205,7 @@ def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
             read_receipts(file)
     file.write_bytes(json.dumps(good).encode() + b"\n" + b'{"method": "oth')
     assert list(read_receipts(file)) == ["projects/p/videos/v"]
-    with pytest.raises(InvalidInput, match="can be read"):
+    with pytest.raises(InvalidInput, match="readable file"):
         read_receipts(tmp_path / "none")
 
 
@@ -271,7 +271,7 @@ def test_a_damaged_backup_is_refused(tmp_path: Path, place: Place) -> None:
         with pytest.raises(error):
             restore(target, backup)
     (backup / "backup.json").unlink()
-    with pytest.raises(FailedPrecondition, match="no backup"):
+    with pytest.raises(FailedPrecondition, match="not a backup"):
         restore(target, backup)
     (backup / "backup.json").write_bytes(manifest)
     restore(target, backup)

@@ -66,7 +66,7 @@ def test_a_wrong_offset_says_the_right_one(store: Store, upload: Upload) -> None
 
 def test_a_damaged_chunk_is_not_stored(store: Store, upload: Upload) -> None:
     """A chunk whose sum does not match leaves the upload as it was."""
-    with pytest.raises(DataLoss, match="crc32"):
+    with pytest.raises(DataLoss, match="CRC-32"):
         store.uploads.append(upload.project_id, upload.upload_id, 0, b"abc", crc32=1)
     assert store.uploads.get(upload.project_id, upload.upload_id).offset_bytes == 0
 
@@ -134,7 +134,7 @@ def test_no_room(tmp_path: Path, project: Project) -> None:
 
     with Store.open(Settings(data_dir=tmp_path, min_free_bytes=1 << 50)) as store:
         made = store.projects.create("p", project.ontology)
-        with pytest.raises(ResourceExhausted, match="no room"):
+        with pytest.raises(ResourceExhausted, match="no space"):
             store.uploads.begin(made.project_id, "v", 1)
 
 
