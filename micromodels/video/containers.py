@@ -68,9 +68,9 @@ MAX_GIF_FRAMES = 100_000
 _IO_BUFFER_BYTES = 256 << 10
 _LAST_ENTRIES = 16
 _HEAD_BYTES = 4096
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # how Matroska and WebM begin, and what holds all the rest
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # ids of the first two elements of Matroska and WebM
 
-# These decode damaged data without complaint, and on several threads not twice in the same way.
+# These decode damaged data without errors, and with several threads the result varies.
 _SERIAL_CODECS = frozenset({"vp8"})
 
 
@@ -87,14 +87,14 @@ class FrameSource(Protocol):
     max_frames: int
     """How many frames are read at most."""
     orientation: Orientation | None
-    """Of the first frame that was decoded."""
+    """Orientation of the first decoded frame."""
 
     def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
-        """All frames; whatever was being decoded is dropped."""
+        """All frames from the first; a running decode is dropped."""
         ...
 
     def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
-        """Frames from about ``index``, shown at ``pts``: look at the time of what comes."""
+        """Frames from somewhere near ``index``, shown at ``pts``; check the time of each frame."""
         ...
 
 
@@ -128,7 +128,7 @@ class ContainerSource:
         except OSError as error:
             raise VideoError(f"cannot read the file: {error.strerror}") from None
         try:
-            # A file object and no protocol: whatever the file says, nothing else can be opened.
+            # A file object instead of a protocol: whatever the file refers to, nothing else can be opened.
             container = av.open(
                 self._file,
                 mode="r",
@@ -150,13 +150,13 @@ class ContainerSource:
         stream = streams[0]
         context = stream.codec_context
         if context is None:
-            raise VideoError("no decoder for the file's video stream")
+            raise VideoError("no decoder is installed for the file's video stream")
         if context.name not in CODECS:
             raise VideoError(f"codec {context.name!r} is not decoded here; convert the video to H.264 in MP4")
         if context.width * context.height > self._limits.max_pixels:
             raise VideoError(
-                f"frames of {context.width} x {context.height} pixels; "
-                f"at most {self._limits.max_pixels} pixels are decoded"
+                f"the frames have {context.width} x {context.height} pixels; "
+                f"the limit is {self._limits.max_pixels} pixels per frame"
             )
         for other in container.streams:
             if other.index != stream.index:
@@ -168,11 +168,11 @@ class ContainerSource:
         count = len([s for s in self._opened().streams.video if not s.disposition & Disposition.attached_pic])
         warnings = [f"the file has {count} video streams; the first one is used"] if count > 1 else []
         if self._is_cut_off():
-            warnings.append("the file is cut off: it is shorter than it says itself, and frames are missing at the end")
+            warnings.append("the file is cut off: it is shorter than its header says; frames at the end are missing")
         return warnings
 
     def _is_cut_off(self) -> bool:
-        """Whether the end is missing. A file that ends between two frames reads well to its end."""
+        """Whether the end is missing. A file that is cut between two frames otherwise reads without errors."""
         with self._path.open("rb") as file:
             head, length = file.read(_HEAD_BYTES), file.seek(0, os.SEEK_END)
             file.seek(max(length - _HEAD_BYTES, 0))
@@ -186,19 +186,19 @@ class ContainerSource:
             unknown = (1 << 7 * width) - 1
             size = int.from_bytes(head[at : at + width], "big") & unknown
             return size != unknown and at + width + size > length
-        index = self._stream.index_entries  # of MP4, in order of decoding
+        index = self._stream.index_entries  # of MP4, in decoding order
         last = [index[number] for number in range(max(len(index) - _LAST_ENTRIES, 0), len(index))]
         return any(entry.pos + entry.size > length for entry in last)
 
     def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
         """See ``FrameSource``."""
-        # Opened again rather than sought: not every container finds its first frame again, and the decoder starts
+        # Reopen instead of seeking: not every container can seek to its first frame, and this way the decoder starts
         # in the same state as when the table was made.
         self._stream = self._open()
         return self._decode(threads)
 
     def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
-        """See ``FrameSource``; raises whatever the container raises that cannot seek."""
+        """See ``FrameSource``; raises the container's error if it cannot seek."""
         self._opened().seek(pts, stream=self._stream)
         return self._decode(threads)
 
@@ -222,16 +222,16 @@ class ContainerSource:
                 self.trouble.corrupt_count += bool(frame.is_corrupt)
                 if self.orientation is None:
                     self.orientation = Orientation.of_frame(frame)
-                # Where data are missing a frame shows what its buffer held before. With copies given out, buffers go
-                # round in the same order whatever is done with the frames, and damage looks the same each time.
+                # Where data is missing, a frame shows the previous content of its buffer. Yielding copies makes the
+                # buffers rotate in the same order every time, so that damage always looks the same.
                 yield _copy(frame) if threads == 1 else frame
 
     def _packets(self) -> Iterator[av.Packet[VideoStream] | None]:
-        """Packets to the end of what can be read, then None: give out what is left."""
+        """Packets to the end of the readable data, then None to flush the decoder."""
         try:
             for packet in self._opened().demux(self._stream):
                 self._beat()
-                # An empty packet stands for a dropped frame or for the end; the decoder takes it for the end.
+                # An empty packet means a dropped frame or the end; the decoder would take it for the end.
                 if packet.size:
                     yield packet
         except Exception as error:
@@ -248,7 +248,7 @@ class ContainerSource:
 
 
 def _copy(frame: av.VideoFrame) -> av.VideoFrame:
-    """A frame in memory of its own, without side data."""
+    """A copy of a frame, without side data."""
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for source, target in zip(frame.planes, copy.planes, strict=True):
         if source.line_size < 0:
@@ -258,7 +258,7 @@ def _copy(frame: av.VideoFrame) -> av.VideoFrame:
         length = min(old.shape[1], new.shape[1])
         new[:, :length] = old[:, :length]
     copy.pts, copy.dts = frame.pts, frame.dts
-    copy.key_frame = frame.key_frame  # type: ignore[misc]  # the stub forgets the setter
+    copy.key_frame = frame.key_frame  # type: ignore[misc]  # the stub lacks the setter
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     return copy
 
@@ -301,7 +301,7 @@ def picture_codec(head: bytes) -> str | None:
 
 
 class FolderSource:
-    """A folder of pictures, one a frame; all of one kind and size.
+    """A folder of pictures, one per frame, all of one format and size.
 
     Frame ``i`` has the presentation time ``i`` in units of ``FOLDER_TIME_BASE``.
     """
@@ -319,17 +319,17 @@ class FolderSource:
         self.warnings: list[str] = []
         self.listed_frames, self.max_frames = len(names), limits.max_frames
         if len(names) > limits.max_frames:
-            raise VideoError(f"{len(names)} pictures in the folder; at most {limits.max_frames} frames are read")
+            raise VideoError(f"the folder has {len(names)} pictures; the limit is {limits.max_frames} frames")
         self.codec = self._codec_of(names[0], self._read(names[0]))
 
     def _read(self, name: str) -> bytes:
         path = self._folder / name
         try:
             if os.path.getsize(path) > MAX_PICTURE_BYTES:
-                raise VideoError(f"{name}: larger than {MAX_PICTURE_BYTES} bytes")
+                raise VideoError(f"{name}: the file is larger than the limit of {MAX_PICTURE_BYTES} bytes")
             return path.read_bytes()
         except OSError as error:
-            raise VideoError(f"{name}: cannot be read ({error.strerror})") from None
+            raise VideoError(f"{name}: cannot read the file ({error.strerror})") from None
 
     @staticmethod
     def _codec_of(name: str, data: bytes) -> str:
@@ -347,11 +347,11 @@ class FolderSource:
         return self._decode(index, threads)
 
     def _decode(self, start: int, threads: int) -> Iterator[av.VideoFrame]:
-        """Pictures decoded by ``threads`` threads, as many ahead, given out in order."""
+        """Decode pictures in ``threads`` threads, as many ahead, and yield them in order."""
         pending: deque[Future[tuple[av.VideoFrame, Orientation]]] = deque()
         size: tuple[int, int] | None = None
-        # Not the decoders' own threads: these free the packets that PyAV makes of bytes, need the interpreter lock to
-        # do so, and deadlock when a decoder is dropped meanwhile.
+        # Do not use the decoders' own threads: they need the interpreter lock to free the packets that PyAV creates,
+        # and deadlock when a decoder is dropped at that moment.
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for index in range(start, len(self._names)):
@@ -368,7 +368,7 @@ class FolderSource:
                     self.orientation = self.orientation or orientation
                     if orientation != self.orientation:
                         raise VideoError(
-                            f"{self._names[index]}: its Exif orientation is not that of the pictures before it"
+                            f"{self._names[index]}: its Exif orientation differs from that of the previous pictures"
                         )
                     yield frame
             finally:
@@ -402,7 +402,7 @@ def open_source(path: Path, names: Sequence[str] | None, limits: DecodeLimits, b
     """Open a container, or a folder when ``names`` are given.
 
     Raises:
-        VideoError: it is not a video, or one that is refused.
+        VideoError: not a video, or it is refused.
     """
     if names is None:
         if _head(path).startswith(TIFF_SIGNATURES):

@@ -96,7 +96,7 @@ def test_what_is_no_video_at_all(tmp_path: Path, content: bytes) -> None:
 def test_a_small_file_with_huge_frames_is_refused(tmp_path: Path, codec: str, pix_fmt: str) -> None:
     """An AVI whose header, and whose pictures, say 16000 x 16000."""
     path = files.huge_frames(tmp_path / "huge.avi", codec, pix_fmt)
-    with pytest.raises(VideoError, match=r"16000 x 16000|more than 36000000 pixels"):
+    with pytest.raises(VideoError, match=r"16000 x 16000|exceed 36000000 pixels"):
         open_video(path)
 
 
@@ -110,7 +110,7 @@ def test_a_huge_picture_is_refused(tmp_path: Path) -> None:
 def test_limits_on_frames_and_pixels(make_clip) -> None:
     """Both are said with the number."""
     path = make_clip("clip.mp4", count=20)
-    with pytest.raises(VideoError, match="more than 10 frames"):
+    with pytest.raises(VideoError, match="the limit of 10"):
         open_video(path, DecodeLimits(max_frames=10))
     with pytest.raises(VideoError, match="96 x 64"):
         open_video(path, DecodeLimits(max_pixels=1000))

@@ -173,7 +173,7 @@ def test_frame_tables(store: Store, project: Project, video: VideoRecord) -> Non
     waiting = store.uploads.finish(project.project_id, upload.upload_id)
     with pytest.raises(FailedPrecondition, match="not ready"):
         store.videos.frame_table(project.project_id, waiting.video_id)
-    with pytest.raises(FailedPrecondition, match="not finished"):
+    with pytest.raises(FailedPrecondition, match="cancel it first"):
         store.erasure.delete(project.project_id, waiting.video_id)
     store.jobs.cancel(project.project_id, waiting.probe_job_id)
 
