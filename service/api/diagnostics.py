@@ -157,7 +157,7 @@ def _add_effects(message: pb.Diagnostics, project_id: str, found: VideoDiagnosti
             checked_count=len(effect.agreements),
             agreement_before=_mean([before for before, _ in effect.agreements]),
             agreement_after=_mean([after for _, after in effect.agreements]),
-            taken_back=change.undone_by > 0,
+            undone=change.undone_by > 0,
         )
     # Labels drawn before the first micro-model corrected nothing.
     corrected = (act for act in found.acts.all if act.kind is ChangeKind.CORRECT and act.model_version)
