@@ -26,7 +26,7 @@ from micromodels.video.trouble import Trouble, describe
 
 __all__ = ["ContainerSource", "FolderSource", "FrameSource", "open_source"]
 
-# Demuxers that open nothing but the file they are given; every playlist, concat script and network format is left out.
+# Demuxers that open only the file they are given; playlists, concat scripts and network formats are excluded.
 FORMATS = "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,mxf,ogg,dv,gif"
 FORMATS_FOR_PEOPLE = "mp4, mov, 3gp, mkv, webm, avi, mpg, vob, ts, mts, wmv, flv, mxf, ogv, dv, gif, tif"
 
@@ -46,7 +46,7 @@ _PICTURE_CODECS: tuple[tuple[bytes, str], ...] = (
     (b"RIFF....WEBP", "webp"),
     *((signature, "tiff") for signature in TIFF_SIGNATURES),
 )
-"""How files of pictures begin (a dot stands for any byte), and what decodes them."""
+"""First bytes of picture files (a dot matches any byte), and their decoders."""
 _OTHER_FILES: tuple[tuple[int, bytes, str, str], ...] = (
     (128, b"DICM", "a DICOM file", "export the cine as MP4 or as a folder of PNG frames"),
     (0, b"#EXTM3U", "a playlist (HLS)", "download the stream as one MP4 file"),
@@ -60,11 +60,11 @@ _OTHER_FILES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF", "an HDF5 file", "export its frames as PNG or TIFF"),
     (0, b"SIMPLE  =", "a FITS file", "export its frames as PNG or TIFF"),
 )
-"""Offset and bytes, what such a file is, and what would help."""
+"""Offset and bytes, kind of file, and what to do."""
 FOLDER_TIME_BASE = Fraction(1, 25)
 MAX_PICTURE_BYTES = 1 << 30
 MAX_GIF_FRAMES = 100_000
-"""A GIF of a few megabytes may hold millions of frames; none that people make comes near."""
+"""A GIF of a few megabytes may hold millions of frames; real ones have far fewer."""
 _IO_BUFFER_BYTES = 256 << 10
 _LAST_ENTRIES = 16
 _HEAD_BYTES = 4096
@@ -83,9 +83,9 @@ class FrameSource(Protocol):
     warnings: list[str]
     trouble: Trouble
     listed_frames: int
-    """How many frames the file says that it has; 0 where it says nothing."""
+    """Number of frames according to the file; 0 if unknown."""
     max_frames: int
-    """How many frames are read at most."""
+    """Most frames to read."""
     orientation: Orientation | None
     """Orientation of the first decoded frame."""
 
@@ -152,7 +152,7 @@ class ContainerSource:
         if context is None:
             raise VideoError("no decoder is installed for the file's video stream")
         if context.name not in CODECS:
-            raise VideoError(f"codec {context.name!r} is not decoded here; convert the video to H.264 in MP4")
+            raise VideoError(f"codec {context.name!r} is not supported; convert the video to H.264 in MP4")
         if context.width * context.height > self._limits.max_pixels:
             raise VideoError(
                 f"the frames have {context.width} x {context.height} pixels; "
@@ -268,7 +268,7 @@ def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
 
 
 def _not_a_video(path: Path, error: BaseException) -> str:
-    """What the file is instead, as far as its first bytes tell, and what would help."""
+    """What the file is instead, judged by its first bytes, and what to do."""
     head = _head(path)
     kind = picture_codec(head)
     if kind:
@@ -280,7 +280,7 @@ def _not_a_video(path: Path, error: BaseException) -> str:
     if not head:
         return "not a readable video: the file is empty"
     reason = describe(error)
-    return f"not a readable video ({reason}); containers that are read: {FORMATS_FOR_PEOPLE}"
+    return f"not a readable video ({reason}); supported containers: {FORMATS_FOR_PEOPLE}"
 
 
 def _head(path: Path) -> bytes:
@@ -292,7 +292,7 @@ def _head(path: Path) -> bytes:
 
 
 def picture_codec(head: bytes) -> str | None:
-    """What decodes a picture whose file begins so; None where it is no picture that is read here."""
+    """The decoder of a picture file with these first bytes; None if it is not a supported picture."""
     for signature, codec in _PICTURE_CODECS:
         start = head[: len(signature)]
         if len(start) == len(signature) and all(s in (b, ord(".")) for s, b in zip(signature, start, strict=True)):
@@ -378,7 +378,7 @@ class FolderSource:
         name = self._names[index]
         data = self._read(name)
         if self._codec_of(name, data) != self.codec:
-            raise VideoError(f"{name}: another kind of picture than {self._names[0]}, which is {self.codec}")
+            raise VideoError(f"{name}: its format differs from that of {self._names[0]}, which is {self.codec}")
         if self.codec == "tiff":
             return tiff_picture(name, data, index, self._limits)
         context = av.CodecContext.create(self.codec, "r")

@@ -33,7 +33,7 @@ def exif_orientation(data: bytes) -> Orientation:
 
 
 def orientation_of_value(value: int) -> Orientation:
-    """What a value of the tag means; upright where it means nothing."""
+    """Orientation of a value of the tag; upright for invalid values."""
     return _ORIENTATIONS.get(value, Orientation())
 
 

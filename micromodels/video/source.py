@@ -72,7 +72,7 @@ def find_source(path: str | os.PathLike[str]) -> VideoSource:
 
 
 def is_tiff_stack(path: Path) -> bool:
-    """Whether a file is a TIFF whose header lists a second page; nothing else of it is read."""
+    """Whether a file is a TIFF with a second page; reads only its header."""
     try:
         with open(path, "rb") as file:
             head = file.read(16)

@@ -31,7 +31,7 @@ _SAMPLES = 16
 """Minimum number of evenly spaced frames whose pixels are hashed; at most twice as many."""
 
 _MISSING_TOLERATED = 2
-"""Headers are off by one or two in sound files."""
+"""Headers of intact files may be off by one or two."""
 _SHORTEST_STEP_SECONDS, _LONGEST_STEP_SECONDS = 1e-4, 60.0
 
 _NO_TIME = -(1 << 63)
@@ -97,7 +97,7 @@ def _decode_all(source: FrameSource, threads: int) -> _Pass:
     logged_before = _logged_bytes()  # messages from opening are about other streams and metadata
     for frame in frames:
         if len(seen.pts) >= source.max_frames:
-            raise VideoError(f"more than {source.max_frames} frames; cut the video into parts")
+            raise VideoError(f"the video has more than {source.max_frames} frames; split it into parts")
         seen.add(frame)
     seen.logged_bytes = _logged_bytes() - logged_before
     return seen
@@ -155,17 +155,17 @@ def survey(source: FrameSource, limits: DecodeLimits, threads: int) -> FrameTabl
 
 
 def _doubts(source: FrameSource, pts: npt.NDArray[np.int64]) -> list[str]:
-    """Warnings where the file decodes well, but its own words about frames and times cannot be right."""
+    """Warnings about a file that decodes without errors, but with an implausible frame count or times."""
     warnings: list[str] = []
     missing = source.listed_frames - len(pts)
     if missing > max(_MISSING_TOLERATED, source.listed_frames // 20):
         warnings.append(
-            f"the file lists {source.listed_frames} frames but shows {len(pts)}: its edit list or its time scale "
-            "leaves the others out; convert it again if you need them"
+            f"the file lists {source.listed_frames} frames but shows {len(pts)}: its edit list or time scale "
+            "hides the others; convert the file again if you need them"
         )
     step_seconds = float(np.median(np.diff(pts))) * float(source.time_base) if len(pts) > 1 else 0.0
     if step_seconds and not _SHORTEST_STEP_SECONDS <= step_seconds <= _LONGEST_STEP_SECONDS:
-        warnings.append(f"frames are {step_seconds:.3g} s apart: the file's time scale looks wrong")
+        warnings.append(f"frames are {step_seconds:.3g} s apart: the file's time scale is probably wrong")
     return warnings
 
 

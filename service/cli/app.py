@@ -231,9 +231,9 @@ def batch(
 ) -> None:
     """Label many videos with a saved micro-model; no new seeds are needed.
 
-    A video that fails is reported and the others are labeled (exit code 5). batch.json lists every file: done, failed,
-    or left out and why. Run again, the same command skips what is done:
-    each video's folder says in done.json which bytes were labeled by which model. Ctrl-C keeps the finished videos.
+    A video that fails is reported and the others continue (exit code 5). batch.json lists every file: done, failed, or
+    left out and why. Run the same command again to skip finished videos: each video's done.json records which bytes
+    were labeled by which model. Ctrl-C keeps the finished videos.
     """
     console = _console()
     with exit_codes(console):
@@ -443,10 +443,10 @@ def _train(video: Video, anchors: list[AnyLabel], settings: Any, run: Run, displ
 
 
 def _save(model: MicroModel, folder: Path) -> None:
-    """Save a trained model; where its folder cannot be written any more it is kept elsewhere, and the error says where.
+    """Save a trained model. If its folder is no longer writable, save it elsewhere; the error says where.
 
     Raises:
-        OSError: naming the place where the model is.
+        OSError: the error names the folder with the model.
     """
     try:
         model.save(folder)

@@ -50,12 +50,12 @@ def verify(
 
 @audit.command("export")
 def export(
-    project: Annotated[str, typer.Option(metavar="ID", help="Only rows of this project; else all of them.")] = "",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write; else standard output.")] = None,
+    project: Annotated[str, typer.Option(metavar="ID", help="Only rows of this project; default: all rows.")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: standard output.")] = None,
     overwrite: OverwriteOption = False,
     data: DataOption = None,
 ) -> None:
-    """Write the rows as JSON Lines, oldest first, each with its hash."""
+    """Export the rows as JSON Lines, oldest first, each with its hash."""
     with exit_codes(Console(stderr=True)), ExitStack() as stack:
         if out is not None:
             check_output_file("--out", out, (), overwrite=overwrite)

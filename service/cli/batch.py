@@ -36,19 +36,19 @@ VIDEO_SUFFIXES = frozenset(
         *(".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
     }
 )
-"""Files of a folder that are taken for videos; any other file can be named by itself."""
+"""Suffixes of videos in a folder; files with another suffix must be named individually."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file.
+    """Outcome of one file.
 
     Attributes:
         source: its path.
-        state: ``done``, ``skipped`` (done in an earlier run), ``failed`` or ``left_out`` (a file of a folder that was
-            not taken for a video).
+        state: ``done``, ``skipped`` (done in an earlier run), ``failed`` or ``left_out`` (a file in a folder whose
+            suffix is not a video's).
         folder: of its results, in the output folder.
-        frames: labeled.
+        frames: number of labeled frames.
         error: why it failed or was left out.
     """
 
@@ -61,19 +61,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What there is to label, each once and in order, and the files beside that were not taken."""
+    """The sources to label, each once and in order, and the files that were left out."""
 
     videos: list[Path]
     left_out: list[Outcome]
 
 
 def find_sources(patterns: Sequence[str], out: Path) -> Sources:
-    """Videos and folders of frames that paths and globs stand for; nothing inside ``out``.
+    """Videos and frame folders that paths and globs match; nothing inside ``out``.
 
     A folder matches every video and every folder of pictures below it (including itself).
 
     Raises:
-        InvalidInput: a path or pattern stands for nothing, or ``out`` is, contains or lies in one of the paths.
+        InvalidInput: a path or pattern matches nothing, or ``out`` is, contains or is inside one of the paths.
     """
     refuse_inputs("--out", out, patterns)
     out = out.resolve()
@@ -91,7 +91,7 @@ def find_sources(patterns: Sequence[str], out: Path) -> Sources:
                 if not reason or source not in found:
                     found[source] = reason
         if not videos:
-            raise InvalidInput("source", pattern, "a video, a folder with videos or pictures, or a pattern for them")
+            raise InvalidInput("source", pattern, "a video, a folder with videos or pictures, or a matching pattern")
     left_out = [Outcome(str(path), "left_out", error=reason) for path, reason in found.items() if reason]
     return Sources([path for path, reason in found.items() if not reason], left_out)
 
@@ -101,7 +101,7 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _below(path: Path, out: Path) -> Iterator[tuple[Path, str]]:
-    """Files and folders of pictures, each with the reason to leave it out, empty for what is to be labeled."""
+    """Files and picture folders, each with the reason to leave it out; empty for sources to label."""
     if not path.is_dir():
         yield path, ""
         return
@@ -129,14 +129,14 @@ def _of_folder(folder: Path, files: Sequence[str]) -> Iterator[tuple[Path, str]]
         elif file.startswith("."):
             yield folder / file, "hidden"
         elif file not in pictures:
-            yield folder / file, f"not a video by its ending {Path(file).suffix!r}; name the file itself to try it"
+            yield folder / file, f"the suffix {Path(file).suffix!r} is not a video's; name the file itself to try it"
         elif videos:
-            yield folder / file, "a picture beside videos; put frames into a folder of their own"
+            yield folder / file, "a picture beside videos; put frames into a separate folder"
 
 
 def kinds(left_out: Sequence[Outcome]) -> str:
-    """How many files of which ending, the most frequent first."""
-    counts = Counter(Path(one.source).suffix.lower() or "without ending" for one in left_out)
+    """Number of files by suffix, most frequent first."""
+    counts = Counter(Path(one.source).suffix.lower() or "without suffix" for one in left_out)
     return ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5)) + (
         ", ..." if len(counts) > 5 else ""
     )
@@ -182,7 +182,7 @@ class Batch:
         self._left_out: list[Outcome] = []
 
     def run(self, found: Sources) -> None:
-        """Label every source that is not done; a failure is noted and the rest goes on.
+        """Label every source that is not done; a failure is recorded and the others continue.
 
         Raises:
             Cancelled: the user stopped the batch. Finished files are kept, the current one is not.

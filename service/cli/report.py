@@ -54,7 +54,7 @@ def report(
 
 
 def _cell(value: object) -> object:
-    """Text that a spreadsheet does not take for a formula: such text gets an apostrophe in front.
+    """Protect text that a spreadsheet would read as a formula by a leading apostrophe.
 
     Source: OWASP, *CSV Injection*.
     """
