@@ -1,20 +1,20 @@
-"""Every error that micromodels raises on purpose.
+"""All errors that micromodels raises on purpose.
 
 ::
 
     MicromodelsError
-    ├── InvalidInput           the caller sent something that is not allowed (field, value, allowed)
-    │   └── OutOfRange         an index or offset past the end
-    ├── FailedPrecondition     the request is fine but the state does not allow it (no seeds, ...)
+    ├── InvalidInput           a field has a value that is not allowed (field, value, allowed)
+    │   └── OutOfRange         an index or offset is out of range
+    ├── FailedPrecondition     the request is valid, but not in the current state (no seeds, ...)
     ├── VideoError             the video cannot be decoded, or is refused
-    │   └── FrameMismatch      the decoded frames are not the ones the frame table recorded
+    │   └── FrameMismatch      decoded frames differ from the frame table
     ├── ModelError             a saved micro-model cannot be used
     ├── TrainingError          training failed
-    │   ├── Diverged           the loss stopped being a number
+    │   ├── Diverged           the loss became NaN or infinite
     │   └── OutOfMemory        the device or the machine ran out of memory
-    └── Cancelled              the user asked to stop; finished frames are kept
+    └── Cancelled              stopped by the user; finished frames are kept
 
-All of them survive pickling (they cross process boundaries).
+All of them can be pickled (they cross process boundaries).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class InvalidInput(MicromodelsError):
     """A field holds a value that is not allowed.
 
     Args:
-        field: dotted path of the field, e.g. ``"box[2]"`` or ``"line 3: box"``.
-        value: what was given (shown shortened).
-        allowed: what would have been accepted, in words.
+        field: dotted path of the field, such as ``"box[2]"`` or ``"line 3: box"``.
+        value: the given value (shortened when shown).
+        allowed: the accepted values, in words.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
@@ -61,19 +61,19 @@ class InvalidInput(MicromodelsError):
 
 
 class OutOfRange(InvalidInput):
-    """An index or offset lies outside of what there is."""
+    """An index or offset is out of range."""
 
 
 class FailedPrecondition(MicromodelsError):
-    """The request makes sense but not now: the message says what is missing."""
+    """The request is valid, but not in the current state; the message says what is missing."""
 
 
 class VideoError(MicromodelsError):
-    """The video cannot be decoded or is refused: the message says why."""
+    """The video cannot be decoded or is refused; the message says why."""
 
 
 class FrameMismatch(VideoError):
-    """Decoded frames differ from those recorded in the frame table."""
+    """Decoded frames differ from the frame table."""
 
 
 class ModelError(MicromodelsError):
@@ -93,4 +93,4 @@ class OutOfMemory(TrainingError):
 
 
 class Cancelled(MicromodelsError):
-    """The user asked to stop. What was finished before is kept."""
+    """Stopped by the user. Finished results are kept."""

@@ -1,4 +1,4 @@
-"""The console script ``micromodels``: the command line, or one line on what it needs."""
+"""The console script ``micromodels``: runs the command line, or says what to install."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; with the base install alone say what to install, and end with exit code 2."""
+    """Run the command line. With only the base install, say what to install and exit with code 2."""
     try:
         from service.cli import app
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("service", "micromodels"):
             raise
-        needs = "the command needs more than the light client: pip install 'micromodels[server]'"
+        needs = "the command line needs the server install: pip install 'micromodels[server]'"
         print(f"error: {needs} ({error.name} is missing)", file=sys.stderr)
         sys.exit(2)
     app()

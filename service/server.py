@@ -1,11 +1,11 @@
-"""The server from start to end: store, job runner, gRPC and the web page in one process."""
+"""The server: store, job runner, gRPC and web page in one process."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is imported; forked children crash
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a line for every stranger's handshake says nothing
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # no log line for every failed handshake
 
 import asyncio
 import logging
@@ -38,12 +38,12 @@ DEFAULT_PAGE_PORT = 8080
 _LOG = logging.getLogger(__name__)
 _GRACE_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_MESSAGE_BYTES = 16 << 20  # as the gRPC server has it
+_MESSAGE_BYTES = 16 << 20  # same as the gRPC server
 
 
 @dataclass(frozen=True, slots=True)
 class _Listening:
-    """Where a server listens, and who is told when it does; see ``serve``."""
+    """Where a server listens, and what it calls when it does; see ``serve``."""
 
     host: str
     port: int
@@ -64,24 +64,24 @@ def serve(
     on_page: Callable[[str], None] = lambda address: print(address, flush=True),
     on_notice: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> None:
-    """Serve until SIGTERM or SIGINT; returns when everything has been put away.
+    """Serve until SIGTERM or SIGINT; returns when everything is closed.
 
-    On a signal, new calls are refused, short ones end, and running jobs are given back to be gone on with at the next
-    start. A second signal changes nothing. Must be called in the main thread, by a process that ends afterwards.
+    On a signal, new calls are refused, short ones finish, and running jobs return to the queue to continue at the next
+    start. A second signal changes nothing. Call it in the main thread, in a process that exits afterwards.
 
     Args:
-        data_dir: folder of everything that is kept; None for what the environment says (see ``Settings``).
-        host: a loopback address or ``localhost``; or another address, where TLS and tokens are then required.
-        port: 0 for any free one.
-        page_port: port of the web page, 0 for any free one; None for no page.
-        allowed_roots: folders whose files may be registered; empty for what the environment says.
-        on_notice: called with what people have to know to connect: the certificate, how to make a first token.
-        on_ready: called with ``host:port`` when the server answers.
+        data_dir: data folder; None for the environment's (see ``Settings``).
+        host: a loopback address or ``localhost``; any other address requires TLS and tokens.
+        port: 0 for any free port.
+        page_port: port of the web page, 0 for any free port; None for no page.
+        allowed_roots: folders whose files may be registered; empty for the environment's.
+        on_notice: called with what users need to connect: the certificate, how to create the first token.
+        on_ready: called with ``host:port`` when the server accepts calls.
         on_page: called with the address of the web page, after ``on_ready``.
 
     Raises:
         FailedPrecondition: another server uses the data folder or a port.
-        InvalidInput: the host is no address, or a variable of the environment is not right.
+        InvalidInput: the host is not an address, or an environment variable is not valid.
         StorageFailure: the data folder cannot be used.
     """
     settings = Settings.from_environment(data_dir=data_dir, allowed_roots=tuple(allowed_roots) or None)
@@ -89,13 +89,13 @@ def serve(
     set_up_traces(settings.trace_file)
     with Store.open(settings) as store, _measured(store, settings):
         transport = transport_for(settings, host)
-        _tell(transport, store, on_notice)
+        _notify(transport, store, on_notice)
         asyncio.run(_serve(store, settings, _Listening(host, port, page_port, transport, on_ready, on_page)))
 
 
 @contextmanager
 def _measured(store: Store, settings: Settings) -> Iterator[None]:
-    """Measure the store, and give the numbers to whoever asks."""
+    """Collect the store's metrics and serve them."""
     collector = watch_store(store)
     try:
         if settings.metrics_port:
@@ -110,15 +110,15 @@ async def _serve(store: Store, settings: Settings, listening: _Listening) -> Non
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
 
     def stop(number: int, frame: object) -> None:
-        # From here on the process is on its way out. A handler of the loop would go with the loop, and a second signal
-        # that comes just then would kill the process before the store is closed.
+        # From here on the process is shutting down. A handler of the loop would end with the loop, and a second signal
+        # at that moment would kill the process before the store is closed.
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_IGN)
         loop.call_soon_threadsafe(stopping.set)
 
     for number in _SIGNALS:
         signal.signal(number, stop)
-    # The way from the page to the API; the folder is this user's alone.
+    # The page calls the API through this socket; only this user can enter the folder.
     with tempfile.TemporaryDirectory(prefix="micromodels-") as folder:
         socket = Path(folder) / "api"
         api = ApiServer(store, listening.host, listening.port, transport=listening.transport, local_socket=socket)
@@ -137,7 +137,7 @@ async def _serve(store: Store, settings: Settings, listening: _Listening) -> Non
 
 @asynccontextmanager
 async def _page(store: Store, settings: Settings, listening: _Listening, socket: Path) -> AsyncIterator[None]:
-    """Serve the web page, where one is wanted."""
+    """Serve the web page, if it has a port."""
     if listening.page_port is None:
         yield
         return
@@ -158,11 +158,11 @@ async def _page(store: Store, settings: Settings, listening: _Listening, socket:
         await web.stop()
 
 
-def _tell(transport: Transport, store: Store, say: Callable[[str], None]) -> None:
-    """Say what clients will need."""
+def _notify(transport: Transport, store: Store, on_notice: Callable[[str], None]) -> None:
+    """Report what clients need to connect."""
     certificate = transport.certificate
     if certificate is not None and certificate.ca_file is not None:
         ca = certificate.ca_file.resolve()
-        say(f"clients check this server with {ca} (SHA-256 {fingerprint(ca.read_bytes())})")
+        on_notice(f"clients need this certificate: {ca} (SHA-256 {fingerprint(ca.read_bytes())})")
     if transport.tokens_required and not store.access.list(limit=1).items:
-        say("no token exists yet; make the first one: micromodels token create NAME --admin --data DIR")
+        on_notice("no token exists yet; create one: micromodels token create NAME --admin --data DIR")

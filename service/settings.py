@@ -1,4 +1,4 @@
-"""Settings of the server: read once from the environment, then passed where they are used."""
+"""Settings of the server: read once from the environment, then passed to where they are used."""
 
 from __future__ import annotations
 
@@ -23,117 +23,117 @@ class Settings:
     """Everything an operator can choose. Each field is also the variable ``MICROMODELS_<FIELD>``.
 
     Raises:
-        InvalidInput: a value is out of its bounds; the error names the field.
+        InvalidInput: a value is out of range; the error names the field.
     """
 
     data_dir: Path = Path("micromodels-data")
-    """Folder of the database, blobs, uploads, caches and scratch files. Made if it is not there."""
+    """Folder of the database, blobs, uploads, caches and scratch files. Created if missing."""
 
     database_url: str = ""
     """URL of the database, ``postgresql://USER:PASSWORD@HOST:PORT/NAME``; empty for ``database.sqlite`` in the data
     folder."""
 
     object_store_url: str = ""
-    """Where videos, models, exports and pictures are kept: ``s3://BUCKET/FOLDER``, ``gs://BUCKET/FOLDER``, another URL
-    that fsspec knows, or ``file:///FOLDER``; empty for ``blobs`` in the data folder. Credentials and endpoint come from
-    the variables of the protocol's own tools, e.g. ``AWS_ACCESS_KEY_ID`` and ``AWS_ENDPOINT_URL``."""
+    """Where videos, models, exports and pictures are stored: ``s3://BUCKET/FOLDER``, ``gs://BUCKET/FOLDER``, another
+    fsspec URL, or ``file:///FOLDER``; empty for ``blobs`` in the data folder. Credentials and endpoint come from the
+    variables of the protocol's own tools, such as ``AWS_ACCESS_KEY_ID`` and ``AWS_ENDPOINT_URL``."""
 
     allowed_roots: tuple[Path, ...] = ()
     """Folders whose files may be registered by path, separated by ``:`` in the environment; none by default."""
 
     max_upload_bytes: int = 64 << 30
-    """Largest upload that is taken."""
+    """Largest upload that is accepted."""
 
     min_free_bytes: int = 512 << 20
-    """An upload is refused if it would leave less than this free on the disk of the data folder."""
+    """An upload is refused if it would leave less free space than this on the disk of the data folder."""
 
     reserve_bytes: int = 16 << 20
-    """Room on the disk of the data folder that is kept so that a full disk can still be tidied: with less than half of
-    it free, writes are refused, and reading and deleting go on. 0 for none."""
+    """Space reserved on the disk of the data folder, so that users can still delete when the disk is full. With less
+    than half of it free, writes are refused; reading and deleting still work. 0 for none."""
 
     project_bytes: int = 1 << 50
-    """How many bytes the videos of one project may have, uploads that have begun included."""
+    """Total bytes allowed for the videos of one project, including unfinished uploads."""
 
     upload_idle_hours: float = 48.0
-    """An upload without a new chunk for this long is given up and its bytes are deleted."""
+    """An upload without a new chunk for this long expires and its bytes are deleted."""
 
     request_id_hours: float = 72.0
-    """How long the answer to a request id is remembered."""
+    """How long a request id and its answer are remembered."""
 
     auth: str = "auto"
-    """Who must show a token: ``auto``: nobody on loopback, everybody elsewhere; ``required``: everybody."""
+    """Who must send a token. ``auto``: everybody, except on loopback. ``required``: everybody."""
 
     tls: str = "auto"
-    """Where connections are encrypted: ``auto``: everywhere but on loopback; ``on``: there too."""
+    """Which connections use TLS. ``auto``: all, except on loopback. ``on``: all."""
 
     tls_certificate: str = ""
-    """PEM file of the server's certificate, with intermediate ones; empty: its own authority makes one."""
+    """PEM file of the server's certificate, with intermediates; empty: the server's own authority issues one."""
 
     tls_key: str = ""
-    """PEM file of the key of ``tls_certificate``."""
+    """PEM file of the private key of ``tls_certificate``."""
 
     tls_client_ca: str = ""
-    """PEM file of the authority whose client certificates are wanted (mutual TLS), or ``own``; empty: none."""
+    """PEM file of the authority that issues client certificates (mutual TLS), or ``own``; empty: none required."""
 
     tls_names: str = ""
-    """Further names and addresses for the server's own certificate, separated by commas."""
+    """Additional names and addresses for the server's own certificate, separated by commas."""
 
     log_format: str = "text"
-    """How the server logs: ``text`` for people, or ``json``: an object a line, without what anybody has typed."""
+    """Log format: ``text`` for people, or ``json``: one object per line, without text that users typed."""
 
     log_level: str = "warning"
-    """From where on it logs: ``debug``, ``info`` (a line for every call), ``warning`` or ``error``."""
+    """Lowest level that is logged: ``debug``, ``info`` (a line for every call), ``warning`` or ``error``."""
 
     metrics_port: int = 0
-    """Port on loopback that answers ``/metrics`` for Prometheus; 0 for none."""
+    """Loopback port that serves ``/metrics`` for Prometheus; 0 for none."""
 
     trace_file: str = ""
-    """File that gets the spans of traces as JSON Lines; empty for none. ``OTEL_TRACES_EXPORTER`` names other places."""
+    """File for trace spans, as JSON Lines; empty for none. ``OTEL_TRACES_EXPORTER`` names other destinations."""
 
     device: str = "auto"
     """Where jobs train and predict: ``auto``, ``cpu`` or ``cuda``."""
 
     heavy_jobs: int = 1
-    """How many jobs train or propagate at once."""
+    """How many jobs may train or propagate at the same time."""
 
     light_jobs: int = 2
-    """How many jobs probe or export at once, beside the heavy ones."""
+    """How many jobs may probe or export at the same time, besides the heavy ones."""
 
     interactive_sessions: int = 2
-    """How many videos may be held ready for corrections at once; each is a process with a micro-model in memory."""
+    """How many videos may have an open session at the same time; each is a process with a micro-model in memory."""
 
     interactive_idle_seconds: float = 600.0
-    """A session that nobody asked anything for this long ends."""
+    """A session without a request for this long ends."""
 
     retrain_corrections: int = RETRAIN_CORRECTIONS
-    """So many frames with new hand labels after the last training, a video's micro-model is retrained when its
-    corrector pauses; the new one takes over if it does better on labels that neither has seen. 0 for never."""
+    """Number of frames with new hand labels, since the last training, after which a video's micro-model is retrained
+    when the annotator pauses. The new one replaces it if it scores better on held-out labels. 0 for never."""
 
     retrain_idle_seconds: float = 30.0
-    """How long the corrector must have paused for that."""
+    """How long the annotator must have paused before retraining starts."""
 
     lease_seconds: float = 30.0
-    """A job whose worker shows no sign of life for this long is given to another one."""
+    """A job whose worker sends no heartbeat for this long is given to another worker."""
 
     outage_seconds: float = 300.0
-    """How long a running job waits for a database or an object store that is away before it is given back."""
+    """How long a running job waits for an unreachable database or object store before it returns to the queue."""
 
     silence_seconds: float = 900.0
-    """A job child that reports nothing for this long is taken as hung and killed."""
+    """A job process that reports nothing for this long counts as hung and is killed."""
 
     cancel_grace_seconds: float = 10.0
-    """Time that a cancelled job has to finish its frame before it is terminated, and again before it is killed. Also
-    how long a server that stops waits for its jobs to keep a checkpoint."""
+    """How long a cancelled job has to finish its frame before it is terminated, and again before it is killed. Also
+    how long a stopping server waits for its jobs to save a checkpoint."""
 
     job_memory_bytes: int = 0
-    """A job's process that takes more memory than this is ended, and tries once more with half the work; 0 for nine
-    tenths of the machine's, or the container's."""
+    """A job process that uses more memory than this is ended, and the job retries once with half the work. 0 for 90 %
+    of the memory of the machine or container."""
 
     job_niceness: int = 10
-    """Niceness of job children, 0 to 19: the server answers, and corrections are computed, while they work."""
+    """Niceness of job processes, 0 to 19, so that calls and corrections stay fast while jobs run."""
 
     cache_bytes: int = 20 << 30
-    """Bound of the feature caches in the data folder; the longest unused go first."""
+    """Size limit of the feature caches in the data folder; the least recently used are deleted first."""
 
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[float, float]] = {
@@ -168,11 +168,11 @@ class Settings:
             if getattr(self, name) not in allowed:
                 raise InvalidInput(name, getattr(self, name), " or ".join(allowed))
         if bool(self.tls_certificate) != bool(self.tls_key):
-            raise InvalidInput("tls_key", self.tls_key, "a file where tls_certificate is one, else nothing")
+            raise InvalidInput("tls_key", self.tls_key, "a file together with tls_certificate, or set neither")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
-        """Settings from ``MICROMODELS_*`` variables, with explicit values on top (None means not given).
+        """Settings from ``MICROMODELS_*`` variables; overrides other than None take precedence.
 
         Raises:
             InvalidInput: a variable does not parse or is out of bounds, or an override is not a setting.
@@ -201,5 +201,5 @@ def _parse(name: str, text: str, hint: object) -> object:
 
 
 def cache_folder(settings: Settings, content_hash: str) -> Path:
-    """Where jobs cache what they compute from a video: a folder of its own, which goes with it."""
+    """Cache folder of one video, which is deleted with it."""
     return settings.data_dir.resolve() / "cache" / (content_hash or "unread")

@@ -1,4 +1,4 @@
-"""Every call of the API as a method."""
+"""The client: every API call as a method."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ _RESPONSES: dict[labeling_pb2.OperationKind.ValueType, type[Message]] = {
 
 
 class Client:
-    """A connection to a server. Calls block; a client may be used from several threads.
+    """A connection to a server. Calls block; several threads may share a client.
 
-    Resources go in as their names and come out as the messages of ``micromodels.v1``; labels and ontologies are those
-    of ``micromodels.types``. Every method may raise ``ApiError``. Calls that change something are safe to repeat and
-    are repeated while the server is out of reach for a moment.
+    Methods take resource names and return messages of ``micromodels.v1``; labels and ontologies are those of
+    ``micromodels.types``. Every method may raise ``ApiError``. Calls that change something are safe to repeat, and are
+    retried while the server is briefly unreachable.
 
     Args:
         address: ``host:port`` of the server.
-        token: sent as a bearer token with every call; without ``tls`` only to a server on this machine.
-        timeout_seconds: the longest that a single call may take; streams and waiting for operations take longer.
-        ca_file: PEM file of the authority that the server's certificate is checked with, such as the ``ca.pem`` that
-            ``micromodels serve`` names; turns TLS on.
-        certificate_file: PEM file of a client certificate, where the server wants one; turns TLS on.
-        key_file: its key.
-        tls: True for TLS with the usual authorities; None to decide by the files.
+        token: access token, sent with every call; without ``tls`` allowed only for a server on this machine.
+        timeout_seconds: time limit of a single call; streams and waiting for operations may take longer.
+        ca_file: PEM file of the authority of the server's certificate, such as the ``ca.pem`` that
+            ``micromodels serve`` prints; turns TLS on.
+        certificate_file: PEM file of a client certificate, if the server requires one; turns TLS on.
+        key_file: PEM file of its key.
+        tls: True for TLS with the system's authorities; None to decide by the files.
 
     Attributes:
-        access: tokens, and who is what in which project.
-        assignments: frames that two people label blindly.
+        access: tokens, roles and the audit log.
+        assignments: blind double annotation.
         review: corrections, reviews, tracks and history.
-        stubs: the generated stubs, for what has no method here.
+        stubs: the generated stubs, for calls without a method here.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a token for a server elsewhere with nothing encrypted, or a certificate without its key.
+        ValueError: a token for a remote server without TLS, or a certificate without its key.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Client:
     # Projects
 
     def create_project(self, display_name: str, ontology: Ontology, *, project_id: str = "") -> project_pb2.Project:
-        """Make a project; ``project_id`` empty for one that the server chooses."""
+        """Create a project; if ``project_id`` is empty, the server chooses an id."""
         project = ontology_to_message(ontology)
         project.display_name = display_name
         request = project_pb2.CreateProjectRequest(project_id=project_id, project=project, request_id=_request_id())
@@ -131,7 +131,7 @@ class Client:
         retention_days: int | None = None,
         etag: str = "",
     ) -> project_pb2.Project:
-        """Change what is given; with an ``etag`` only if nobody changed the project since that was read."""
+        """Change the given fields; with ``etag``, only if the project has not changed since it was read."""
         request = project_pb2.UpdateProjectRequest()
         if ontology is not None:
             request.project.CopyFrom(ontology_to_message(ontology))
@@ -147,7 +147,7 @@ class Client:
         return changed
 
     def delete_project(self, name: str, *, force: bool = False) -> None:
-        """Delete a project; with ``force`` also one that has videos."""
+        """Delete a project; ``force`` also deletes its videos."""
         request = project_pb2.DeleteProjectRequest(name=name, force=force)
         self._connection.call(self.stubs.projects.DeleteProject, request)
 
@@ -163,14 +163,14 @@ class Client:
     ) -> video_pb2.Video:
         """Upload a file and wait until the server has read it.
 
-        Called again with the same file, also by another process, it goes on where the upload was broken off, or
-        returns the video if it was not.
+        A repeat with the same file, even from another process, resumes an interrupted upload, or returns the video if
+        the upload is complete.
 
         Args:
             project: name of the project.
             path: the file.
-            on_progress: called with the bytes that the server has, and those of the file.
-            timeout_seconds: how long to wait for the server to read the video; None for as long as it takes.
+            on_progress: called with the uploaded bytes and the size of the file.
+            timeout_seconds: how long to wait for the server to read the video; None for no limit.
         """
         upload = send_file(self._connection, project, Path(path), on_progress)
         finish = video_pb2.FinishUploadRequest(name=upload.name)
@@ -178,19 +178,19 @@ class Client:
         return Operation(self._connection, started.name, video_pb2.Video).result(timeout_seconds)
 
     def get_upload(self, name: str) -> video_pb2.Upload:
-        """How far an upload has come."""
+        """State of an upload."""
         request = video_pb2.GetUploadRequest(name=name)
         found: video_pb2.Upload = self._connection.call(self.stubs.videos.GetUpload, request)
         return found
 
     def delete_upload(self, name: str) -> None:
-        """Give an upload up."""
+        """Cancel an upload."""
         self._connection.call(self.stubs.videos.DeleteUpload, video_pb2.DeleteUploadRequest(name=name))
 
     def register_video(
         self, project: str, path: str, *, display_name: str = "", timeout_seconds: float | None = None
     ) -> video_pb2.Video:
-        """Take a video that lies on the server, below one of its roots, and wait until it has been read."""
+        """Register a video on the server's disk, below an allowed root, and wait until it has been read."""
         request = video_pb2.RegisterVideoRequest(
             parent=project, path=path, display_name=display_name, request_id=_request_id()
         )
@@ -198,7 +198,7 @@ class Client:
         return Operation(self._connection, started.name, video_pb2.Video).result(timeout_seconds)
 
     def get_video(self, name: str) -> video_pb2.Video:
-        """Read what is known of a video."""
+        """Read a video."""
         found: video_pb2.Video = self._connection.call(self.stubs.videos.GetVideo, video_pb2.GetVideoRequest(name=name))
         return found
 
@@ -213,19 +213,19 @@ class Client:
             yield from page.frames
 
     def delete_video(self, name: str) -> None:
-        """Delete a video for good, and the micro-models that saw it; ``access.get_deletion_receipt`` says what went."""
+        """Delete a video permanently, and micro-models trained on it; see ``access.get_deletion_receipt``."""
         self._connection.call(self.stubs.videos.DeleteVideo, video_pb2.DeleteVideoRequest(name=name))
 
     # Labels
 
     def write_labels(self, video: str, labels: Iterable[AnyLabel], *, base_revision: int | None = None) -> int:
-        """Write labels in batches, each all or nothing, and return the new revision of the video's labels.
+        """Write labels in batches, each completely or not at all; returns the new revision of the video's labels.
 
         Args:
             video: name of the video.
             labels: any number.
-            base_revision: the revision that the writer has seen; ``ApiError`` with code ``ABORTED`` if people have
-                changed one of these labels since.
+            base_revision: the revision that the writer has seen; raises ``ApiError`` with code ``ABORTED`` if people
+                have changed one of these labels since.
         """
         revision: int | None = None
         for batch in label_batches(labels):
@@ -244,14 +244,14 @@ class Client:
         class_names: Sequence[str] = (),
         anchors_only: bool = False,
     ) -> Iterator[AnyLabel]:
-        """The labels of a video in order of frames; goes on by itself after a broken connection.
+        """The labels of a video in order of frames; resumes after a broken connection.
 
         Args:
             video: name of the video.
             frames: half-open range; None for all.
             tracks: only these tracks or frame classes; empty for all.
             class_names: only these object or frame classes; empty for all.
-            anchors_only: only labels made by people.
+            anchors_only: only human labels.
         """
         selection = _selection(frames, tracks, class_names, anchors_only)
         request = label_pb2.StreamLabelsRequest(parent=video, selection=selection)
@@ -269,7 +269,7 @@ class Client:
         anchors_only: bool = False,
         base_revision: int | None = None,
     ) -> label_pb2.DeleteLabelsResponse:
-        """Delete the labels that ``read_labels`` with the same arguments would give."""
+        """Delete the labels that ``read_labels`` returns for the same arguments."""
         selection = _selection(frames, tracks, class_names, anchors_only)
         request = label_pb2.DeleteLabelsRequest(parent=video, selection=selection, base_revision=base_revision)
         answer: label_pb2.DeleteLabelsResponse = self._connection.call(self.stubs.labels.DeleteLabels, request)
@@ -289,17 +289,17 @@ class Client:
         micro_model: str = "",
         display_name: str = "",
     ) -> Operation[micro_model_pb2.MicroModelVersion]:
-        """Train on the labels that people made on a video.
+        """Train on the human labels of a video.
 
         Args:
             video: name of the video.
             recipe: ``auto``, ``head``, ``finetune`` or ``yolo``.
             experiments: how many settings to try.
-            seed: of all random numbers.
-            effort: factor on the amount of training, 0.01 to 20; below 1 is quicker and worse.
+            seed: seed of all random numbers.
+            effort: factor on the amount of training, 0.01 to 20; below 1 is faster and less accurate.
             device: ``auto``, ``cpu`` or ``cuda``; empty for the server's setting.
-            micro_model: name of the micro-model that gets a new version; empty for a new one.
-            display_name: name for people of a new micro-model.
+            micro_model: name of the micro-model that gets a new version; empty for a new micro-model.
+            display_name: display name of a new micro-model.
         """
         settings = micro_model_pb2.TrainSettings(
             recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device
@@ -320,11 +320,11 @@ class Client:
         effort: float = 1.0,
         device: str = "",
     ) -> Operation[labeling_pb2.RetrainResponse]:
-        """Retrain on the hand labels of a video; the result takes over if it does better on labels it has not seen.
+        """Retrain on the hand labels of a video; the result replaces the old one if it is better on held-out labels.
 
         Args:
             video: name of the video.
-            micro_model_version: what to compare with; empty for the one trained last on the video.
+            micro_model_version: version to compare with; empty for the one trained last on the video.
             experiments: how many settings to try.
             seed: of all random numbers.
             effort: factor on the amount of training, 0.01 to 20.
@@ -340,7 +340,7 @@ class Client:
     def propagate(
         self, video: str, micro_model_version: str, *, frames: range | None = None, device: str = ""
     ) -> Operation[labeling_pb2.PropagateResponse]:
-        """Label a video, or a half-open range of its frames, with a micro-model that is there."""
+        """Label a video, or a half-open range of its frames, with an existing micro-model."""
         request = labeling_pb2.PropagateRequest(
             video=video, micro_model_version=micro_model_version, device=device, request_id=_request_id()
         )
@@ -365,15 +365,15 @@ class Client:
         """Label every frame of a video from a few seeds.
 
         Args:
-            source: name of a video, or with ``project`` a path on the server below one of its roots.
-            seeds: labels to start from; kept as labels made by people.
-            project: name of the project that ``source`` as a path goes to.
+            source: name of a video, or with ``project`` a path on the server below an allowed root.
+            seeds: labels to start from; stored as human labels.
+            project: name of the project for ``source`` as a path.
             recipe: as for ``train``.
             experiments: as for ``train``.
             seed: as for ``train``.
             effort: as for ``train``.
             device: as for ``train``.
-            flip_book: with pictures.
+            flip_book: whether to receive flip-book pictures.
         """
         settings = micro_model_pb2.TrainSettings(
             recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device
@@ -392,13 +392,13 @@ class Client:
         return AutoLabelRun(self._connection, request)
 
     def export(self, video: str, folder: str | os.PathLike[str], *, file_format: str = "jsonl") -> list[Path]:
-        """Export the labels of a video, wait for it and download the files.
+        """Export the labels of a video, wait, and download the files.
 
         Args:
             video: name of the video.
-            folder: where the files go; made if it is not there.
-            file_format: ``jsonl``, ``coco``, ``archive``: everything that is kept about the video, as a zip, or
-                ``review_report``: who drew, corrected and accepted each label.
+            folder: folder for the files; created if missing.
+            file_format: ``jsonl``, ``coco``, ``archive`` (everything stored about the video, as a zip) or
+                ``review_report`` (who drew, corrected and accepted each label).
 
         Raises:
             ValueError: another format.
@@ -411,15 +411,15 @@ class Client:
         return [self.download(file, folder) for file in made.files]
 
     def download(self, file: file_pb2.File, folder: str | os.PathLike[str]) -> Path:
-        """Download a file, check it and return where it lies. A broken download goes on where it was.
+        """Download a file, check it and return its path. An interrupted download is resumed.
 
         Raises:
-            ApiError: code ``DATA_LOSS``: the bytes are not those that the server announced.
+            ApiError: code ``DATA_LOSS``: the bytes do not match the server's checksum.
         """
         return download(self._connection, file, Path(folder))
 
     def operation(self, name: str) -> Operation[Any]:
-        """An operation that was started before, by whoever it was."""
+        """An operation that was started earlier, by any client."""
         found = self._connection.call(self.stubs.operations.GetOperation, operations_pb2.GetOperationRequest(name=name))
         metadata = labeling_pb2.OperationMetadata()
         found.metadata.Unpack(metadata)
@@ -440,13 +440,13 @@ class Client:
         return found
 
     def list_micro_model_versions(self, parent: str) -> Iterator[micro_model_pb2.MicroModelVersion]:
-        """All versions of a micro-model, or with ``projects/{project}/microModels/-`` of all of them, oldest first."""
+        """All versions of a micro-model, oldest first; ``projects/{project}/microModels/-`` for all micro-models."""
         request = micro_model_pb2.ListMicroModelVersionsRequest(parent=parent)
         for page in self._connection.pages(self.stubs.micro_models.ListMicroModelVersions, request):
             yield from page.micro_model_versions
 
     def delete_micro_model_version(self, name: str) -> None:
-        """Delete a version; labels that it made stay."""
+        """Delete a version; its labels stay."""
         request = micro_model_pb2.DeleteMicroModelVersionRequest(name=name)
         self._connection.call(self.stubs.micro_models.DeleteMicroModelVersion, request)
 

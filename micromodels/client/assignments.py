@@ -1,4 +1,4 @@
-"""Two people label the same frames without seeing each other's labels, and a third one chooses."""
+"""Blind double annotation: two people label the same frames independently, and a third one adjudicates."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Assignments:
     def create_assignment(
         self, video: str, frames: Iterable[int], annotators: tuple[str, str]
     ) -> assignment_pb2.Assignment:
-        """Give the same frames of a video to two annotators, by their names."""
+        """Assign frames of a video to two annotators, by user name."""
         wanted = assignment_pb2.Assignment(frame_indices=frames, annotators=annotators)
         request = assignment_pb2.CreateAssignmentRequest(parent=video, assignment=wanted, request_id=_request_id())
         made: assignment_pb2.Assignment = self._connection.call(self._stubs.assignments.CreateAssignment, request)
         return made
 
     def get_assignment(self, name: str) -> assignment_pb2.Assignment:
-        """Who has submitted, and who has chosen."""
+        """Read an assignment: who has submitted, and who adjudicated."""
         request = assignment_pb2.GetAssignmentRequest(name=name)
         found: assignment_pb2.Assignment = self._connection.call(self._stubs.assignments.GetAssignment, request)
         return found
@@ -53,13 +53,13 @@ class Assignments:
         deletions: Sequence[label_pb2.LabelKey] = (),
         submit: bool = False,
     ) -> assignment_pb2.Assignment:
-        """Write and delete one's own labels of an assignment; a label replaces one's earlier one of the same key.
+        """Write and delete the caller's labels of an assignment; a label replaces the caller's earlier one of its key.
 
         Args:
             name: of the assignment.
-            labels: any number, on assigned frames; sent in batches, each all or nothing.
-            deletions: keys of one's labels to delete, at most 10000; see ``label_key``.
-            submit: whether one is done: after all of this is stored, nothing can be written any more.
+            labels: any number, on assigned frames; sent in batches, each completely or not at all.
+            deletions: keys of the caller's labels to delete, at most 10000; see ``label_key``.
+            submit: whether the caller is done: once this is stored, the caller can no longer write.
         """
         batches = [*label_batches(labels)] or [[]]
         for index, batch in enumerate(batches):
@@ -73,13 +73,13 @@ class Assignments:
         return answer
 
     def list_assigned_labels(self, name: str, *, annotator: str = "") -> Iterator[AnyLabel]:
-        """The labels of an annotator in order of frames: one's own at any time, others' when both have submitted."""
+        """Labels of an annotator in order of frames: the caller's own any time, others' once both have submitted."""
         request = assignment_pb2.ListAssignedLabelsRequest(parent=name, annotator=annotator)
         for page in self._connection.pages(self._stubs.assignments.ListAssignedLabels, request):
             yield from map(label_from_message, page.labels)
 
     def get_agreement(self, name: str) -> assignment_pb2.Agreement:
-        """How far the two agree: mean IoU, and Cohen's kappa of states and classes."""
+        """Agreement of the two: mean IoU, and Cohen's kappa of states and classes."""
         request = assignment_pb2.GetAgreementRequest(name=name)
         found: assignment_pb2.Agreement = self._connection.call(self._stubs.assignments.GetAgreement, request)
         return found
@@ -87,12 +87,12 @@ class Assignments:
     def adjudicate_assignment(
         self, name: str, annotator: str, choices: Mapping[int, str] | None = None
     ) -> assignment_pb2.Assignment:
-        """Choose between the two; the chosen labels become hand labels of the video, in one change.
+        """Adjudicate: the chosen labels become hand labels of the video, in one change.
 
         Args:
             name: of the assignment.
-            annotator: whose labels are taken on frames that ``choices`` does not name.
-            choices: by frame, whose labels are taken.
+            annotator: whose labels to take on frames that ``choices`` does not name.
+            choices: by frame, whose labels to take.
         """
         request = assignment_pb2.AdjudicateAssignmentRequest(
             name=name, annotator=annotator, choices=choices, request_id=_request_id()

@@ -87,12 +87,12 @@ class Tls:
     """How a connection is encrypted. All files are PEM.
 
     Args:
-        ca_file: certificate of the authority that the server's certificate is checked with; None for the usual ones.
-        certificate_file: of the client, where the server wants one; needs ``key_file``.
-        key_file: of the client.
+        ca_file: certificate of the authority of the server's certificate; None for the system's authorities.
+        certificate_file: client certificate, if the server requires one; needs ``key_file``.
+        key_file: key of the client certificate.
 
     Raises:
-        ValueError: one of ``certificate_file`` and ``key_file`` without the other.
+        ValueError: only one of ``certificate_file`` and ``key_file`` is given.
     """
 
     ca_file: str | os.PathLike[str] | None = None
@@ -101,7 +101,7 @@ class Tls:
 
     def __post_init__(self) -> None:
         if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("key_file: got one of certificate_file and key_file; allowed: both or neither")
+            raise ValueError("key_file: got only one of certificate_file and key_file; allowed: both or neither")
 
     def credentials(self) -> grpc.ChannelCredentials:
         """For a channel.
@@ -117,7 +117,7 @@ def _bytes(path: str | os.PathLike[str] | None) -> bytes | None:
 
 
 class Stubs:
-    """The services of the API, for what ``Client`` has no method for.
+    """The services of the API, for calls without a ``Client`` method.
 
     Args:
         channel: to the server.
@@ -142,17 +142,17 @@ class Stubs:
 
 
 class Connection:
-    """A channel, its stubs, and what goes with every call.
+    """A channel, its stubs, and the metadata of every call.
 
     Args:
         address: ``host:port`` of the server.
-        token: sent as a bearer token with every call; without ``tls`` only to a server on this machine.
-        timeout_seconds: the longest that a single call may take.
-        tls: how to encrypt; None not to.
+        token: access token, sent with every call; without ``tls`` allowed only for a server on this machine.
+        timeout_seconds: time limit of a single call.
+        tls: TLS settings; None for no TLS.
 
     Raises:
         OSError: a file of ``tls`` cannot be read.
-        ValueError: a token for a server elsewhere, with nothing encrypted.
+        ValueError: a token for a remote server without TLS.
     """
 
     def __init__(self, address: str, token: str | None, timeout_seconds: float, tls: Tls | None = None) -> None:
@@ -184,13 +184,13 @@ class Connection:
             return method(request, timeout=timeout_seconds or self._timeout_seconds, metadata=self._metadata)
 
     def stream(self, start: Callable[[], tuple[Any, Message]]) -> Iterator[Any]:
-        """The messages of a server stream that is started again when the connection breaks.
+        """Messages of a server stream, which is restarted when the connection breaks.
 
         Args:
-            start: gives the method and the request that goes on behind the last message that arrived.
+            start: returns the method and the request that continues after the last received message.
 
         Raises:
-            ApiError: any other error, or the server stayed away for about a minute.
+            ApiError: any other error, or the server was unreachable for about a minute.
         """
         failures = 0
         while True:
@@ -208,10 +208,10 @@ class Connection:
                     raise
                 time.sleep(error.retry_after_seconds or min(0.25 * 2**failures, 15.0))
             finally:
-                call.cancel()  # a reader who stops early must not leave the stream open
+                call.cancel()  # close the stream if the reader stops early
 
     def pages(self, method: Any, request: Any) -> Iterator[Any]:
-        """The pages of a List call, one after the other.
+        """Pages of a List call.
 
         Raises:
             ApiError: a call failed.
@@ -230,7 +230,7 @@ class Connection:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Raise what grpc raises as ``ApiError``."""
+    """Translate grpc's errors to ``ApiError``."""
     try:
         yield
     except grpc.RpcError as error:

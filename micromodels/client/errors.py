@@ -1,4 +1,4 @@
-"""What the client raises when the server refuses or fails."""
+"""The client's error for refused and failed calls."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class ApiError(MicromodelsError):
     """A call or an operation failed.
 
     Args:
-        code: name of the gRPC status, e.g. ``"NOT_FOUND"``.
-        message: the server's words.
-        reason: name out of ``ErrorReason`` in the protos, e.g. ``"WRONG_OFFSET"``; empty if the server gave none.
-        fields: for each field to blame what is wrong with it.
-        metadata: more for programs, such as ``expected_offset``; the comments of ``ErrorReason`` say which.
-        retry_after_seconds: when it is worth trying again; None where the server did not say.
+        code: name of the gRPC status, such as ``"NOT_FOUND"``.
+        message: the server's message.
+        reason: value of ``ErrorReason`` in the protos, such as ``"WRONG_OFFSET"``; empty if the server gave none.
+        fields: by invalid field, what is wrong with it.
+        metadata: further data for programs, such as ``expected_offset``; see the comments of ``ErrorReason``.
+        retry_after_seconds: when to try again; None if the server did not say.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ApiError(MicromodelsError):
 
     @classmethod
     def from_status(cls, status: status_pb2.Status) -> ApiError:
-        """From the status of a call or of an operation."""
+        """Create from the status of a call or of an operation."""
         reason, retry = "", None
         fields: dict[str, str] = {}
         metadata: dict[str, str] = {}
@@ -68,7 +68,7 @@ class ApiError(MicromodelsError):
 
     @classmethod
     def from_rpc_error(cls, error: grpc.RpcError) -> ApiError:
-        """From what grpc raises."""
+        """Create from grpc's error."""
         status = _status(error)
         if status is not None:
             return cls.from_status(status)

@@ -1,4 +1,4 @@
-"""Labels and ontologies as messages of the API, both ways. The client and the server use the same code."""
+"""Converts labels and ontologies to API messages and back; used by both client and server."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _SHAPE_KINDS_BACK = {number: kind for kind, number in _SHAPE_KINDS.items()}
 
 
 def label_to_message(label: AnyLabel, revision: int = 0) -> label_pb2.Label:
-    """A label as a message."""
+    """Convert a label to a message."""
     kind = _PROVENANCES[label.provenance.kind]
     message = label_pb2.Label(
         frame_index=label.frame,
@@ -94,18 +94,18 @@ def label_to_message(label: AnyLabel, revision: int = 0) -> label_pb2.Label:
 
 
 def label_from_message(message: label_pb2.Label, where: str = "label") -> AnyLabel:
-    """A message as a label.
+    """Convert a message to a label.
 
     Args:
-        message: what came in.
+        message: the received message.
         where: path of the message in the request, for errors.
 
     Raises:
-        InvalidInput: a field holds what is not allowed; the error's field is its path in the request.
+        InvalidInput: a value is not allowed; the error's field is its path in the request.
         OutOfRange: the frame is negative.
     """
     if message.frame_index < 0:
-        raise OutOfRange(f"{where}.frame_index", message.frame_index, "a frame of the video, from 0 on")
+        raise OutOfRange(f"{where}.frame_index", message.frame_index, "a frame of the video, at least 0")
     kind = message.provenance.kind or label_pb2.PROVENANCE_KIND_HUMAN
     if len(message.provenance.version) > 200:
         raise InvalidInput(f"{where}.provenance.version", message.provenance.version, "at most 200 characters")
@@ -133,7 +133,7 @@ def _shape(item: label_pb2.ObjectLabel) -> Shape | None:
         values = item.polygon.coordinates
         if len(values) % 2:
             raise InvalidInput("polygon.coordinates", f"{len(values)} numbers", "an even number: x0, y0, x1, y1, ...")
-        if len(values) > 2 * MAX_POLYGON_VERTICES:  # counted before anything is copied
+        if len(values) > 2 * MAX_POLYGON_VERTICES:  # check the size before copying
             raise InvalidInput("polygon", f"{len(values) // 2} points", f"3 to {MAX_POLYGON_VERTICES} points")
         return Polygon(tuple(zip(values[::2], values[1::2], strict=True)))
     if kind == "mask":
@@ -143,7 +143,7 @@ def _shape(item: label_pb2.ObjectLabel) -> Shape | None:
 
 @contextmanager
 def label_errors(where: str, subject: str) -> Iterator[None]:
-    """Give an error about a field of a label the path of that field in the request.
+    """Prefix errors about a label's field with the path of the field in the request.
 
     Args:
         where: path of the label's message.
@@ -156,7 +156,7 @@ def label_errors(where: str, subject: str) -> Iterator[None]:
 
 
 def _label_field(name: str, subject: str) -> str:
-    """Path below a label's message of what the types call ``name``."""
+    """Path, in a label's message, of the field that the types call ``name``."""
     if name == "confidence":
         return name
     if name == "frame":
@@ -173,13 +173,13 @@ def _label_field(name: str, subject: str) -> str:
 
 
 def ontology_to_message(ontology: Ontology) -> project_pb2.Project:
-    """A project message that holds nothing but the classes."""
+    """A project message with only the classes."""
     return project_pb2.Project(
         object_classes=[
             project_pb2.ObjectClass(
                 name=c.name,
                 color=c.color,
-                # All shapes are said as none, so that a kind added later is allowed too.
+                # Send all shapes as an empty list, so that kinds added later are allowed too.
                 shapes=[] if c.shapes == frozenset(ShapeKind) else [_SHAPE_KINDS[kind] for kind in sorted(c.shapes)],
                 max_instances=c.max_instances,
                 flip=c.flip,
@@ -201,7 +201,7 @@ def ontology_from_message(
     """The classes of a project message.
 
     Raises:
-        InvalidInput: a field holds what is not allowed; the error's field is its path in the request.
+        InvalidInput: a value is not allowed; the error's field is its path in the request.
     """
     objects, frames = [], []
     for index, item in enumerate(object_classes):
@@ -235,7 +235,7 @@ def _path(path: str, prefix: str = "") -> Iterator[None]:
 
 
 def label_batches(labels: Iterable[AnyLabel]) -> Iterator[list[label_pb2.Label]]:
-    """Messages in batches that stay well below the limit of a message."""
+    """Label messages in batches well below the message size limit."""
     batch: list[label_pb2.Label] = []
     size_bytes = 0
     for message in map(label_to_message, labels):

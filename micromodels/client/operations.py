@@ -1,4 +1,4 @@
-"""Long-running work as the client sees it: watch it, wait for it, stop it."""
+"""Long-running operations: watch, wait, stop."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _WAIT_SECONDS = 20.0
 
 
 class Operation(Generic[R]):
-    """A long-running operation; it goes on when the client goes away.
+    """A long-running operation; it continues when the client disconnects.
 
     Attributes:
-        name: ``projects/{project}/operations/{operation}``, for ``Client.operation`` later.
+        name: ``projects/{project}/operations/{operation}``, to pass to ``Client.operation`` later.
     """
 
     def __init__(self, connection: Connection, name: str, response: type[R]) -> None:
@@ -38,7 +38,7 @@ class Operation(Generic[R]):
         return f"Operation({self.name!r})"
 
     def metadata(self) -> labeling_pb2.OperationMetadata:
-        """How it stands now.
+        """Its current state.
 
         Raises:
             ApiError: the call failed.
@@ -46,13 +46,13 @@ class Operation(Generic[R]):
         return _metadata(self._get())
 
     def watch(self, *, flip_book: bool = False) -> Iterator[labeling_pb2.Progress]:
-        """Everything it reports, from the beginning until it ends; goes on by itself after a broken connection.
+        """Everything it reports, from its start to its end; resumes after a broken connection.
 
         Args:
-            flip_book: with pictures.
+            flip_book: whether to receive flip-book pictures.
 
         Raises:
-            ApiError: the call failed. (That the *operation* failed is raised by ``result``.)
+            ApiError: the call failed. (A failure of the *operation* is raised by ``result``.)
         """
         token = ""
 
@@ -65,11 +65,11 @@ class Operation(Generic[R]):
             yield message.progress
 
     def result(self, timeout_seconds: float | None = None) -> R:
-        """Wait until it ends and return what it made.
+        """Wait until it ends and return its result.
 
         Raises:
             ApiError: it failed, it was cancelled (code ``CANCELLED``), or the call failed.
-            TimeoutError: it has not ended in time; it goes on.
+            TimeoutError: it has not ended in time; it continues on the server.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
@@ -81,7 +81,7 @@ class Operation(Generic[R]):
             if done.done:
                 return self._unpack(done)
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"{self.name} has not ended after {timeout_seconds} s; it goes on")
+                raise TimeoutError(f"{self.name} has not ended after {timeout_seconds} s; it continues on the server")
 
     def done(self) -> bool:
         """Whether it has ended.
@@ -92,7 +92,7 @@ class Operation(Generic[R]):
         return bool(self._get().done)
 
     def stop_early(self) -> None:
-        """Say "good enough": training ends with the weights it has.
+        """End training early, with the weights it has.
 
         Raises:
             ApiError: it does not train, has ended, or the call failed.
@@ -100,7 +100,7 @@ class Operation(Generic[R]):
         self._connection.call(self._connection.stubs.labeling.StopEarly, labeling_pb2.StopEarlyRequest(name=self.name))
 
     def cancel(self) -> None:
-        """Ask it to stop; labels of finished frames are kept. ``result`` then raises ``CANCELLED``.
+        """Ask it to stop; labels of finished frames are kept. ``result`` then raises ``ApiError`` ``CANCELLED``.
 
         Raises:
             ApiError: the call failed.
@@ -109,7 +109,7 @@ class Operation(Generic[R]):
         self._connection.call(self._connection.stubs.operations.CancelOperation, request)
 
     def delete(self) -> None:
-        """Forget it, and what it reported; labels and micro-models stay.
+        """Delete the operation and its progress; labels and micro-models stay.
 
         Raises:
             ApiError: it has not ended, or the call failed.
@@ -127,16 +127,16 @@ class Operation(Generic[R]):
             raise ApiError.from_status(done.error)
         response = self._response()
         if not done.response.Unpack(response):
-            raise ApiError("INTERNAL", f"{self.name} answered with {done.response.type_url}")
+            raise ApiError("INTERNAL", f"{self.name} returned an unexpected {done.response.type_url}")
         return response
 
 
 class AutoLabelRun:
-    """One AutoLabel call. Iterate over it for the progress, then read ``labels``.
+    """An AutoLabel call. Iterate over it for the progress, then read ``labels``.
 
     Attributes:
-        operation: the operation that works; None before its first message has arrived.
-        result: what came of it; None until ``labels`` has been read to its end.
+        operation: the running operation; None before the first message.
+        result: its result; None until ``labels`` has been read completely.
     """
 
     def __init__(self, connection: Connection, request: labeling_pb2.AutoLabelRequest) -> None:
@@ -148,10 +148,10 @@ class AutoLabelRun:
         self.result: labeling_pb2.AutoLabelResult | None = None
 
     def __iter__(self) -> Iterator[labeling_pb2.Progress]:
-        """How the work goes, until it is done.
+        """Yield the progress until the work is done.
 
         Raises:
-            ApiError: the request was refused, or the work failed or was cancelled.
+            ApiError: the request was refused, or the operation failed or was cancelled.
         """
         for event in self._events:
             if event.HasField("progress"):
@@ -163,7 +163,7 @@ class AutoLabelRun:
                 self.result = event.result
 
     def labels(self) -> Iterator[AnyLabel]:
-        """The labels of every frame in order, the seeds among them; waits for the work to be done.
+        """The labels of every frame in order, including the seeds; waits until the work is done.
 
         Raises:
             ApiError: as iterating does.
@@ -179,12 +179,12 @@ class AutoLabelRun:
                 self.result = event.result
 
     def stop_early(self) -> None:
-        """As ``Operation.stop_early``; does nothing before the operation has started."""
+        """See ``Operation.stop_early``; no effect before the operation has started."""
         if self.operation is not None:
             self.operation.stop_early()
 
     def cancel(self) -> None:
-        """As ``Operation.cancel``; does nothing before the operation has started."""
+        """See ``Operation.cancel``; no effect before the operation has started."""
         if self.operation is not None:
             self.operation.cancel()
 

@@ -1,4 +1,4 @@
-"""What people do with labels that are there: correct, review, tell tracks apart, look back."""
+"""Calls on existing labels: corrections, tracks, reviews, history."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class Reviewing:
         base_revision: int | None = None,
         micro_model_version: str = "",
     ) -> Iterator[correction_pb2.CorrectLabelsResponse]:
-        """Correct labels: the acknowledgment, then what changes because of it, then a summary.
+        """Correct labels; yields the acknowledgment, then the labels that change because of it, then a summary.
 
-        Goes on by itself after a broken connection. The labels are stored when the first message has come.
+        Resumes after a broken connection. The labels are stored once the first message has arrived.
 
         Args:
             video: name of the video.
-            labels: what a person says.
+            labels: the corrections, drawn by a person.
             deletions: labels to delete.
             base_revision: the revision that the person has seen.
-            micro_model_version: what computes; empty for the newest of this video.
+            micro_model_version: version that computes; empty for the newest of this video.
         """
         request = correction_pb2.CorrectLabelsRequest(
             parent=video,
@@ -78,18 +78,18 @@ class Reviewing:
     def suggest_frames(
         self, video: str, count: int = 10, *, skip: Iterable[int] = ()
     ) -> correction_pb2.SuggestFramesResponse:
-        """Frames worth a look, the most useful first, with reasons; none of ``skip``."""
+        """Frames to check, most useful first, with reasons; none of ``skip``."""
         request = correction_pb2.SuggestFramesRequest(parent=video, count=count, skipped_frames=skip)
         return self._call(self._stubs.corrections.SuggestFrames, request)  # type: ignore[no-any-return]
 
     def list_suspected_swaps(self, video: str) -> Iterator[correction_pb2.SuspectedSwap]:
-        """Where two tracks may have been mixed up, the most suspect first."""
+        """Places where two tracks may be swapped, most likely first."""
         request = correction_pb2.ListSuspectedSwapsRequest(parent=video)
         for page in self._pages(self._stubs.corrections.ListSuspectedSwaps, request):
             yield from page.swaps
 
     def list_scene_cuts(self, video: str) -> Iterator[int]:
-        """Frames at which another scene begins."""
+        """Frames at which a new scene begins."""
         request = correction_pb2.ListSceneCutsRequest(parent=video)
         for page in self._pages(self._stubs.corrections.ListSceneCuts, request):
             yield from page.frame_indices
@@ -99,21 +99,21 @@ class Reviewing:
     def swap_tracks(
         self, video: str, track_a: str, track_b: str, *, frames: range | None = None, base_revision: int | None = None
     ) -> track_pb2.EditTracksResponse:
-        """Exchange two tracks on a half-open range of frames; None for all."""
+        """Swap two tracks on a half-open range of frames; None for all."""
         request = track_pb2.SwapTracksRequest(track_a=track_a, track_b=track_b, **_edit(video, base_revision, frames))
         return self._call(self._stubs.tracks.SwapTracks, request)  # type: ignore[no-any-return]
 
     def split_track(
         self, video: str, track: str, new_track: str, *, frames: range, base_revision: int | None = None
     ) -> track_pb2.EditTracksResponse:
-        """Make what a track has on some frames a track of its own."""
+        """Move a track's labels on some frames to a new track."""
         request = track_pb2.SplitTrackRequest(track=track, new_track=new_track, **_edit(video, base_revision, frames))
         return self._call(self._stubs.tracks.SplitTrack, request)  # type: ignore[no-any-return]
 
     def merge_tracks(
         self, video: str, track: str, other_track: str, *, base_revision: int | None = None
     ) -> track_pb2.EditTracksResponse:
-        """Make two tracks one, under the name of the first."""
+        """Merge two tracks under the name of the first."""
         request = track_pb2.MergeTracksRequest(track=track, other_track=other_track, **_edit(video, base_revision))
         return self._call(self._stubs.tracks.MergeTracks, request)  # type: ignore[no-any-return]
 
@@ -136,14 +136,14 @@ class Reviewing:
         comment: str = "",
         base_revision: int | None = None,
     ) -> review_pb2.ReviewLabelsResponse:
-        """Judge labels.
+        """Review labels.
 
         Args:
             video: name of the video.
             action: ``accept``, ``reject``, ``reset``, ``lock`` or ``unlock``.
             keys: exactly these labels.
-            selection: or those that it picks; without either all of them.
-            comment: kept with the change.
+            selection: labels to select instead of ``keys``; without both, all labels.
+            comment: stored with the change.
             base_revision: the revision that the reviewer has seen.
 
         Raises:
@@ -172,7 +172,7 @@ class Reviewing:
         validate_only: bool = False,
         base_revision: int | None = None,
     ) -> review_pb2.AcceptLabelsResponse:
-        """Accept the predictions that are sure enough; with ``validate_only`` only say how many they are."""
+        """Accept predictions with high confidence; ``validate_only`` only returns how many."""
         request = review_pb2.AcceptLabelsRequest(
             parent=video,
             min_confidence=min_confidence,
@@ -184,7 +184,7 @@ class Reviewing:
         return self._call(self._stubs.reviews.AcceptLabels, request)  # type: ignore[no-any-return]
 
     def create_comment(self, video: str, text: str, *, frames: range, track: str = "") -> review_pb2.Comment:
-        """Comment on some frames, or on one track on them."""
+        """Comment on frames, or on one track on these frames."""
         comment = review_pb2.Comment(text=text, start_frame=frames.start, stop_frame=frames.stop, track=track)
         request = review_pb2.CreateCommentRequest(parent=video, comment=comment, request_id=_request_id())
         return self._call(self._stubs.reviews.CreateComment, request)  # type: ignore[no-any-return]
@@ -201,13 +201,13 @@ class Reviewing:
     def get_diagnostics(
         self, video: str, *, consistency_checks: bool = False, picture: bool = False
     ) -> diagnostics_pb2.Diagnostics:
-        """How good the labels of a video are, and what people had to do for it."""
+        """Quality of a video's labels, and the work that people put into them."""
         request = diagnostics_pb2.GetDiagnosticsRequest(
             name=video, consistency_checks=consistency_checks, picture=picture
         )
         return self._call(self._stubs.diagnostics.GetDiagnostics, request)  # type: ignore[no-any-return]
 
-    # The past
+    # History
 
     def list_label_history(self, video: str, key: label_pb2.LabelKey) -> Iterator[history_pb2.LabelVersion]:
         """All versions of one label, oldest first."""
@@ -221,7 +221,7 @@ class Reviewing:
             yield from page.changes
 
     def undo_change(self, video: str, revision: int) -> history_pb2.UndoChangeResponse:
-        """Take a change back."""
+        """Undo a change."""
         request = history_pb2.UndoChangeRequest(parent=video, revision=revision, request_id=_request_id())
         return self._call(self._stubs.history.UndoChange, request)  # type: ignore[no-any-return]
 
@@ -237,7 +237,7 @@ def _request_id() -> str:
 
 
 def _edit(video: str, base_revision: int | None, frames: range | None = None) -> dict[str, Any]:
-    """Fields that the requests of ``TrackService`` share."""
+    """Fields common to the requests of ``TrackService``."""
     fields: dict[str, Any] = {"parent": video, "base_revision": base_revision, "request_id": _request_id()}
     if frames is not None:
         fields |= {"start_frame": frames.start, "stop_frame": frames.stop}

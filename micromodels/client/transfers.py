@@ -1,4 +1,4 @@
-"""Files on their way to the server and back: in pieces, checked, going on where they were broken off."""
+"""Uploads and downloads: in chunks, checked, resumable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_RESENDS = 5
 def send_file(
     connection: Connection, project: str, source: Path, on_progress: Callable[[int, int], None] | None
 ) -> video_pb2.Upload:
-    """Upload a file; see ``Client.upload_video``. Returns the upload, which has all bytes or has become a video."""
+    """Upload a file; see ``Client.upload_video``. Returns the upload, complete or already a video."""
     upload = _start(connection, project, source)
     if upload.state == video_pb2.UPLOAD_STATE_ACTIVE:
         _send(connection, source, upload, on_progress)
@@ -43,18 +43,18 @@ def download(connection: Connection, file: file_pb2.File, folder: Path) -> Path:
 
         for message in connection.stream(start):
             if zlib.crc32(message.data) != message.crc32:
-                raise ApiError("DATA_LOSS", f"{file.name}: bytes at {message.offset} were damaged on the way")
+                raise ApiError("DATA_LOSS", f"{file.name}: bytes at {message.offset} were damaged; download it again")
             out.write(message.data)
     if _sha256(part) != file.sha256:
-        raise ApiError("DATA_LOSS", f"{file.name}: the SHA-256 is not the announced one")
+        raise ApiError("DATA_LOSS", f"{file.name}: the SHA-256 does not match; download it again")
     part.replace(target)
     return target
 
 
 def _start(connection: Connection, project: str, source: Path) -> video_pb2.Upload:
-    """The upload of these bytes: the one begun before, or a new one if that has come to nothing."""
+    """The upload of these bytes: an earlier one, or a new one if that has failed."""
     sha256 = _sha256(source)
-    # The same bytes under the same name make the same request, which is what finds an upload again.
+    # Equal bytes under the same name give the same request, by which the server finds an earlier upload.
     request_id = hashlib.sha256(f"{project}\0{source.name}\0{sha256}".encode()).hexdigest()
     while True:
         request = video_pb2.StartUploadRequest(
@@ -96,7 +96,7 @@ def _send(
                 stored = connection.call(connection.stubs.videos.UploadChunk, chunk)
                 offset, resends = stored.received_bytes, 0
             except ApiError as error:
-                # Where an answer was lost the chunk is there already; where bytes were damaged it is not.
+                # If an answer was lost, the chunk is already stored; if bytes were damaged, it is not.
                 resends += 1
                 if error.reason not in ("WRONG_OFFSET", "CHECKSUM_MISMATCH") or resends > _MAX_RESENDS:
                     raise

@@ -1,1 +1,1 @@
-"""Pictures, overlay videos and reports of a run."""
+"""Results of a run: overlay pictures and videos, flip books, reports."""

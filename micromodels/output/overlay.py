@@ -1,6 +1,6 @@
-"""Pictures for people: labels drawn over a frame, and the flip book of a training.
+"""Pictures: labels drawn over a frame, and the flip book of a training.
 
-Text uses the scalable fonts that OpenCV 5 has built in, so nothing depends on what the system has.
+Text uses OpenCV 5's built-in scalable fonts, so it does not depend on system fonts.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ PALETTE: tuple[Color, ...] = (
     (255, 130, 210),
     (140, 150, 255),
 )
-"""Colors (RGB) of tracks; bright enough for dark and light pictures, neighbors well apart."""
+"""Colors (RGB) of tracks: visible on dark and light pictures, adjacent ones clearly different."""
 
 WHITE: Color = (255, 255, 255)
 INK: Color = (16, 18, 24)
 MUTED: Color = (150, 156, 168)
 FILL_OPACITY = 0.38
 MAX_COLUMNS = 8
-"""Columns of a flip book; more steps than that are thinned out evenly, the first and last kept."""
+"""Most columns of a flip book; of more steps, evenly spaced ones are shown, with the first and last."""
 
 MAX_SHEET_SIDE_PX = 4096
 
@@ -67,20 +67,20 @@ MAX_SHEET_SIDE_PX = 4096
 def overlay(image: Image, labels: FrameResult, ontology: Ontology | None = None) -> Image:
     """Draw the labels of one frame.
 
-    Filled and outlined shapes with a tag of class, track and confidence. Solid outlines are ``visible``, dashed ones
-    ``occluded``, dotted ones ``uncertain``. A label drawn by hand has a white rim and a white diamond in its tag.
-    Absent tracks and frame classes are listed in the corners, and the index of the frame stands at the bottom.
+    Shapes are filled and outlined, with a tag of class, track and confidence. Solid outlines are ``visible``, dashed
+    ones ``occluded``, dotted ones ``uncertain``. Hand labels have a white rim and a white diamond in their tag. Absent
+    tracks and frame classes are listed in the corners, and the frame index at the bottom.
 
     Args:
         image: RGB uint8 ``(height, width, 3)``; not changed.
         labels: of this frame.
-        ontology: colors (``#rrggbb``) of classes; tracks of a class without one have colors of their own.
+        ontology: has the colors (``#rrggbb``) of classes; tracks of a class without a color get their own.
 
     Returns:
         RGB uint8 of the same shape.
 
     Raises:
-        InvalidInput: not such an image, or a mask of another size.
+        InvalidInput: not an RGB uint8 image, or a mask of another size.
     """
     _check_image(image)
     canvas = _Canvas(np.ascontiguousarray(image).copy())
@@ -88,7 +88,7 @@ def overlay(image: Image, labels: FrameResult, ontology: Ontology | None = None)
     shaped = [label for label in labels.labels if label.shape is not None]
     for label in shaped:
         canvas.draw_shape(label, _color(label, classes))
-    # Tags last, so that no shape covers one; those of large objects first, small ones move out of their way.
+    # Draw tags last, so that no shape covers them; tags of large objects first, later ones avoid them.
     for label in sorted(shaped, key=lambda label: -_area(label.shape)):
         canvas.draw_tag(label, _color(label, classes))
     canvas.draw_corners(labels, {c.name: c.color for c in ontology.frame_classes} if ontology else {})
@@ -96,7 +96,7 @@ def overlay(image: Image, labels: FrameResult, ontology: Ontology | None = None)
 
 
 def track_color(track: str, object_class: ObjectClass | None = None) -> Color:
-    """The color (RGB) of a track: its class's in a shade of its own, or one of the palette; always the same one."""
+    """The color (RGB) of a track: a shade of its class's color, or one of the palette; always the same."""
     number = int(track) if re.fullmatch(r"[0-9]{1,9}", track) else zlib.crc32(track.encode("utf-8", "replace"))
     base = _parse_color(object_class.color) if object_class else None
     if base is None:
@@ -127,14 +127,14 @@ def _area(shape: Shape | None) -> float:
 
 @dataclass(slots=True)
 class _Canvas:
-    """A picture being drawn on, and where its tags are."""
+    """A picture to draw on, with the places of its tags."""
 
     image: Image
     taken: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     @property
     def unit(self) -> float:
-        """Size of everything drawn, 1 for a picture of 480 lines."""
+        """Scale of all drawing, 1 for a picture of 480 lines."""
         return float(min(max(min(self.image.shape[:2]) / 480, 0.6), 4.0))
 
     @property
@@ -156,7 +156,7 @@ class _Canvas:
                 _dashed(self.image, ring, color, width, dash)
 
     def _fill(self, shape: Shape, color: Color) -> list[npt.NDArray[np.int32]]:
-        """Blend a mask or polygon with the color (a box stays clear); returns its outline."""
+        """Blend a mask or polygon with the color (a box is not filled); returns its outline."""
         height, width = self.image.shape[:2]
         if isinstance(shape, Box):
             x1, y1, x2, y2 = (round(v) for v in (shape.x1, shape.y1, shape.x2 - 1, shape.y2 - 1))
@@ -174,7 +174,7 @@ class _Canvas:
         return [ring[:, 0].astype(np.int32) for ring in found]
 
     def draw_tag(self, label: Label, color: Color) -> None:
-        """Class, track, state and confidence, at the shape's box where there is room."""
+        """Draw a tag with class, track, state and confidence, near the shape where space is free."""
         assert label.shape is not None
         box = bounds(label.shape)
         if box is None:
@@ -212,7 +212,7 @@ class _Canvas:
         missing = [label for label in labels.labels if label.shape is None]
         y = height - line - margin
         for absent in missing[::-1]:
-            if y < height // 2:  # a crowd of absent objects must not hide the picture
+            if y < height // 2:  # do not cover the picture if many objects are absent
                 break
             text = _tag_text(absent)
             width, _ = self.chip_size(text, diamond=absent.is_anchor)
@@ -234,7 +234,7 @@ class _Canvas:
         diamond: bool = False,
         text_color: Color | None = None,
     ) -> None:
-        """Text on a rounded plate, its top left corner at ``place``; a white diamond says that a person did it."""
+        """Draw text on a rounded plate with its top left corner at ``place``; a white diamond marks hand labels."""
         x, y = place
         width, height = self.chip_size(text, diamond=diamond)
         self.taken.append((x, y, x + width, y + height))
@@ -277,7 +277,7 @@ def _frame_class_text(label: FrameLabel) -> str:
 
 
 def _dashed(image: Image, ring: npt.NDArray[np.int32], color: Color, width: int, dash: float) -> None:
-    """A closed dashed line: equal dashes and gaps of about ``dash`` pixels along the ring."""
+    """Draw a closed dashed line with equal dashes and gaps of about ``dash`` pixels."""
     points = np.vstack([ring, ring[:1]]).astype(np.float64)
     lengths = np.hypot(*np.diff(points, axis=0).T)
     along = np.concatenate([[0.0], np.cumsum(lengths)])
@@ -291,7 +291,7 @@ def _dashed(image: Image, ring: npt.NDArray[np.int32], color: Color, width: int,
 
 
 def _rounded(image: Image, box: tuple[int, int, int, int], radius: int, color: Color, opacity: float) -> None:
-    """A filled rectangle with round corners, blended; clipped to the picture."""
+    """Draw a blended rectangle with round corners, clipped to the picture."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     if x2 <= x1 or y2 <= y1:
@@ -322,7 +322,7 @@ _fonts: list[cv2.FontFace] = []
 
 
 def _font() -> cv2.FontFace:
-    if not _fonts:  # made on first use: loading it takes some milliseconds
+    if not _fonts:  # loaded on first use, which takes some milliseconds
         _fonts.append(cv2.FontFace("sans"))
     return _fonts[0]
 
@@ -342,20 +342,20 @@ def _text_width(text: str, size: int, weight: int = 600) -> int:
 
 
 def flip_book(pictures: Sequence[FlipBookPicture], *, cell_width_px: int = 320) -> Image:
-    """One sheet of how the model learned: a row a frame, a column a step of training, with captions.
+    """A sheet that shows how the model learned: one row per frame, one column per training step, with captions.
 
-    Where several experiments are among the pictures, each has rows of its own. More than `MAX_COLUMNS` steps are
-    thinned out evenly. A picture that is missing leaves its cell dark.
+    Each experiment has its own rows. Of more than `MAX_COLUMNS` steps, evenly spaced ones are shown. A missing picture
+    leaves its cell dark.
 
     Args:
-        pictures: in any order; of a frame and step given twice, the later one counts.
-        cell_width_px: width of a cell at most; smaller where the sheet would pass 4096 pixels.
+        pictures: in any order; for a frame and step given twice, the later one counts.
+        cell_width_px: maximum width of a cell; smaller if the sheet would exceed 4096 pixels.
 
     Returns:
         RGB uint8 ``(height, width, 3)``.
 
     Raises:
-        InvalidInput: there are no pictures.
+        InvalidInput: no pictures.
     """
     if not pictures:
         raise InvalidInput("pictures", "none", "at least one flip-book picture")
@@ -396,7 +396,7 @@ def _thinned(steps: list[int]) -> list[int]:
 
 
 def _paste(cell: Image, image: Image) -> None:
-    """Put a picture into the middle of a cell, as large as it fits."""
+    """Draw a picture in the center of a cell, as large as fits."""
     scale = min(cell.shape[0] / image.shape[0], cell.shape[1] / image.shape[1])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

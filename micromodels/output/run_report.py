@@ -1,4 +1,4 @@
-"""The report of one run: what it took, what came out and what it was made with; written as ``report.json``."""
+"""The report of one run: times, results and versions; written as ``report.json``."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ DISTRIBUTIONS = (
     "numpy",
     "ultralytics",
 )
-"""Installed packages whose versions matter for a result."""
+"""Packages whose versions affect results."""
 
 
 class RunReport:
-    """Collects what a run tells about itself.
+    """Collects information about a run.
 
-    Give `on_event` to the run, pass its results through `watch`, and take `to_dict` at the end. Seconds count from when
-    the report was made, so make it first.
+    Pass `on_event` to the run and its results through `watch`, then call `to_dict` at the end. Times count from the
+    creation of the report, so create it first.
 
     Args:
-        clock: seconds that never go back; another one for tests.
+        clock: monotonic seconds; replaced in tests.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -62,7 +62,7 @@ class RunReport:
         self._stopped = False
 
     def on_event(self, event: Event) -> None:
-        """Take in an event; for `Run.on_event`."""
+        """Record an event; for `Run.on_event`."""
         if isinstance(event, StageFinished):
             self._stages[event.stage] += event.seconds
         elif isinstance(event, ExperimentFinished):
@@ -71,12 +71,12 @@ class RunReport:
             self.warn(event.message)
 
     def warn(self, message: str) -> None:
-        """Note something a user should know; the same words are noted once."""
+        """Record a warning for the user; equal texts are recorded once."""
         if message not in self._warnings:
             self._warnings.append(message)
 
     def watch(self, results: Iterable[FrameResult]) -> Iterator[FrameResult]:
-        """Pass results through, counting labels and noting when the first and the last came."""
+        """Pass results through, counting labels and recording when the first and the last arrived."""
         for result in results:
             now = self._clock() - self._started
             self._first_label = now if self._first_label is None else self._first_label
@@ -89,7 +89,7 @@ class RunReport:
             yield result
 
     def describe_video(self, source: str, table: FrameTable) -> None:
-        """Note what was labeled; the video's own warnings are taken over."""
+        """Record the labeled video and its warnings."""
         seconds = float(table.pts_seconds(table.frame_count - 1) - table.pts_seconds(0))
         self._sections["video"] = {
             "source": source,
@@ -106,7 +106,7 @@ class RunReport:
             self.warn(f"video: {message}")
 
     def describe_seeds(self, seeds: Sequence[AnyLabel], frame_count: int) -> None:
-        """Note what was drawn by hand; the share of frames is the number that the project is about."""
+        """Record the hand labels, including the share of frames that have any."""
         frames = {seed.frame for seed in seeds}
         tracks = {seed.track for seed in seeds if isinstance(seed, Label)}
         self._sections["seeds"] = {
@@ -117,11 +117,11 @@ class RunReport:
         }
 
     def describe_model(self, manifest: Mapping[str, Any]) -> None:
-        """Note which micro-model gave the labels."""
+        """Record which micro-model made the labels."""
         self._sections["model"] = dict(manifest)
 
     def describe_device(self, asked: str) -> None:
-        """Note the device asked for and, where torch is loaded, the one there is for it."""
+        """Record the requested device and, if torch is loaded, the device used."""
         used = "cpu"
         torch = sys.modules.get("torch")
         if torch is not None and asked != "cpu" and torch.cuda.is_available():
@@ -129,11 +129,11 @@ class RunReport:
         self._sections["device"] = {"asked": asked, "used": used}
 
     def stopped(self) -> None:
-        """Note that the user stopped the run before its end."""
+        """Record that the user stopped the run early."""
         self._stopped = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON takes it; docs/command-line.md describes the keys."""
+        """The report as JSON data; docs/command-line.md describes the keys."""
         own, child = peak_memory_bytes()
         frame_count = self._sections.get("video", {}).get("frames", self._frames)
         return {
@@ -164,7 +164,7 @@ class RunReport:
         }
 
     def write(self, path: Path | str) -> None:
-        """Write `to_dict` as JSON; the file appears under its name when it is complete."""
+        """Write `to_dict` as JSON; the file appears when it is complete."""
         from micromodels.labels.jsonl import atomic_text
 
         with atomic_text(Path(path)) as file:
@@ -177,14 +177,14 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def peak_memory_bytes() -> tuple[int, int]:
-    """Largest resident size of this process, and of the largest of its children that have ended."""
+    """Peak resident size of this process, and of the largest of its finished child processes."""
     unit = 1 if sys.platform == "darwin" else 1024
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_maxrss * unit, children.ru_maxrss * unit
 
 
 def versions() -> dict[str, str]:
-    """Versions of what made a result: this package, Python, the machine's kind, and the libraries that are there."""
+    """Versions that affect results: this package, Python, machine type, and installed libraries."""
     found = {
         "micromodels": micromodels.__version__,
         "python": platform.python_version(),

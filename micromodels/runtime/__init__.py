@@ -1,1 +1,1 @@
-"""How work runs: events, stopping, threads."""
+"""Running long work: events, stopping, threads."""

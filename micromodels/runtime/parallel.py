@@ -1,8 +1,8 @@
-"""Keep every core busy: single-threaded operations side by side rather than one operation on all cores.
+"""Keep every core busy: run single-threaded operations in parallel rather than one operation on all cores.
 
-The networks here are small: a training step takes 49 ms on two threads and 55 ms on one, so two cores do nearly twice
-as much when one trains while the other encodes. ``narrow_operations`` keeps torch to its share of the cores;
-``WorkLine`` runs the work that others wait for.
+The networks are small: a training step takes 49 ms on two threads and 55 ms on one, so two cores do nearly twice as
+much if one trains while the other encodes. ``narrow_operations`` limits torch to its share of the cores; ``WorkLine``
+runs tasks that others wait for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["WorkLine", "mapped", "narrow_operations", "operation_threads", "pref
 
 MAX_WORKERS = 8
 CORES_PER_OPERATION = 4
-"""One thread per operation up to this many cores, two up to twice as many, ..."""
+"""An operation gets one thread for every group of this many cores, at least one."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -39,13 +39,13 @@ def operation_threads() -> int:
 
 
 def worker_count() -> int:
-    """Operations at once: this many threads have the cores to themselves."""
+    """Number of concurrent operations that use all cores."""
     return max(1, min(MAX_WORKERS, _cores() // operation_threads()))
 
 
 @contextmanager
 def narrow_operations() -> Iterator[None]:
-    """Within, torch uses ``operation_threads()`` threads per operation; other threads must be started within."""
+    """Inside, torch uses ``operation_threads()`` threads per operation; start other threads inside too."""
     before = torch.get_num_threads()
     torch.set_num_threads(operation_threads())
     try:
@@ -55,9 +55,9 @@ def narrow_operations() -> Iterator[None]:
 
 
 def prefetched(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
-    """The same items in the same order, made up to ``depth`` ahead in one other thread.
+    """The same items in the same order, computed up to ``depth`` ahead in one other thread.
 
-    Errors of ``items`` come out where their item would have. Closing the generator ends the thread.
+    Errors of ``items`` are raised in place of their item. Closing the generator ends the thread.
     """
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
@@ -68,10 +68,10 @@ def prefetched(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
 
 
 def mapped(work: Callable[[S], T], items: Iterator[S]) -> Generator[T, None, None]:
-    """``map`` with ``worker_count()`` calls at once; results in the order of ``items``, which are read in this thread.
+    """``map`` with ``worker_count()`` concurrent calls; results in order of ``items``, which are read in this thread.
 
-    No more than twice as many items as there are workers are read ahead. Errors, of ``work`` and of ``items``, come out
-    where their result would have.
+    At most twice as many items as workers are read ahead. Errors of ``work`` and of ``items`` are raised in place of
+    their result.
     """
     workers = worker_count()
     with ThreadPoolExecutor(workers, thread_name_prefix="mapped") as pool:
@@ -97,14 +97,14 @@ def mapped(work: Callable[[S], T], items: Iterator[S]) -> Generator[T, None, Non
 
 
 class WorkLine:
-    """Tasks worked off in order by threads in the background and by whoever waits for them.
+    """Runs tasks in order, in background threads and in threads that wait for them.
 
-    The thread that calls ``require`` helps until what it needs is done, so no core waits for another. An error of a
-    task comes out of the next ``require``.
+    The thread that calls ``require`` helps until the tasks it needs are done, so no core is idle. The next ``require``
+    raises the error of a failed task.
 
     Args:
-        tasks: taken one after another, never two at once.
-        helpers: threads in the background; 0 leaves everything to ``require``.
+        tasks: read one at a time.
+        helpers: number of background threads; 0 leaves all tasks to ``require``.
     """
 
     def __init__(self, tasks: Iterator[Callable[[], None]], helpers: int) -> None:
@@ -125,16 +125,16 @@ class WorkLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave what has not begun; wait for what has."""
+        """Skip tasks that have not started; wait for running ones."""
         self._ended = True
         for thread in self._threads:
             thread.join()
 
     def require(self, count: int) -> None:
-        """Return when the first ``count`` tasks are done, or all if there are fewer.
+        """Return when the first ``count`` tasks are done, or all if fewer.
 
         Raises:
-            Exception: what a task raised.
+            Exception: the error of a task.
         """
         while self._error is None and self._taken < count and self._work():
             pass
@@ -149,7 +149,7 @@ class WorkLine:
             pass
 
     def _work(self) -> bool:
-        """Do the next task; False when there is none left or one has failed."""
+        """Run the next task; False if none is left or one has failed."""
         try:
             with self._taking:
                 task = None if self._ended or self._error is not None else next(self._tasks, None)

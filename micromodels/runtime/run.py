@@ -1,4 +1,4 @@
-"""What long work reports while it runs, and how it is asked to stop."""
+"""Events that long work reports, and how to stop it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class Stage(StrEnum):
-    """The stages of the line, in the order of the data; ``report.json`` and the API use these names."""
+    """Processing stages, in the order of the data; ``report.json`` and the API use these names."""
 
     DECODE = "decode"
     ENCODE = "encode"
@@ -40,7 +40,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
-    """Time spent in one stage since the last such event of that stage; sums are over the run."""
+    """Time spent in a stage since its previous event; the sum over a run is the stage's total."""
 
     stage: Stage
     seconds: float
@@ -48,7 +48,7 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """One training step of one experiment (0-based). ``eta_seconds``: until training as a whole ends."""
+    """One training step of one experiment (0-based). ``eta_seconds``: until all training ends."""
 
     experiment: int
     experiments: int
@@ -60,7 +60,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentFinished:
-    """The result of one experiment. ``score``: leave-one-seed-out, 0 to 1; None where it was not measured."""
+    """Result of one experiment. ``score``: leave-one-seed-out, 0 to 1; None if it was not measured."""
 
     experiment: int
     settings: dict[str, str]
@@ -71,7 +71,7 @@ class ExperimentFinished:
 
 @dataclass(frozen=True, slots=True)
 class FlipBookPicture:
-    """A small overlay picture of one fixed frame as the model is at ``step``; ``image`` is RGB uint8 (h, w, 3)."""
+    """A small overlay picture of one fixed frame with the model at ``step``; ``image`` is RGB uint8 (h, w, 3)."""
 
     experiment: int
     step: int
@@ -81,7 +81,7 @@ class FlipBookPicture:
 
 @dataclass(frozen=True, slots=True)
 class PropagationProgress:
-    """Frames whose labels are out."""
+    """Number of labeled frames so far."""
 
     frames_done: int
     frames_total: int
@@ -90,7 +90,7 @@ class PropagationProgress:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something a user should know that is not an error."""
+    """A warning for the user."""
 
     message: str
 
@@ -99,38 +99,38 @@ Event = StageFinished | TrainingProgress | ExperimentFinished | FlipBookPicture 
 
 
 class StopRequest(Enum):
-    """What the user wants of running work."""
+    """What the user asks of running work."""
 
     NONE = 0
     FINISH_EARLY = 1
-    """"Good enough, stop now": training ends with the weights it has and the work goes on."""
+    """Training ends early, with the weights it has, and the work continues."""
     CANCEL = 2
-    """Stop: ``errors.Cancelled`` is raised; results already given out are kept."""
+    """Stop: ``errors.Cancelled`` is raised; finished results are kept."""
 
 
 def _ignore(event: Event) -> None:
     del event
 
 
-def _go_on() -> StopRequest:
+def _never_stop() -> StopRequest:
     return StopRequest.NONE
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The surroundings of one piece of long work.
+    """Environment of one piece of long work.
 
     Attributes:
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        cache_dir: folder of the feature cache; None for a temporary one that goes with the run.
-        on_event: called with every event, from the thread that works.
-        should_stop: asked between steps and frames.
-        checkpoint_dir: folder where training leaves its state every ten seconds and, if an earlier try has left one,
-            goes on from it; None to keep no state. The caller deletes it when the work is done.
+        cache_dir: folder of the feature cache; None for a temporary one that is deleted after the run.
+        on_event: called with every event, in the working thread.
+        should_stop: called between steps and frames.
+        checkpoint_dir: folder where training saves its state every ten seconds, and from which it continues if an
+            earlier try saved a state; None to save none. The caller deletes it when the work is done.
     """
 
     device: str = "auto"
     cache_dir: Path | None = None
     on_event: Callable[[Event], None] = _ignore
-    should_stop: Callable[[], StopRequest] = _go_on
+    should_stop: Callable[[], StopRequest] = _never_stop
     checkpoint_dir: Path | None = None

@@ -27,11 +27,11 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """Hands out tokens and roles.
+    """Issues access tokens and sets project roles.
 
-    A caller sends a token as `authorization: Bearer mm_...` with every call. A server that listens on loopback only wants
-    none, unless it is set up to; calls without one are then those of the user `local`, who may do everything. Changes of
-    roles and tokens take hold within two seconds, in open streams too, which then end with `PERMISSION_DENIED`.
+    A caller sends a token as `authorization: Bearer mm_...` with every call. A server that listens on loopback only does
+    not require one by default; calls without a token are then made as the user `local`, who may do everything. Changes
+    of roles and tokens take effect within two seconds. Open streams then end with `PERMISSION_DENIED`.
     """
 
     def __init__(self, channel):
@@ -83,53 +83,53 @@ class AccessServiceStub:
 
 
 class AccessServiceServicer:
-    """Hands out tokens and roles.
+    """Issues access tokens and sets project roles.
 
-    A caller sends a token as `authorization: Bearer mm_...` with every call. A server that listens on loopback only wants
-    none, unless it is set up to; calls without one are then those of the user `local`, who may do everything. Changes of
-    roles and tokens take hold within two seconds, in open streams too, which then end with `PERMISSION_DENIED`.
+    A caller sends a token as `authorization: Bearer mm_...` with every call. A server that listens on loopback only does
+    not require one by default; calls without a token are then made as the user `local`, who may do everything. Changes
+    of roles and tokens take effect within two seconds. Open streams then end with `PERMISSION_DENIED`.
     """
 
     def GetCaller(self, request, context):
-        """Who calls, and what they may do.
+        """Returns the caller, with roles.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def IssueToken(self, request, context):
-        """Makes a token, and the user if there is none of that name. For administrators of the server. Not safe to repeat:
-        every call makes a token.
+        """Creates a token, and the user if new. For server administrators. Not safe to repeat: every call creates a token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTokens(self, request, context):
-        """Lists all tokens, oldest first, without their secrets. For administrators of the server.
+        """Lists all tokens, oldest first, without their secrets. For server administrators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeToken(self, request, context):
-        """Ends a token: one's own, or for administrators of the server any. Errors: `NOT_FOUND`.
+        """Revokes a token of the caller; server administrators may revoke any. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateToken(self, request, context):
-        """Makes a new token for the user of an old one, which ends: one's own, or for administrators of the server any.
-        Errors: `NOT_FOUND`; `INVALID_ARGUMENT` if the old one has ended. Not safe to repeat.
+        """Creates a new token for the user of an old one, which then expires. For the caller's own tokens; server
+        administrators may rotate any. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` if the old one is no longer valid. Not safe
+        to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetMember(self, request, context):
-        """Makes a user a member of a project, or changes the role. Errors: `NOT_FOUND`: no such project, or no user of that
-        name has a token yet.
+        """Adds a user to a project, or changes the user's role. Errors: `NOT_FOUND`: no such project, or the user has never
+        had a token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,7 +143,7 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Takes a user out of a project. Errors: `NOT_FOUND`.
+        """Removes a user from a project. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,11 +201,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """Hands out tokens and roles.
+    """Issues access tokens and sets project roles.
 
-    A caller sends a token as `authorization: Bearer mm_...` with every call. A server that listens on loopback only wants
-    none, unless it is set up to; calls without one are then those of the user `local`, who may do everything. Changes of
-    roles and tokens take hold within two seconds, in open streams too, which then end with `PERMISSION_DENIED`.
+    A caller sends a token as `authorization: Bearer mm_...` with every call. A server that listens on loopback only does
+    not require one by default; calls without a token are then made as the user `local`, who may do everything. Changes
+    of roles and tokens take effect within two seconds. Open streams then end with `PERMISSION_DENIED`.
     """
 
     @staticmethod

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AssignmentServiceStub:
-    """Blind double annotation: frames are assigned to two people, each labels them alone, their agreement is measured, and
-    a third one chooses. Until then nothing of it is among the labels of the video.
+    """Blind double annotation: frames are assigned to two people, each labels them independently, their agreement is
+    measured, and a third person adjudicates. Until then these labels are not among the labels of the video.
     """
 
     def __init__(self, channel):
@@ -74,13 +74,13 @@ class AssignmentServiceStub:
 
 
 class AssignmentServiceServicer:
-    """Blind double annotation: frames are assigned to two people, each labels them alone, their agreement is measured, and
-    a third one chooses. Until then nothing of it is among the labels of the video.
+    """Blind double annotation: frames are assigned to two people, each labels them independently, their agreement is
+    measured, and a third person adjudicates. Until then these labels are not among the labels of the video.
     """
 
     def CreateAssignment(self, request, context):
-        """Assigns frames to two annotators. Errors: `NOT_FOUND` for the video; `OUT_OF_RANGE` for a frame that it does not
-        have; `INVALID_ARGUMENT` for no frames, one twice, or the same annotator twice.
+        """Assigns frames to two annotators. Errors: `NOT_FOUND` for the video; `OUT_OF_RANGE` for a frame outside the video;
+        `INVALID_ARGUMENT` for no frames, a frame twice, or the same annotator twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,41 +94,40 @@ class AssignmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAssignments(self, request, context):
-        """The assignments of a video, oldest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token.
+        """Lists the assignments of a video, oldest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WriteAssignedLabels(self, request, context):
-        """Writes labels of the caller, who must be one of the annotators, and says that they are done with `submit`. A label
-        replaces the caller's earlier one of the same key. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for labels as in
-        WriteLabels and for frames that are not assigned; `FAILED_PRECONDITION` if the caller is not an annotator, or has
-        submitted.
+        """Writes labels of the caller, who must be one of the annotators. `submit` ends the caller's part. A label replaces
+        the caller's earlier one of the same key. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for labels as in WriteLabels and
+        for frames that are not assigned; `FAILED_PRECONDITION` if the caller is not an annotator, or has submitted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAssignedLabels(self, request, context):
-        """The labels of an annotator: the caller's own at any time, those of others when both have submitted. Errors:
-        `NOT_FOUND`; `FAILED_PRECONDITION` while they are not to be seen.
+        """Lists the labels of an annotator: the caller's own at any time, those of others once both have submitted. Errors:
+        `NOT_FOUND`; `FAILED_PRECONDITION` while the labels are hidden from the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAgreement(self, request, context):
-        """How far the two agree. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` until both have submitted.
+        """Measures how well the two agree. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` until both have submitted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdjudicateAssignment(self, request, context):
-        """Chooses between the two, frame by frame, and makes the chosen labels human labels of the video: one change that
-        UndoChange takes back. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a name that is not an annotator, or a frame that is
-        not assigned; `FAILED_PRECONDITION` until both have submitted, or when it was done before.
+        """Chooses one annotator for each frame and makes the chosen labels human labels of the video, in one change that
+        UndoChange can undo. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a name that is not an annotator, or a frame that
+        is not assigned; `FAILED_PRECONDITION` until both have submitted, or if it is already adjudicated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,8 +180,8 @@ def add_AssignmentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AssignmentService:
-    """Blind double annotation: frames are assigned to two people, each labels them alone, their agreement is measured, and
-    a third one chooses. Until then nothing of it is among the labels of the video.
+    """Blind double annotation: frames are assigned to two people, each labels them independently, their agreement is
+    measured, and a third person adjudicates. Until then these labels are not among the labels of the video.
     """
 
     @staticmethod

@@ -26,12 +26,12 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """Reads the audit.
+    """Reads the audit log.
 
-    It has a row for every call but the chunks of uploads, and for what jobs write. Rows are never changed or deleted:
-    each holds a hash of itself and of the row before. They name resources and users, and nothing that a person has typed
-    into the service: no file names, no names for people, no comments. The rows of calls that write are stored with what
-    they write; those of calls that read, and of refusals, within half a second.
+    It has a row for every call except upload chunks, and for every write of an operation. Rows are never changed or
+    deleted: each contains a hash of itself and of the previous row. They name resources and users, and contain no text
+    that a person typed: no file names, no display names, no comments. The row of a call that writes is stored together
+    with its writes; rows of calls that read, and of refused calls, within half a second.
     """
 
     def __init__(self, channel):
@@ -58,30 +58,30 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """Reads the audit.
+    """Reads the audit log.
 
-    It has a row for every call but the chunks of uploads, and for what jobs write. Rows are never changed or deleted:
-    each holds a hash of itself and of the row before. They name resources and users, and nothing that a person has typed
-    into the service: no file names, no names for people, no comments. The rows of calls that write are stored with what
-    they write; those of calls that read, and of refusals, within half a second.
+    It has a row for every call except upload chunks, and for every write of an operation. Rows are never changed or
+    deleted: each contains a hash of itself and of the previous row. They name resources and users, and contain no text
+    that a person typed: no file names, no display names, no comments. The row of a call that writes is stored together
+    with its writes; rows of calls that read, and of refused calls, within half a second.
     """
 
     def ListAuditEntries(self, request, context):
-        """Lists the rows of a project, oldest first. For administrators of the project. Errors: `NOT_FOUND`.
+        """Lists the rows of a project, oldest first. For project admins. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyAudit(self, request, context):
-        """Recomputes the whole chain. For administrators of the server. It takes a minute or two for a million rows.
+        """Recomputes the whole hash chain. For server administrators. Takes one or two minutes for a million rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDeletionReceipt(self, request, context):
-        """What was removed with a video that was deleted. For those who may delete. Errors: `NOT_FOUND`.
+        """Returns the receipt of a deleted video: what was removed. For users who may delete videos. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,12 +114,12 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """Reads the audit.
+    """Reads the audit log.
 
-    It has a row for every call but the chunks of uploads, and for what jobs write. Rows are never changed or deleted:
-    each holds a hash of itself and of the row before. They name resources and users, and nothing that a person has typed
-    into the service: no file names, no names for people, no comments. The rows of calls that write are stored with what
-    they write; those of calls that read, and of refusals, within half a second.
+    It has a row for every call except upload chunks, and for every write of an operation. Rows are never changed or
+    deleted: each contains a hash of itself and of the previous row. They name resources and users, and contain no text
+    that a person typed: no file names, no display names, no comments. The row of a call that writes is stored together
+    with its writes; rows of calls that read, and of refused calls, within half a second.
     """
 
     @staticmethod

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class CorrectionServiceStub:
-    """Mends a video while a person looks at it.
+    """Updates a video's labels interactively.
 
-    The first of these calls on a video opens a session: a process that holds its features and its micro-model ready. It
-    ends by itself when it was not asked for a while. A session that dies fails the calls that wait for it and nothing
-    else: labels that were acknowledged are stored, and the next call opens another one. No session waits for training.
+    The first of these calls on a video opens a session: a process that holds its features and its micro-model in memory.
+    It ends after a period without requests. If a session crashes, only the waiting calls fail: acknowledged labels are
+    stored, and the next call opens a new session. Sessions do not wait for training.
     """
 
     def __init__(self, channel):
@@ -62,44 +62,44 @@ class CorrectionServiceStub:
 
 
 class CorrectionServiceServicer:
-    """Mends a video while a person looks at it.
+    """Updates a video's labels interactively.
 
-    The first of these calls on a video opens a session: a process that holds its features and its micro-model ready. It
-    ends by itself when it was not asked for a while. A session that dies fails the calls that wait for it and nothing
-    else: labels that were acknowledged are stored, and the next call opens another one. No session waits for training.
+    The first of these calls on a video opens a session: a process that holds its features and its micro-model in memory.
+    It ends after a period without requests. If a session crashes, only the waiting calls fail: acknowledged labels are
+    stored, and the next call opens a new session. Sessions do not wait for training.
     """
 
     def CorrectLabels(self, request, context):
-        """Writes what a person says, then computes the spans between the neighboring anchors of these objects again and
-        tells what changed. Other objects, other spans, and accepted and locked labels stay byte for byte as they are.
+        """Writes a person's corrections, then recomputes the spans up to the neighboring anchors of these objects and reports
+        the changes. Other objects, other spans, and accepted and locked labels do not change at all.
 
-        The first message acknowledges: the labels are stored, whatever happens after it. Changes follow as they are
-        stored, and a summary ends the stream. Where no micro-model has been trained, or on it nothing is to be computed, the
-        summary follows at once. Closing the stream stops nothing; call again with the same `request_id`, and a
-        `resume_token`, to hear the rest. Errors: as WriteLabels, with nothing written; `INVALID_ARGUMENT` for a label that
-        is not human; then those of the computation.
+        The first message acknowledges that the labels are stored, whatever happens later. Changes follow as they are
+        stored, and a summary ends the stream. Without a micro-model, or without anything to recompute, the summary follows
+        at once. Closing the stream does not stop the computation; call again with the same `request_id`, and a
+        `resume_token`, to receive the rest. Errors: as WriteLabels, with nothing written; `INVALID_ARGUMENT` for a label
+        that is not human; then those of the computation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SuggestFrames(self, request, context):
-        """Ranks frames by how much drawing them is expected to help the whole video, with reasons. Spans that one anchor
-        would settle are counted once. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if there is no micro-model yet.
+        """Ranks frames by how much drawing them is expected to improve the whole video, with reasons. Spans that one anchor
+        would fix are counted once. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no micro-model yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSuspectedSwaps(self, request, context):
-        """Places where two tracks may have been mixed up, the most suspect first. Errors: as SuggestFrames.
+        """Lists places where two tracks may be swapped, most likely first. Errors: as SuggestFrames.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSceneCuts(self, request, context):
-        """Frames at which another scene begins, in order. Errors: as SuggestFrames.
+        """Lists the frames at which a new scene begins, in order. Errors: as SuggestFrames.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,11 +137,11 @@ def add_CorrectionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CorrectionService:
-    """Mends a video while a person looks at it.
+    """Updates a video's labels interactively.
 
-    The first of these calls on a video opens a session: a process that holds its features and its micro-model ready. It
-    ends by itself when it was not asked for a while. A session that dies fails the calls that wait for it and nothing
-    else: labels that were acknowledged are stored, and the next call opens another one. No session waits for training.
+    The first of these calls on a video opens a session: a process that holds its features and its micro-model in memory.
+    It ends after a period without requests. If a session crashes, only the waiting calls fail: acknowledged labels are
+    stored, and the next call opens a new session. Sessions do not wait for training.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DiagnosticsServiceStub:
-    """Measures labels by what people said of them.
+    """Measures labels by what people accepted and corrected.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class DiagnosticsServiceStub:
 
 
 class DiagnosticsServiceServicer:
-    """Measures labels by what people said of them.
+    """Measures labels by what people accepted and corrected.
     """
 
     def GetDiagnostics(self, request, context):
-        """The figures of a video as its labels are now. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready,
-        or with `consistency_checks` if it has no micro-model.
+        """Returns the figures of a video's current labels. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not
+        ready, or with `consistency_checks` if it has no micro-model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +71,7 @@ def add_DiagnosticsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DiagnosticsService:
-    """Measures labels by what people said of them.
+    """Measures labels by what people accepted and corrected.
     """
 
     @staticmethod

@@ -29,21 +29,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 2
     """`INVALID_ARGUMENT`: the message is not valid protobuf."""
     ERROR_REASON_OUT_OF_RANGE: _ErrorReason.ValueType  # 3
-    """`OUT_OF_RANGE`: a frame or an offset past the end of what there is."""
+    """`OUT_OF_RANGE`: a frame or an offset past the end."""
     ERROR_REASON_WRONG_OFFSET: _ErrorReason.ValueType  # 4
-    """`OUT_OF_RANGE`: a chunk does not start where the upload stands; metadata: `expected_offset`."""
+    """`OUT_OF_RANGE`: a chunk does not start where the upload ends; metadata: `expected_offset`."""
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 5
-    """`NOT_FOUND`: there is no such resource."""
+    """`NOT_FOUND`: the resource does not exist, or the caller may not see it."""
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 6
     """`ALREADY_EXISTS`: the id is taken."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 7
-    """`ALREADY_EXISTS`: the `request_id` was used with another body."""
+    """`ALREADY_EXISTS`: the `request_id` was already used with another body."""
     ERROR_REASON_FAILED_PRECONDITION: _ErrorReason.ValueType  # 8
-    """`FAILED_PRECONDITION`: the request makes sense but not now, e.g. training without seeds; the message says what is
-    missing.
+    """`FAILED_PRECONDITION`: the request is valid, but not in the current state, such as training without seeds; the
+    message says what is missing.
     """
     ERROR_REASON_ABORTED: _ErrorReason.ValueType  # 9
-    """`ABORTED`: somebody else was faster; read again and retry."""
+    """`ABORTED`: a concurrent change came first; read again and retry."""
     ERROR_REASON_REVISION_CONFLICT: _ErrorReason.ValueType  # 10
     """`ABORTED`: labels changed since `base_revision`; metadata: `current_revision` and `conflicts`."""
     ERROR_REASON_UPLOAD_CONFLICT: _ErrorReason.ValueType  # 11
@@ -55,38 +55,38 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 14
     """`UNAVAILABLE`: the server is stopping or its store is busy; the same call may work later."""
     ERROR_REASON_STORAGE_FAILURE: _ErrorReason.ValueType  # 15
-    """`INTERNAL`: the disk or the database failed; nothing of the call was done."""
+    """`INTERNAL`: the disk or the database failed; the call had no effect."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
-    """`INTERNAL`: a mistake in the server; its log has more, under metadata `incident`."""
+    """`INTERNAL`: a bug in the server; its log has details, under metadata `incident`."""
     ERROR_REASON_VIDEO_REFUSED: _ErrorReason.ValueType  # 17
     """`INVALID_ARGUMENT`: the video cannot be decoded, or is refused."""
     ERROR_REASON_FRAME_MISMATCH: _ErrorReason.ValueType  # 18
-    """`FAILED_PRECONDITION`: the frames decoded now are not those of the frame table."""
+    """`FAILED_PRECONDITION`: decoded frames differ from the frame table."""
     ERROR_REASON_MODEL_REFUSED: _ErrorReason.ValueType  # 19
     """`INVALID_ARGUMENT`: a saved micro-model is damaged or of another version."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 20
-    """`CANCELLED`: somebody asked to stop; what was finished is kept."""
+    """`CANCELLED`: a user stopped it; finished work is kept."""
     ERROR_REASON_DECODE_CRASH: _ErrorReason.ValueType  # 21
     """`INTERNAL`: the decoder crashed or hung."""
     ERROR_REASON_DIVERGED: _ErrorReason.ValueType  # 22
-    """`ABORTED`: the loss stopped being a number; the previous micro-model is kept."""
+    """`ABORTED`: the loss became NaN or infinite; the previous micro-model is kept."""
     ERROR_REASON_OOM: _ErrorReason.ValueType  # 23
     """`RESOURCE_EXHAUSTED`: the device or the machine ran out of memory."""
     ERROR_REASON_DEVICE_LOST: _ErrorReason.ValueType  # 24
-    """`UNAVAILABLE`: the device went away."""
+    """`UNAVAILABLE`: the device failed."""
     ERROR_REASON_TRAINING_FAILED: _ErrorReason.ValueType  # 25
     """`INTERNAL`: training failed; the message says how."""
     ERROR_REASON_WORKER_CRASHED: _ErrorReason.ValueType  # 26
-    """`INTERNAL`: the process that did the work crashed, more than once."""
+    """`INTERNAL`: the worker process crashed more than once."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 27
     """`UNAUTHENTICATED`: no token, or one that is unknown, revoked or expired."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 28
-    """`PERMISSION_DENIED`: the caller's role does not allow this; the message says which would."""
+    """`PERMISSION_DENIED`: the caller's role does not allow this; the message names the roles that would."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` in the details of every error, with `domain` `micromodels.dev`; the name
-    is sent without the prefix, e.g. `WRONG_OFFSET`. `INVALID_ARGUMENT` and `OUT_OF_RANGE` also carry a
-    `google.rpc.BadRequest` that names the field, `RESOURCE_EXHAUSTED` and `UNAVAILABLE` a `google.rpc.RetryInfo` where
+    is sent without the prefix, such as `WRONG_OFFSET`. `INVALID_ARGUMENT` and `OUT_OF_RANGE` also have a
+    `google.rpc.BadRequest` that names the field, `RESOURCE_EXHAUSTED` and `UNAVAILABLE` a `google.rpc.RetryInfo` if
     waiting helps, `NOT_FOUND` and `ALREADY_EXISTS` a `google.rpc.ResourceInfo`.
     """
 
@@ -97,21 +97,21 @@ ERROR_REASON_INVALID_INPUT: ErrorReason.ValueType  # 1
 ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
 """`INVALID_ARGUMENT`: the message is not valid protobuf."""
 ERROR_REASON_OUT_OF_RANGE: ErrorReason.ValueType  # 3
-"""`OUT_OF_RANGE`: a frame or an offset past the end of what there is."""
+"""`OUT_OF_RANGE`: a frame or an offset past the end."""
 ERROR_REASON_WRONG_OFFSET: ErrorReason.ValueType  # 4
-"""`OUT_OF_RANGE`: a chunk does not start where the upload stands; metadata: `expected_offset`."""
+"""`OUT_OF_RANGE`: a chunk does not start where the upload ends; metadata: `expected_offset`."""
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 5
-"""`NOT_FOUND`: there is no such resource."""
+"""`NOT_FOUND`: the resource does not exist, or the caller may not see it."""
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 6
 """`ALREADY_EXISTS`: the id is taken."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 7
-"""`ALREADY_EXISTS`: the `request_id` was used with another body."""
+"""`ALREADY_EXISTS`: the `request_id` was already used with another body."""
 ERROR_REASON_FAILED_PRECONDITION: ErrorReason.ValueType  # 8
-"""`FAILED_PRECONDITION`: the request makes sense but not now, e.g. training without seeds; the message says what is
-missing.
+"""`FAILED_PRECONDITION`: the request is valid, but not in the current state, such as training without seeds; the
+message says what is missing.
 """
 ERROR_REASON_ABORTED: ErrorReason.ValueType  # 9
-"""`ABORTED`: somebody else was faster; read again and retry."""
+"""`ABORTED`: a concurrent change came first; read again and retry."""
 ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 10
 """`ABORTED`: labels changed since `base_revision`; metadata: `current_revision` and `conflicts`."""
 ERROR_REASON_UPLOAD_CONFLICT: ErrorReason.ValueType  # 11
@@ -123,31 +123,31 @@ ERROR_REASON_RESOURCE_EXHAUSTED: ErrorReason.ValueType  # 13
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 14
 """`UNAVAILABLE`: the server is stopping or its store is busy; the same call may work later."""
 ERROR_REASON_STORAGE_FAILURE: ErrorReason.ValueType  # 15
-"""`INTERNAL`: the disk or the database failed; nothing of the call was done."""
+"""`INTERNAL`: the disk or the database failed; the call had no effect."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
-"""`INTERNAL`: a mistake in the server; its log has more, under metadata `incident`."""
+"""`INTERNAL`: a bug in the server; its log has details, under metadata `incident`."""
 ERROR_REASON_VIDEO_REFUSED: ErrorReason.ValueType  # 17
 """`INVALID_ARGUMENT`: the video cannot be decoded, or is refused."""
 ERROR_REASON_FRAME_MISMATCH: ErrorReason.ValueType  # 18
-"""`FAILED_PRECONDITION`: the frames decoded now are not those of the frame table."""
+"""`FAILED_PRECONDITION`: decoded frames differ from the frame table."""
 ERROR_REASON_MODEL_REFUSED: ErrorReason.ValueType  # 19
 """`INVALID_ARGUMENT`: a saved micro-model is damaged or of another version."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 20
-"""`CANCELLED`: somebody asked to stop; what was finished is kept."""
+"""`CANCELLED`: a user stopped it; finished work is kept."""
 ERROR_REASON_DECODE_CRASH: ErrorReason.ValueType  # 21
 """`INTERNAL`: the decoder crashed or hung."""
 ERROR_REASON_DIVERGED: ErrorReason.ValueType  # 22
-"""`ABORTED`: the loss stopped being a number; the previous micro-model is kept."""
+"""`ABORTED`: the loss became NaN or infinite; the previous micro-model is kept."""
 ERROR_REASON_OOM: ErrorReason.ValueType  # 23
 """`RESOURCE_EXHAUSTED`: the device or the machine ran out of memory."""
 ERROR_REASON_DEVICE_LOST: ErrorReason.ValueType  # 24
-"""`UNAVAILABLE`: the device went away."""
+"""`UNAVAILABLE`: the device failed."""
 ERROR_REASON_TRAINING_FAILED: ErrorReason.ValueType  # 25
 """`INTERNAL`: training failed; the message says how."""
 ERROR_REASON_WORKER_CRASHED: ErrorReason.ValueType  # 26
-"""`INTERNAL`: the process that did the work crashed, more than once."""
+"""`INTERNAL`: the worker process crashed more than once."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 27
 """`UNAUTHENTICATED`: no token, or one that is unknown, revoked or expired."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 28
-"""`PERMISSION_DENIED`: the caller's role does not allow this; the message says which would."""
+"""`PERMISSION_DENIED`: the caller's role does not allow this; the message names the roles that would."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

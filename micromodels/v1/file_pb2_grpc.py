@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FileServiceStub:
-    """Gives out files.
+    """Serves files.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class FileServiceStub:
 
 
 class FileServiceServicer:
-    """Gives out files.
+    """Serves files.
     """
 
     def ReadFile(self, request, context):
-        """Gives the bytes of a file from an offset on. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for an offset past the end.
+        """Streams the bytes of a file from an offset on. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for an offset past the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_FileServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FileService:
-    """Gives out files.
+    """Serves files.
     """
 
     @staticmethod

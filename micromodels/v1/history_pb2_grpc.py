@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class HistoryServiceStub:
-    """Tells what became of labels and takes changes back.
+    """Reads the history of labels and undoes changes.
 
-    Nothing that was written is ever lost: every act on the labels of a video is a change with a revision of its own, and
-    every version of a label stays. (Only deleting the video deletes them.)
+    Nothing that was written is lost: every operation on the labels of a video is a change with its own revision, and
+    every version of a label is kept. (Only deleting the video deletes them.)
     """
 
     def __init__(self, channel):
@@ -56,33 +56,33 @@ class HistoryServiceStub:
 
 
 class HistoryServiceServicer:
-    """Tells what became of labels and takes changes back.
+    """Reads the history of labels and undoes changes.
 
-    Nothing that was written is ever lost: every act on the labels of a video is a change with a revision of its own, and
-    every version of a label stays. (Only deleting the video deletes them.)
+    Nothing that was written is lost: every operation on the labels of a video is a change with its own revision, and
+    every version of a label is kept. (Only deleting the video deletes them.)
     """
 
     def ListLabelHistory(self, request, context):
-        """All versions of one label, oldest first. Errors: `NOT_FOUND` for the video; `INVALID_ARGUMENT` for a key without
-        subject or a bad page token.
+        """Lists all versions of one label, oldest first. Errors: `NOT_FOUND` for the video; `INVALID_ARGUMENT` for a key
+        without subject or a bad page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListChanges(self, request, context):
-        """The changes of a video's labels, newest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token.
+        """Lists the changes of a video's labels, newest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndoChange(self, request, context):
-        """Takes a change back, with everything that was computed because of it: what was before becomes a new change, which
-        can be undone itself. Predictions that were replaced or judged since stay as they are. Errors: `NOT_FOUND`;
-        `ABORTED` with the conflicting keys if people have changed some of these labels since (nothing is written);
-        `FAILED_PRECONDITION` if the change was undone before, is the work of a micro-model, or was made by somebody else and
-        the caller is not an admin of the project.
+        """Undoes a change and everything computed from it: the previous labels become a new change, which can itself be
+        undone. Predictions that were replaced or reviewed since then stay. Errors: `NOT_FOUND`; `ABORTED` with the
+        conflicting keys if people have changed some of these labels since then (nothing is written); `FAILED_PRECONDITION`
+        if the change is already undone, is the work of a micro-model, or was made by another user and the caller is not an
+        admin of the project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,10 +115,10 @@ def add_HistoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HistoryService:
-    """Tells what became of labels and takes changes back.
+    """Reads the history of labels and undoes changes.
 
-    Nothing that was written is ever lost: every act on the labels of a video is a change with a revision of its own, and
-    every version of a label stays. (Only deleting the video deletes them.)
+    Nothing that was written is lost: every operation on the labels of a video is a change with its own revision, and
+    every version of a label is kept. (Only deleting the video deletes them.)
     """
 
     @staticmethod

@@ -28,10 +28,10 @@ if _version_not_supported:
 class LabelServiceStub:
     """Writes and reads labels.
 
-    A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
-    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
-    accepted or locked.
+    A label has a key: the frame and the track, or the frame and the frame class. Writing a label with an existing key
+    replaces that label. Labels made by people are anchors: operations never change them. Only people do, with
+    WriteLabels, DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a
+    person has accepted or locked.
     """
 
     def __init__(self, channel):
@@ -60,33 +60,33 @@ class LabelServiceStub:
 class LabelServiceServicer:
     """Writes and reads labels.
 
-    A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
-    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
-    accepted or locked.
+    A label has a key: the frame and the track, or the frame and the frame class. Writing a label with an existing key
+    replaces that label. Labels made by people are anchors: operations never change them. Only people do, with
+    WriteLabels, DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a
+    person has accepted or locked.
     """
 
     def WriteLabels(self, request, context):
-        """Writes and deletes labels of one video, all or nothing, and gives the video a new revision. Errors: `NOT_FOUND` for
-        the video; `INVALID_ARGUMENT` naming the field, e.g. `labels[3].object.box.x2`, for numbers that are not finite, empty
-        boxes, classes that the project does not have and the like; `OUT_OF_RANGE` for a frame that the video does not have;
-        `ABORTED` if somebody changed one of the labels after `base_revision` (nothing is written; read the labels again);
-        `FAILED_PRECONDITION` if the video is not ready.
+        """Writes and deletes labels of one video, completely or not at all, and gives the video a new revision. Errors:
+        `NOT_FOUND` for the video; `INVALID_ARGUMENT` naming the field, such as `labels[3].object.box.x2`, for numbers that
+        are not finite, empty boxes, classes that the project does not have, and so on; `OUT_OF_RANGE` for a frame outside
+        the video; `ABORTED` if one of the labels changed after `base_revision` (nothing is written; read the labels
+        again); `FAILED_PRECONDITION` if the video is not ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamLabels(self, request, context):
-        """Gives the labels of a range of frames in order of frames. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for a range outside
-        of the video; `INVALID_ARGUMENT` for a resume token of another request.
+        """Streams the labels of a range of frames in order of frames. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for a range outside
+        the video; `INVALID_ARGUMENT` for a resume token of another request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteLabels(self, request, context):
-        """Deletes the labels that a selection picks. Errors: as WriteLabels.
+        """Deletes the selected labels. Errors: as WriteLabels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,10 +121,10 @@ def add_LabelServiceServicer_to_server(servicer, server):
 class LabelService:
     """Writes and reads labels.
 
-    A label has a key: the frame and the track, or the frame and the frame class. Writing a label with a key that is there
-    replaces it. Labels made by people are anchors: no operation ever changes one; only people do, with WriteLabels,
-    DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a person has
-    accepted or locked.
+    A label has a key: the frame and the track, or the frame and the frame class. Writing a label with an existing key
+    replaces that label. Labels made by people are anchors: operations never change them. Only people do, with
+    WriteLabels, DeleteLabels, CorrectLabels, the calls of TrackService and UndoChange. The same holds for labels that a
+    person has accepted or locked.
     """
 
     @staticmethod

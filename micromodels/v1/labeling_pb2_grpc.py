@@ -27,11 +27,11 @@ if _version_not_supported:
 
 
 class LabelingServiceStub:
-    """Starts long-running work and shows how it goes.
+    """Starts long-running work and reports its progress.
 
-    Every call that starts something gives an operation, `projects/{project}/operations/{operation}`, whose metadata is
+    Every call that starts work returns an operation, `projects/{project}/operations/{operation}`, whose metadata is
     `OperationMetadata`. The standard service `google.longrunning.Operations` reads, lists, awaits, cancels and deletes
-    operations; they survive a restart of the server. Cancelling keeps the labels of all frames that were finished.
+    operations; they survive a restart of the server. Cancelling keeps the labels of all finished frames.
     """
 
     def __init__(self, channel):
@@ -78,76 +78,75 @@ class LabelingServiceStub:
 
 
 class LabelingServiceServicer:
-    """Starts long-running work and shows how it goes.
+    """Starts long-running work and reports its progress.
 
-    Every call that starts something gives an operation, `projects/{project}/operations/{operation}`, whose metadata is
+    Every call that starts work returns an operation, `projects/{project}/operations/{operation}`, whose metadata is
     `OperationMetadata`. The standard service `google.longrunning.Operations` reads, lists, awaits, cancels and deletes
-    operations; they survive a restart of the server. Cancelling keeps the labels of all frames that were finished.
+    operations; they survive a restart of the server. Cancelling keeps the labels of all finished frames.
     """
 
     def Train(self, request, context):
-        """Trains a micro-model on the labels that people made on a video. The operation's response is the
-        `MicroModelVersion`. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no such labels or is not ready.
+        """Trains a micro-model on the human labels of a video. The operation's response is the `MicroModelVersion`. Errors:
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Propagate(self, request, context):
-        """Labels a video with a micro-model that is there already. Labels made by people are never changed. The video may be
-        another one than the micro-model was trained on. The operation's response is the `PropagateResponse`. Errors:
-        `NOT_FOUND`; `OUT_OF_RANGE` for a range outside of the video; `FAILED_PRECONDITION` if the video is not ready.
+        """Labels a video with an existing micro-model, which may have been trained on another video. Human labels are never
+        changed. The operation's response is the `PropagateResponse`. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for a range
+        outside the video; `FAILED_PRECONDITION` if the video is not ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Retrain(self, request, context):
-        """Trains a micro-model again on the labels that people made on a video, and compares it with the one that is there on
-        frames which neither has seen: the newest labels are held out. Only if it does better there it becomes a new version
-        of the micro-model, learns from the held-out labels too, and labels the video. Labels made by people, accepted and
-        locked ones stay, and so does what others changed while this went on. The operation's response is the
-        `RetrainResponse`. The server starts it by itself, too, when somebody has corrected enough frames and pauses. Errors:
-        `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready or has no micro-model that learns from corrections; the
-        operation fails with it where fewer than three frames have labels of objects made by people, or too few of these are
-        newer than the micro-model.
+        """Retrains a micro-model on the human labels of a video, and compares it with the existing one on frames that neither
+        has seen: the newest labels are held out. Only if the new one is better does it become a new version, learn from
+        the held-out labels too, and label the video. Human, accepted and locked labels do not change, nor do labels that
+        others change in the meantime. The operation's response is the `RetrainResponse`. The server also starts it by
+        itself when an annotator has corrected enough frames and pauses. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the
+        video is not ready or has no micro-model that learns from corrections. The operation fails with
+        `FAILED_PRECONDITION` if fewer than three frames have human labels of objects, or too few of these are newer than
+        the micro-model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AutoLabel(self, request, context):
-        """All in one call: a video and a few labels go in, progress and then the labels of every frame come out.
+        """Everything in one call: send a video and a few labels; receive progress, then the labels of every frame.
 
-        The seeds are kept as labels made by people. A message `operation` names each operation as it starts; the response of
-        the one that labels is the `AutoLabelResult`. Closing the stream does not stop it: call again with the same
-        `request_id`, and a `resume_token`, to go on watching, or cancel it. Errors, besides those of RegisterVideo, WriteLabels and Train: what the
-        operation failed with.
+        The seeds are stored as human labels. An `operation` message names each operation as it starts; the response of the
+        labeling operation is the `AutoLabelResult`. Closing the stream does not stop it: call again with the same
+        `request_id`, and a `resume_token`, to continue watching, or cancel the operation. Errors: those of RegisterVideo,
+        WriteLabels and Train, and the error of the operation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Export(self, request, context):
-        """Writes the labels of a video to a file. The operation's response is the `ExportResponse`; FileService gives out the
-        file. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready.
+        """Writes the labels of a video to a file. The operation's response is the `ExportResponse`; download the file with
+        FileService. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the video is not ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchTraining(self, request, context):
-        """Watches an operation: everything it has reported so far, then what it reports, until it ends. Ends with `OK` also
-        when the operation failed; GetOperation has the reason. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad token.
+        """Watches an operation: streams past progress, then new progress until the operation ends. Ends with `OK` even if the
+        operation failed; GetOperation has the reason. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad resume token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopEarly(self, request, context):
-        """"Good enough, stop now": training ends with the weights it has, and the operation goes on with what comes next.
-        Does nothing once training is over. The answer is the operation. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` for an
-        operation that does not train.
+        """Ends training early, with the weights it has; the operation continues with its next step. No effect after training.
+        Returns the operation. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` for an operation that does not train.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,11 +199,11 @@ def add_LabelingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LabelingService:
-    """Starts long-running work and shows how it goes.
+    """Starts long-running work and reports its progress.
 
-    Every call that starts something gives an operation, `projects/{project}/operations/{operation}`, whose metadata is
+    Every call that starts work returns an operation, `projects/{project}/operations/{operation}`, whose metadata is
     `OperationMetadata`. The standard service `google.longrunning.Operations` reads, lists, awaits, cancels and deletes
-    operations; they survive a restart of the server. Cancelling keeps the labels of all frames that were finished.
+    operations; they survive a restart of the server. Cancelling keeps the labels of all finished frames.
     """
 
     @staticmethod

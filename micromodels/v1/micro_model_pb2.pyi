@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class MicroModelVersion(_message.Message):
-    """The result of one training; never changed."""
+    """Result of one training; immutable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -60,26 +60,26 @@ class MicroModelVersion(_message.Message):
     name: _builtins.str
     """Resource name: `projects/{project}/microModels/{micro_model}/versions/{version}`; versions count from 1."""
     display_name: _builtins.str
-    """A name for people."""
+    """Display name."""
     parent_version: _builtins.str
-    """The version it was made from; empty for a first one."""
+    """The version it was made from; empty for a first version."""
     recipe: _builtins.str
     """The recipe that made it: `head`, `finetune` or `yolo`."""
     operation: _builtins.str
     """The operation that made it: `projects/{project}/operations/{operation}`."""
     @_builtins.property
     def seen_labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeenLabels]:
-        """The exact labels it saw."""
+        """The labels it was trained on."""
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Measures of quality by name, such as the leave-one-seed-out score, 0 to 1; of a version that LabelingService.Retrain
-        made also `unseen_score` and `unseen_score_before`, its score and that of its parent on frames that neither had seen.
+        """Quality measures by name, such as the leave-one-seed-out score, 0 to 1. A version made by LabelingService.Retrain
+        also has `unseen_score` and `unseen_score_before`: its score and its parent's on frames that neither had seen.
         """
 
     @_builtins.property
     def manifest(self) -> _struct_pb2.Struct:
-        """All that is known of how it was made: settings, encoder, classes, experiments, versions of the libraries."""
+        """How it was made: settings, encoder, classes, experiments, versions of the libraries."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -87,7 +87,7 @@ class MicroModelVersion(_message.Message):
 
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]:
-        """Its files (safetensors, ONNX, JSON), to be read with FileService.ReadFile."""
+        """Its files (safetensors, ONNX, JSON); read them with FileService.ReadFile."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ Global___MicroModelVersion: _TypeAlias = MicroModelVersion  # noqa: Y015
 
 @_typing.final
 class SeenLabels(_message.Message):
-    """Labels as a micro-model saw them: the ones made by people, as they were at one revision."""
+    """The labels that a micro-model was trained on: the human labels of a video at one revision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -157,7 +157,7 @@ class TrainSettings(_message.Message):
     device: _builtins.str
     """Where to run: `auto`, `cpu` or `cuda`; empty for the server's setting."""
     effort: _builtins.float
-    """Factor on the amount of training, 0.01 to 20: below 1 is quicker and worse. 0 for 1."""
+    """Factor on the amount of training, 0.01 to 20: below 1 is faster and less accurate. 0 for 1."""
     def __init__(
         self,
         *,
@@ -209,9 +209,9 @@ class ListMicroModelVersionsRequest(_message.Message):
     parent: _builtins.str
     """`projects/{project}/microModels/{micro_model}`."""
     page_size: _builtins.int
-    """The most to return; 0 for 50, more than 1000 is taken as 1000, negative is `INVALID_ARGUMENT`."""
+    """Page size; 0 for 50, larger than 1000 means 1000, negative is `INVALID_ARGUMENT`."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty for the first page."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,

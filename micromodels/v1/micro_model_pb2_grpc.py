@@ -29,8 +29,8 @@ if _version_not_supported:
 class MicroModelServiceStub:
     """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
-    A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
-    properties of its own: it begins with its first version and is gone with its last.
+    A micro-model, `projects/{project}/microModels/{micro_model}`, is a series of versions for one task. It has no
+    properties of its own: it exists as long as it has a version.
     """
 
     def __init__(self, channel):
@@ -59,12 +59,12 @@ class MicroModelServiceStub:
 class MicroModelServiceServicer:
     """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
-    A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
-    properties of its own: it begins with its first version and is gone with its last.
+    A micro-model, `projects/{project}/microModels/{micro_model}`, is a series of versions for one task. It has no
+    properties of its own: it exists as long as it has a version.
     """
 
     def GetMicroModelVersion(self, request, context):
-        """Reads one version; `latest` in place of the number means the newest. Errors: `NOT_FOUND`.
+        """Reads one version; use `latest` instead of a number for the newest. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,7 +78,7 @@ class MicroModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMicroModelVersion(self, request, context):
-        """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`.
+        """Deletes one version with its files. Its labels stay. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,8 +113,8 @@ def add_MicroModelServiceServicer_to_server(servicer, server):
 class MicroModelService:
     """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
-    A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
-    properties of its own: it begins with its first version and is gone with its last.
+    A micro-model, `projects/{project}/microModels/{micro_model}`, is a series of versions for one task. It has no
+    properties of its own: it exists as long as it has a version.
     """
 
     @staticmethod

@@ -30,8 +30,8 @@ GRPC_VERSION: str
 class MicroModelServiceStub:
     """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
-    A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
-    properties of its own: it begins with its first version and is gone with its last.
+    A micro-model, `projects/{project}/microModels/{micro_model}`, is a series of versions for one task. It has no
+    properties of its own: it exists as long as it has a version.
     """
 
     @_typing.overload
@@ -39,33 +39,33 @@ class MicroModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MicroModelServiceAsyncStub: ...
     GetMicroModelVersion: _grpc.UnaryUnaryMultiCallable[_micro_model_pb2.GetMicroModelVersionRequest, _micro_model_pb2.MicroModelVersion]
-    """Reads one version; `latest` in place of the number means the newest. Errors: `NOT_FOUND`."""
+    """Reads one version; use `latest` instead of a number for the newest. Errors: `NOT_FOUND`."""
     ListMicroModelVersions: _grpc.UnaryUnaryMultiCallable[_micro_model_pb2.ListMicroModelVersionsRequest, _micro_model_pb2.ListMicroModelVersionsResponse]
     """Lists versions, oldest first. Errors: `NOT_FOUND`."""
     DeleteMicroModelVersion: _grpc.UnaryUnaryMultiCallable[_micro_model_pb2.DeleteMicroModelVersionRequest, _empty_pb2.Empty]
-    """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`."""
+    """Deletes one version with its files. Its labels stay. Errors: `NOT_FOUND`."""
 
 @_typing.type_check_only
 class MicroModelServiceAsyncStub(MicroModelServiceStub):
     """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
-    A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
-    properties of its own: it begins with its first version and is gone with its last.
+    A micro-model, `projects/{project}/microModels/{micro_model}`, is a series of versions for one task. It has no
+    properties of its own: it exists as long as it has a version.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetMicroModelVersion: _aio.UnaryUnaryMultiCallable[_micro_model_pb2.GetMicroModelVersionRequest, _micro_model_pb2.MicroModelVersion]  # type: ignore[assignment]
-    """Reads one version; `latest` in place of the number means the newest. Errors: `NOT_FOUND`."""
+    """Reads one version; use `latest` instead of a number for the newest. Errors: `NOT_FOUND`."""
     ListMicroModelVersions: _aio.UnaryUnaryMultiCallable[_micro_model_pb2.ListMicroModelVersionsRequest, _micro_model_pb2.ListMicroModelVersionsResponse]  # type: ignore[assignment]
     """Lists versions, oldest first. Errors: `NOT_FOUND`."""
     DeleteMicroModelVersion: _aio.UnaryUnaryMultiCallable[_micro_model_pb2.DeleteMicroModelVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`."""
+    """Deletes one version with its files. Its labels stay. Errors: `NOT_FOUND`."""
 
 class MicroModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads and deletes versions of micro-models. They are made by LabelingService.Train, Retrain and AutoLabel.
 
-    A micro-model, `projects/{project}/microModels/{micro_model}`, is a line of versions that do one task. It has no
-    properties of its own: it begins with its first version and is gone with its last.
+    A micro-model, `projects/{project}/microModels/{micro_model}`, is a series of versions for one task. It has no
+    properties of its own: it exists as long as it has a version.
     """
 
     @_abc_1.abstractmethod
@@ -74,7 +74,7 @@ class MicroModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _micro_model_pb2.GetMicroModelVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_micro_model_pb2.MicroModelVersion, _abc.Awaitable[_micro_model_pb2.MicroModelVersion]]:
-        """Reads one version; `latest` in place of the number means the newest. Errors: `NOT_FOUND`."""
+        """Reads one version; use `latest` instead of a number for the newest. Errors: `NOT_FOUND`."""
 
     @_abc_1.abstractmethod
     def ListMicroModelVersions(
@@ -90,6 +90,6 @@ class MicroModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _micro_model_pb2.DeleteMicroModelVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes one version with its files. Labels made by it stay. Errors: `NOT_FOUND`."""
+        """Deletes one version with its files. Its labels stay. Errors: `NOT_FOUND`."""
 
 def add_MicroModelServiceServicer_to_server(servicer: MicroModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -90,7 +90,7 @@ class ProjectServiceServicer:
 
     def UpdateProject(self, request, context):
         """Changes the fields named by `update_mask`. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a path that is unknown or
-        may not change; `ABORTED` if the `etag` given is not the current one. Labels of a class that is taken away stay.
+        read-only; `ABORTED` if the given `etag` is not current. Labels of a removed class stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +98,7 @@ class ProjectServiceServicer:
 
     def DeleteProject(self, request, context):
         """Deletes a project. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it still has videos and `force` is not set, or if
-        an operation of it is running.
+        one of its operations is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 
 class ReviewServiceStub:
-    """Judges labels and comments on frames. Labels that a person has accepted or locked are changed by no micro-model; a
-    person overrides by editing, which the history tells. A review is a change that UndoChange takes back.
+    """Reviews labels and comments on frames. Micro-models never change labels that a person has accepted or locked; a
+    person can still edit them, which the history records. A review is a change that UndoChange can undo.
     """
 
     def __init__(self, channel):
@@ -65,37 +65,37 @@ class ReviewServiceStub:
 
 
 class ReviewServiceServicer:
-    """Judges labels and comments on frames. Labels that a person has accepted or locked are changed by no micro-model; a
-    person overrides by editing, which the history tells. A review is a change that UndoChange takes back.
+    """Reviews labels and comments on frames. Micro-models never change labels that a person has accepted or locked; a
+    person can still edit them, which the history records. A review is a change that UndoChange can undo.
     """
 
     def ReviewLabels(self, request, context):
-        """Accepts, rejects, locks or unlocks labels, or takes the judgment away. Errors: `NOT_FOUND` for the video;
-        `OUT_OF_RANGE` for a range outside of it; `ABORTED` with the conflicting keys if a label was changed after
-        `base_revision` (nothing is done).
+        """Accepts, rejects, locks or unlocks labels, or clears their review. Errors: `NOT_FOUND` for the video;
+        `OUT_OF_RANGE` for a range outside it; `ABORTED` with the conflicting keys if a label changed after `base_revision`
+        (nothing is done).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcceptLabels(self, request, context):
-        """Accepts the predictions of a selection that nobody has judged and whose confidence is high enough, and says what
-        share of them it expects to be wrong. Errors: as ReviewLabels; `INVALID_ARGUMENT` for a confidence outside 0 to 1.
+        """Accepts the unreviewed predictions of a selection with high enough confidence, and returns the expected share of
+        wrong ones among them. Errors: as ReviewLabels; `INVALID_ARGUMENT` for a confidence outside 0 to 1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateComment(self, request, context):
-        """Comments on some frames, or on one object on them. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for frames that the video
-        does not have; `INVALID_ARGUMENT` for an empty text.
+        """Comments on frames, or on one object on them. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for frames outside the video;
+        `INVALID_ARGUMENT` for an empty text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListComments(self, request, context):
-        """The comments on a video, oldest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token.
+        """Lists the comments on a video, oldest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,8 +145,8 @@ def add_ReviewServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReviewService:
-    """Judges labels and comments on frames. Labels that a person has accepted or locked are changed by no micro-model; a
-    person overrides by editing, which the history tells. A review is a change that UndoChange takes back.
+    """Reviews labels and comments on frames. Micro-models never change labels that a person has accepted or locked; a
+    person can still edit them, which the history records. A review is a change that UndoChange can undo.
     """
 
     @staticmethod

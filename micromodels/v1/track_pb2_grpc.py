@@ -26,13 +26,13 @@ if _version_not_supported:
 
 
 class TrackServiceStub:
-    """Moves labels from track to track, as they are, on the word of a person.
+    """Moves labels between tracks, unchanged, on request of a person.
 
-    Every call is one change that UndoChange takes back whole. What leaves a track for good (SplitTrack, MergeTracks,
-    DeleteTrack) is locked there: no micro-model draws it again, a person may. Errors of all: `NOT_FOUND` for the video or
-    a track; `OUT_OF_RANGE` for frames that the video does not have; `ABORTED` with the conflicting keys if a label was
-    changed after `base_revision` (nothing is written); `FAILED_PRECONDITION` if the video is not ready, or a frame would
-    get more objects of a class than its `max_instances`.
+    Every call is one change, which UndoChange undoes as a whole. Keys that SplitTrack, MergeTracks or DeleteTrack empty
+    are locked: micro-models do not label them again; people may. Errors of all calls: `NOT_FOUND` for the video or a
+    track; `OUT_OF_RANGE` for frames outside the video; `ABORTED` with the conflicting keys if a label changed after
+    `base_revision` (nothing is written); `FAILED_PRECONDITION` if the video is not ready, or a frame would have more
+    objects of a class than its `max_instances`.
     """
 
     def __init__(self, channel):
@@ -64,40 +64,40 @@ class TrackServiceStub:
 
 
 class TrackServiceServicer:
-    """Moves labels from track to track, as they are, on the word of a person.
+    """Moves labels between tracks, unchanged, on request of a person.
 
-    Every call is one change that UndoChange takes back whole. What leaves a track for good (SplitTrack, MergeTracks,
-    DeleteTrack) is locked there: no micro-model draws it again, a person may. Errors of all: `NOT_FOUND` for the video or
-    a track; `OUT_OF_RANGE` for frames that the video does not have; `ABORTED` with the conflicting keys if a label was
-    changed after `base_revision` (nothing is written); `FAILED_PRECONDITION` if the video is not ready, or a frame would
-    get more objects of a class than its `max_instances`.
+    Every call is one change, which UndoChange undoes as a whole. Keys that SplitTrack, MergeTracks or DeleteTrack empty
+    are locked: micro-models do not label them again; people may. Errors of all calls: `NOT_FOUND` for the video or a
+    track; `OUT_OF_RANGE` for frames outside the video; `ABORTED` with the conflicting keys if a label changed after
+    `base_revision` (nothing is written); `FAILED_PRECONDITION` if the video is not ready, or a frame would have more
+    objects of a class than its `max_instances`.
     """
 
     def SwapTracks(self, request, context):
-        """Exchanges two tracks from a frame on, e.g. after they were mixed up where they crossed. Each keeps its class.
+        """Swaps two tracks from a frame on, for example after they were confused where they crossed. Each keeps its class.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SplitTrack(self, request, context):
-        """Makes what a track has from a frame on a track of its own. Errors also: `ALREADY_EXISTS` for the new track.
+        """Moves a track's labels from a frame on to a new track. Further errors: `ALREADY_EXISTS` for the new track.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MergeTracks(self, request, context):
-        """Makes two tracks one. On frames that both have, a human label goes before a prediction, an object that is there
-        before one that is absent, and then the greater confidence. Errors also: `FAILED_PRECONDITION` if people drew both
-        on one frame, or the classes differ.
+        """Merges two tracks. On frames that both have, a human label is preferred to a prediction, a present object to an
+        absent one, then the greater confidence. Further errors: `FAILED_PRECONDITION` if people drew both on one frame, or
+        the classes differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTrack(self, request, context):
-        """Deletes a track from a frame on, human labels too.
+        """Deletes a track from a frame on, including human labels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,13 +135,13 @@ def add_TrackServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrackService:
-    """Moves labels from track to track, as they are, on the word of a person.
+    """Moves labels between tracks, unchanged, on request of a person.
 
-    Every call is one change that UndoChange takes back whole. What leaves a track for good (SplitTrack, MergeTracks,
-    DeleteTrack) is locked there: no micro-model draws it again, a person may. Errors of all: `NOT_FOUND` for the video or
-    a track; `OUT_OF_RANGE` for frames that the video does not have; `ABORTED` with the conflicting keys if a label was
-    changed after `base_revision` (nothing is written); `FAILED_PRECONDITION` if the video is not ready, or a frame would
-    get more objects of a class than its `max_instances`.
+    Every call is one change, which UndoChange undoes as a whole. Keys that SplitTrack, MergeTracks or DeleteTrack empty
+    are locked: micro-models do not label them again; people may. Errors of all calls: `NOT_FOUND` for the video or a
+    track; `OUT_OF_RANGE` for frames outside the video; `ABORTED` with the conflicting keys if a label changed after
+    `base_revision` (nothing is written); `FAILED_PRECONDITION` if the video is not ready, or a frame would have more
+    objects of a class than its `max_instances`.
     """
 
     @staticmethod

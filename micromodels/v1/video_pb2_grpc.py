@@ -28,12 +28,12 @@ if _version_not_supported:
 
 
 class VideoServiceStub:
-    """Brings videos in and answers what is known of them.
+    """Adds, reads and deletes videos.
 
-    A video comes in one of two ways. *Upload*: StartUpload, UploadChunk until all bytes are there, FinishUpload. After a
-    break, GetUpload says where to go on. *Registration*: RegisterVideo names a path that the server can read. Either way
-    an operation then decodes the video once, in a child process, to build its frame table; the video can be used when
-    that operation is done.
+    Videos are added in one of two ways. *Upload*: StartUpload, UploadChunk until all bytes are sent, FinishUpload. After
+    an interruption, GetUpload returns where to continue. *Registration*: RegisterVideo names a path that the server can
+    read. In both cases an operation then decodes the video once, in a child process, to build its frame table. The video
+    is ready when that operation is done.
     """
 
     def __init__(self, channel):
@@ -95,59 +95,59 @@ class VideoServiceStub:
 
 
 class VideoServiceServicer:
-    """Brings videos in and answers what is known of them.
+    """Adds, reads and deletes videos.
 
-    A video comes in one of two ways. *Upload*: StartUpload, UploadChunk until all bytes are there, FinishUpload. After a
-    break, GetUpload says where to go on. *Registration*: RegisterVideo names a path that the server can read. Either way
-    an operation then decodes the video once, in a child process, to build its frame table; the video can be used when
-    that operation is done.
+    Videos are added in one of two ways. *Upload*: StartUpload, UploadChunk until all bytes are sent, FinishUpload. After
+    an interruption, GetUpload returns where to continue. *Registration*: RegisterVideo names a path that the server can
+    read. In both cases an operation then decodes the video once, in a child process, to build its frame table. The video
+    is ready when that operation is done.
     """
 
     def StartUpload(self, request, context):
         """Starts an upload. Errors: `NOT_FOUND` for the project; `INVALID_ARGUMENT` for a bad file name or size;
-        `RESOURCE_EXHAUSTED` if there is no room.
+        `RESOURCE_EXHAUSTED` if the disk or the project has no space.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadChunk(self, request, context):
-        """Stores one chunk. Chunks go in order. Errors: `OUT_OF_RANGE` if `offset` is not where the upload stands (the
-        ErrorInfo's `expected_offset` says where it does); `DATA_LOSS` if the checksum differs (nothing is stored, send it
-        again); `INVALID_ARGUMENT` for more bytes than declared; `ABORTED` if another call is writing the same upload.
+        """Stores one chunk. Send chunks in order. Errors: `OUT_OF_RANGE` if `offset` is not where the upload ends (see
+        `expected_offset` in the ErrorInfo); `DATA_LOSS` if the checksum differs (nothing is stored; send it again);
+        `INVALID_ARGUMENT` for more bytes than declared; `ABORTED` if another call is writing to the same upload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUpload(self, request, context):
-        """Says how far an upload has come. Errors: `NOT_FOUND`.
+        """Returns the state of an upload. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishUpload(self, request, context):
-        """Ends an upload and starts the operation that builds the frame table. Its response is the `Video`, its metadata is
-        `OperationMetadata`. Called again, it gives the same operation. Errors: `FAILED_PRECONDITION` if bytes are missing;
-        `DATA_LOSS` if the SHA-256 given at the start differs. The operation fails with `INVALID_ARGUMENT` if the bytes are not a video
-        that can be decoded or are refused, the message says why.
+        """Finishes an upload and starts the operation that builds the frame table. Its response is the `Video`, its metadata
+        is `OperationMetadata`. A repeat returns the same operation. Errors: `FAILED_PRECONDITION` if bytes are missing;
+        `DATA_LOSS` if the SHA-256 given at the start differs. The operation fails with `INVALID_ARGUMENT` if the video
+        cannot be decoded or is refused; the message says why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUpload(self, request, context):
-        """Gives up an upload and frees its room. Errors: `NOT_FOUND`.
+        """Cancels an upload and deletes its bytes. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RegisterVideo(self, request, context):
-        """Registers a video file or a folder of frames that lies on the server's machine under a root the server was
-        started with. Nothing is copied: a file that changes later is refused when it is next used. The operation's
-        response is the `Video`. Errors: `INVALID_ARGUMENT` for a URL or a path outside of the roots (nothing is looked up).
+        """Registers a video file or a folder of frames on the server's machine, below one of the server's allowed roots.
+        Nothing is copied: a file that changes later is refused at its next use. The operation's response is the `Video`.
+        Errors: `INVALID_ARGUMENT` for a URL or a path outside the roots (nothing is looked up).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,25 +161,25 @@ class VideoServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVideos(self, request, context):
-        """Lists the videos of a project, oldest first. Of their frame tables only the number and size of frames and the hash
-        are filled in. Errors: `NOT_FOUND`.
+        """Lists the videos of a project, oldest first. Their frame tables contain only the number and size of frames and the
+        hash. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFrames(self, request, context):
-        """Lists the frame table itself: every frame with its time, in display order. Errors: `NOT_FOUND`.
+        """Lists the frame table: every frame with its time, in display order. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVideo(self, request, context):
-        """Deletes a video for good: its bytes, labels with their history, caches, operations and exports, and every
-        micro-model version that was trained on it or made from one that was, for these remember it. Labels that such a
-        micro-model made on other videos stay. AuditService.GetDeletionReceipt says what was removed. Errors: `NOT_FOUND`;
-        `FAILED_PRECONDITION` while an operation works on it or uses such a micro-model.
+        """Deletes a video permanently: its bytes, labels with their history, caches, operations and exports. Also deletes
+        every micro-model version trained on it, or made from such a version, because these memorize the video. Labels that
+        such a micro-model made on other videos stay. AuditService.GetDeletionReceipt returns what was removed. Errors:
+        `NOT_FOUND`; `FAILED_PRECONDITION` while an operation works on it or uses such a micro-model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,12 +247,12 @@ def add_VideoServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VideoService:
-    """Brings videos in and answers what is known of them.
+    """Adds, reads and deletes videos.
 
-    A video comes in one of two ways. *Upload*: StartUpload, UploadChunk until all bytes are there, FinishUpload. After a
-    break, GetUpload says where to go on. *Registration*: RegisterVideo names a path that the server can read. Either way
-    an operation then decodes the video once, in a child process, to build its frame table; the video can be used when
-    that operation is done.
+    Videos are added in one of two ways. *Upload*: StartUpload, UploadChunk until all bytes are sent, FinishUpload. After
+    an interruption, GetUpload returns where to continue. *Registration*: RegisterVideo names a path that the server can
+    read. In both cases an operation then decodes the video once, in a child process, to build its frame table. The video
+    is ready when that operation is done.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Video in and out: exact frame tables, frames by index, decoded with limits in a process of their own.
+"""Video in and out: exact frame tables and frames by index, decoded with limits in a separate process.
 
 ``open_video`` gives a ``Video`` with its ``FrameTable``; ``write_video`` writes overlays. Frame indices are 0-based in
 display order, images RGB ``uint8`` of shape ``(height, width, 3)``.
@@ -19,7 +19,7 @@ __all__ = ["DecodeLimits", "FrameTable", "Video", "open_video", "write_video"]
 
 
 def __getattr__(name: str) -> Any:
-    """``write_video`` on demand: reading a video loads no codec into the calling process."""
+    """Import ``write_video`` on demand: reading a video loads no codec into the calling process."""
     if name == "write_video":
         from micromodels.video.writer import write_video
 

@@ -1,9 +1,9 @@
 """The decoding process: ``python -m micromodels.video.child``.
 
-It reads messages (``protocol``) from standard input and writes them to standard output. It ends when its standard
-input does, that is, when its parent closes it or dies, whatever it is doing at that moment.
+It reads messages (``protocol``) from standard input and writes them to standard output. It ends at once when its
+standard input ends, that is, when its parent closes it or dies.
 
-Arguments: the number of an inherited file descriptor that is the shared memory for frames.
+Argument: the number of an inherited file descriptor, the shared memory for frames.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_OPEN_FILES = 64
 
 
 class _Inbox:
-    """Messages from the parent, read by a thread of its own, so that the parent's end is noticed during any work."""
+    """Messages from the parent, read in a separate thread, so that the parent's end is noticed during any work."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -76,7 +76,7 @@ class _Inbox:
         return self._queue.get()
 
     def wait_for_slot(self, request: int, sent: int, slots: int) -> bool:
-        """Wait until fewer than ``slots`` of ``sent`` frames are in use; False when another request came instead."""
+        """Wait until fewer than ``slots`` of ``sent`` frames are in use; False if another request arrived instead."""
         with self._changed:
             self._changed.wait_for(lambda: self._request != request or sent - self._done < slots)
             return self._request == request
@@ -96,7 +96,7 @@ class _Outbox:
             view = view[os.write(self._descriptor, view) :]
 
     def beat(self) -> None:
-        """Say at times that work goes on, and extend the processor time that is allowed."""
+        """Report progress at intervals, and extend the allowed processor time."""
         now = time.monotonic()
         if now - self._last >= _BEAT_SECONDS:
             self._last = now
@@ -114,7 +114,7 @@ def _allow_cpu_seconds(seconds: int) -> None:
 def _lower_limit(kind: int, value: int) -> None:
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    with contextlib.suppress(OSError, ValueError):  # some systems do not let this one be set
+    with contextlib.suppress(OSError, ValueError):  # some systems do not allow this limit
         resource.setrlimit(kind, (value, value))
 
 
@@ -183,7 +183,7 @@ class _Worker:
         self._outbox.send(pack(Kind.END, REQUEST.pack(request)))
 
     def serve(self) -> None:
-        self._outbox.send(pack(Kind.BEAT))  # it runs: whatever goes wrong from here on is no fault of its start
+        self._outbox.send(pack(Kind.BEAT))  # started: later failures are not failures of the start
         while True:
             kind, payload = self._inbox.next()
             request = REQUEST.unpack_from(payload)[0] if kind is Kind.READ else 0
@@ -210,13 +210,13 @@ class _Worker:
 
 
 def main() -> None:
-    """Serve one parent until it goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which may want frames while it stops
-    # Nothing but messages may reach the parent: libraries that print go to standard error.
+    """Serve one parent until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which may need frames while it stops
+    # Only messages may reach the parent: redirect output of libraries to standard error.
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # FFmpeg writes the errors it meets to standard error by itself. PyAV's own callback needs the interpreter lock in
-    # the decoder's threads, and deadlocks when a decoder is freed while one of them complains.
+    # FFmpeg writes errors to standard error by itself. PyAV's own callback needs the interpreter lock in the decoder's
+    # threads, and deadlocks when a decoder is freed while one of them logs.
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
     worker: _Worker

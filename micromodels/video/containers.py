@@ -26,7 +26,7 @@ from micromodels.video.trouble import Trouble, describe
 
 __all__ = ["ContainerSource", "FolderSource", "FrameSource", "open_source"]
 
-# Demuxers that open nothing but the file they are given; every playlist, concat script and network format is left out.
+# Demuxers that open only the file they are given; playlists, concat scripts and network formats are excluded.
 FORMATS = "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,mxf,ogg,dv,gif"
 FORMATS_FOR_PEOPLE = "mp4, mov, 3gp, mkv, webm, avi, mpg, vob, ts, mts, wmv, flv, mxf, ogv, dv, gif, tif"
 
@@ -46,7 +46,7 @@ _PICTURE_CODECS: tuple[tuple[bytes, str], ...] = (
     (b"RIFF....WEBP", "webp"),
     *((signature, "tiff") for signature in TIFF_SIGNATURES),
 )
-"""How files of pictures begin (a dot stands for any byte), and what decodes them."""
+"""First bytes of picture files (a dot matches any byte), and their decoders."""
 _OTHER_FILES: tuple[tuple[int, bytes, str, str], ...] = (
     (128, b"DICM", "a DICOM file", "export the cine as MP4 or as a folder of PNG frames"),
     (0, b"#EXTM3U", "a playlist (HLS)", "download the stream as one MP4 file"),
@@ -60,17 +60,17 @@ _OTHER_FILES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF", "an HDF5 file", "export its frames as PNG or TIFF"),
     (0, b"SIMPLE  =", "a FITS file", "export its frames as PNG or TIFF"),
 )
-"""Offset and bytes, what such a file is, and what would help."""
+"""Offset and bytes, kind of file, and what to do."""
 FOLDER_TIME_BASE = Fraction(1, 25)
 MAX_PICTURE_BYTES = 1 << 30
 MAX_GIF_FRAMES = 100_000
-"""A GIF of a few megabytes may hold millions of frames; none that people make comes near."""
+"""A GIF of a few megabytes may hold millions of frames; real ones have far fewer."""
 _IO_BUFFER_BYTES = 256 << 10
 _LAST_ENTRIES = 16
 _HEAD_BYTES = 4096
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # how Matroska and WebM begin, and what holds all the rest
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # ids of the first two elements of Matroska and WebM
 
-# These decode damaged data without complaint, and on several threads not twice in the same way.
+# These decode damaged data without errors, and with several threads the result varies.
 _SERIAL_CODECS = frozenset({"vp8"})
 
 
@@ -83,18 +83,18 @@ class FrameSource(Protocol):
     warnings: list[str]
     trouble: Trouble
     listed_frames: int
-    """How many frames the file says that it has; 0 where it says nothing."""
+    """Number of frames according to the file; 0 if unknown."""
     max_frames: int
-    """How many frames are read at most."""
+    """Most frames to read."""
     orientation: Orientation | None
-    """Of the first frame that was decoded."""
+    """Orientation of the first decoded frame."""
 
     def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
-        """All frames; whatever was being decoded is dropped."""
+        """All frames from the first; a running decode is dropped."""
         ...
 
     def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
-        """Frames from about ``index``, shown at ``pts``: look at the time of what comes."""
+        """Frames from somewhere near ``index``, shown at ``pts``; check the time of each frame."""
         ...
 
 
@@ -128,7 +128,7 @@ class ContainerSource:
         except OSError as error:
             raise VideoError(f"cannot read the file: {error.strerror}") from None
         try:
-            # A file object and no protocol: whatever the file says, nothing else can be opened.
+            # A file object instead of a protocol: whatever the file refers to, nothing else can be opened.
             container = av.open(
                 self._file,
                 mode="r",
@@ -150,13 +150,13 @@ class ContainerSource:
         stream = streams[0]
         context = stream.codec_context
         if context is None:
-            raise VideoError("no decoder for the file's video stream")
+            raise VideoError("no decoder is installed for the file's video stream")
         if context.name not in CODECS:
-            raise VideoError(f"codec {context.name!r} is not decoded here; convert the video to H.264 in MP4")
+            raise VideoError(f"codec {context.name!r} is not supported; convert the video to H.264 in MP4")
         if context.width * context.height > self._limits.max_pixels:
             raise VideoError(
-                f"frames of {context.width} x {context.height} pixels; "
-                f"at most {self._limits.max_pixels} pixels are decoded"
+                f"the frames have {context.width} x {context.height} pixels; "
+                f"the limit is {self._limits.max_pixels} pixels per frame"
             )
         for other in container.streams:
             if other.index != stream.index:
@@ -168,11 +168,11 @@ class ContainerSource:
         count = len([s for s in self._opened().streams.video if not s.disposition & Disposition.attached_pic])
         warnings = [f"the file has {count} video streams; the first one is used"] if count > 1 else []
         if self._is_cut_off():
-            warnings.append("the file is cut off: it is shorter than it says itself, and frames are missing at the end")
+            warnings.append("the file is cut off: it is shorter than its header says; frames at the end are missing")
         return warnings
 
     def _is_cut_off(self) -> bool:
-        """Whether the end is missing. A file that ends between two frames reads well to its end."""
+        """Whether the end is missing. A file that is cut between two frames otherwise reads without errors."""
         with self._path.open("rb") as file:
             head, length = file.read(_HEAD_BYTES), file.seek(0, os.SEEK_END)
             file.seek(max(length - _HEAD_BYTES, 0))
@@ -186,19 +186,19 @@ class ContainerSource:
             unknown = (1 << 7 * width) - 1
             size = int.from_bytes(head[at : at + width], "big") & unknown
             return size != unknown and at + width + size > length
-        index = self._stream.index_entries  # of MP4, in order of decoding
+        index = self._stream.index_entries  # of MP4, in decoding order
         last = [index[number] for number in range(max(len(index) - _LAST_ENTRIES, 0), len(index))]
         return any(entry.pos + entry.size > length for entry in last)
 
     def from_start(self, *, threads: int) -> Iterator[av.VideoFrame]:
         """See ``FrameSource``."""
-        # Opened again rather than sought: not every container finds its first frame again, and the decoder starts
+        # Reopen instead of seeking: not every container can seek to its first frame, and this way the decoder starts
         # in the same state as when the table was made.
         self._stream = self._open()
         return self._decode(threads)
 
     def from_near(self, index: int, pts: int, *, threads: int) -> Iterator[av.VideoFrame]:
-        """See ``FrameSource``; raises whatever the container raises that cannot seek."""
+        """See ``FrameSource``; raises the container's error if it cannot seek."""
         self._opened().seek(pts, stream=self._stream)
         return self._decode(threads)
 
@@ -222,16 +222,16 @@ class ContainerSource:
                 self.trouble.corrupt_count += bool(frame.is_corrupt)
                 if self.orientation is None:
                     self.orientation = Orientation.of_frame(frame)
-                # Where data are missing a frame shows what its buffer held before. With copies given out, buffers go
-                # round in the same order whatever is done with the frames, and damage looks the same each time.
+                # Where data is missing, a frame shows the previous content of its buffer. Yielding copies makes the
+                # buffers rotate in the same order every time, so that damage always looks the same.
                 yield _copy(frame) if threads == 1 else frame
 
     def _packets(self) -> Iterator[av.Packet[VideoStream] | None]:
-        """Packets to the end of what can be read, then None: give out what is left."""
+        """Packets to the end of the readable data, then None to flush the decoder."""
         try:
             for packet in self._opened().demux(self._stream):
                 self._beat()
-                # An empty packet stands for a dropped frame or for the end; the decoder takes it for the end.
+                # An empty packet means a dropped frame or the end; the decoder would take it for the end.
                 if packet.size:
                     yield packet
         except Exception as error:
@@ -248,7 +248,7 @@ class ContainerSource:
 
 
 def _copy(frame: av.VideoFrame) -> av.VideoFrame:
-    """A frame in memory of its own, without side data."""
+    """A copy of a frame, without side data."""
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for source, target in zip(frame.planes, copy.planes, strict=True):
         if source.line_size < 0:
@@ -258,7 +258,7 @@ def _copy(frame: av.VideoFrame) -> av.VideoFrame:
         length = min(old.shape[1], new.shape[1])
         new[:, :length] = old[:, :length]
     copy.pts, copy.dts = frame.pts, frame.dts
-    copy.key_frame = frame.key_frame  # type: ignore[misc]  # the stub forgets the setter
+    copy.key_frame = frame.key_frame  # type: ignore[misc]  # the stub lacks the setter
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     return copy
 
@@ -268,7 +268,7 @@ def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
 
 
 def _not_a_video(path: Path, error: BaseException) -> str:
-    """What the file is instead, as far as its first bytes tell, and what would help."""
+    """What the file is instead, judged by its first bytes, and what to do."""
     head = _head(path)
     kind = picture_codec(head)
     if kind:
@@ -280,7 +280,7 @@ def _not_a_video(path: Path, error: BaseException) -> str:
     if not head:
         return "not a readable video: the file is empty"
     reason = describe(error)
-    return f"not a readable video ({reason}); containers that are read: {FORMATS_FOR_PEOPLE}"
+    return f"not a readable video ({reason}); supported containers: {FORMATS_FOR_PEOPLE}"
 
 
 def _head(path: Path) -> bytes:
@@ -292,7 +292,7 @@ def _head(path: Path) -> bytes:
 
 
 def picture_codec(head: bytes) -> str | None:
-    """What decodes a picture whose file begins so; None where it is no picture that is read here."""
+    """The decoder of a picture file with these first bytes; None if it is not a supported picture."""
     for signature, codec in _PICTURE_CODECS:
         start = head[: len(signature)]
         if len(start) == len(signature) and all(s in (b, ord(".")) for s, b in zip(signature, start, strict=True)):
@@ -301,7 +301,7 @@ def picture_codec(head: bytes) -> str | None:
 
 
 class FolderSource:
-    """A folder of pictures, one a frame; all of one kind and size.
+    """A folder of pictures, one per frame, all of one format and size.
 
     Frame ``i`` has the presentation time ``i`` in units of ``FOLDER_TIME_BASE``.
     """
@@ -319,17 +319,17 @@ class FolderSource:
         self.warnings: list[str] = []
         self.listed_frames, self.max_frames = len(names), limits.max_frames
         if len(names) > limits.max_frames:
-            raise VideoError(f"{len(names)} pictures in the folder; at most {limits.max_frames} frames are read")
+            raise VideoError(f"the folder has {len(names)} pictures; the limit is {limits.max_frames} frames")
         self.codec = self._codec_of(names[0], self._read(names[0]))
 
     def _read(self, name: str) -> bytes:
         path = self._folder / name
         try:
             if os.path.getsize(path) > MAX_PICTURE_BYTES:
-                raise VideoError(f"{name}: larger than {MAX_PICTURE_BYTES} bytes")
+                raise VideoError(f"{name}: the file is larger than the limit of {MAX_PICTURE_BYTES} bytes")
             return path.read_bytes()
         except OSError as error:
-            raise VideoError(f"{name}: cannot be read ({error.strerror})") from None
+            raise VideoError(f"{name}: cannot read the file ({error.strerror})") from None
 
     @staticmethod
     def _codec_of(name: str, data: bytes) -> str:
@@ -347,11 +347,11 @@ class FolderSource:
         return self._decode(index, threads)
 
     def _decode(self, start: int, threads: int) -> Iterator[av.VideoFrame]:
-        """Pictures decoded by ``threads`` threads, as many ahead, given out in order."""
+        """Decode pictures in ``threads`` threads, as many ahead, and yield them in order."""
         pending: deque[Future[tuple[av.VideoFrame, Orientation]]] = deque()
         size: tuple[int, int] | None = None
-        # Not the decoders' own threads: these free the packets that PyAV makes of bytes, need the interpreter lock to
-        # do so, and deadlock when a decoder is dropped meanwhile.
+        # Do not use the decoders' own threads: they need the interpreter lock to free the packets that PyAV creates,
+        # and deadlock when a decoder is dropped at that moment.
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for index in range(start, len(self._names)):
@@ -368,7 +368,7 @@ class FolderSource:
                     self.orientation = self.orientation or orientation
                     if orientation != self.orientation:
                         raise VideoError(
-                            f"{self._names[index]}: its Exif orientation is not that of the pictures before it"
+                            f"{self._names[index]}: its Exif orientation differs from that of the previous pictures"
                         )
                     yield frame
             finally:
@@ -378,7 +378,7 @@ class FolderSource:
         name = self._names[index]
         data = self._read(name)
         if self._codec_of(name, data) != self.codec:
-            raise VideoError(f"{name}: another kind of picture than {self._names[0]}, which is {self.codec}")
+            raise VideoError(f"{name}: its format differs from that of {self._names[0]}, which is {self.codec}")
         if self.codec == "tiff":
             return tiff_picture(name, data, index, self._limits)
         context = av.CodecContext.create(self.codec, "r")
@@ -402,7 +402,7 @@ def open_source(path: Path, names: Sequence[str] | None, limits: DecodeLimits, b
     """Open a container, or a folder when ``names`` are given.
 
     Raises:
-        VideoError: it is not a video, or one that is refused.
+        VideoError: not a video, or it is refused.
     """
     if names is None:
         if _head(path).startswith(TIFF_SIGNATURES):

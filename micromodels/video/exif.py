@@ -1,4 +1,4 @@
-"""The orientation that a camera wrote into a picture (Exif 2.32, tag 0x0112)."""
+"""The orientation of a picture in its Exif data (Exif 2.32, tag 0x0112)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["exif_orientation", "orientation_of_value"]
 _ORIENTATION_TAG = 0x0112
 _MAX_ENTRIES = 512
 
-# Value of the tag: how the stored picture is laid out, and so what has to be done to it.
+# By value of the tag: how to turn the stored picture.
 _ORIENTATIONS = {
     1: Orientation(),
     2: Orientation(flip_x=True),
@@ -25,7 +25,7 @@ _ORIENTATIONS = {
 
 
 def exif_orientation(data: bytes) -> Orientation:
-    """The orientation of a JPEG, PNG or TIFF picture; upright where nothing (sensible) is said."""
+    """The orientation of a JPEG, PNG or TIFF picture; upright without a valid tag."""
     try:
         return orientation_of_value(_orientation_value(_tiff_part(data)))
     except (struct.error, IndexError):
@@ -33,12 +33,12 @@ def exif_orientation(data: bytes) -> Orientation:
 
 
 def orientation_of_value(value: int) -> Orientation:
-    """What a value of the tag means; upright where it means nothing."""
+    """Orientation of a value of the tag; upright for invalid values."""
     return _ORIENTATIONS.get(value, Orientation())
 
 
 def _tiff_part(data: bytes) -> bytes:
-    """The part that is laid out like a TIFF file; empty if there is none."""
+    """The part in TIFF format; empty if none."""
     if data[:4] in (b"II*\0", b"MM\0*"):
         return data
     if data.startswith(b"\x89PNG"):
@@ -61,7 +61,7 @@ def _tiff_part(data: bytes) -> bytes:
 
 
 def _orientation_value(tiff: bytes) -> int:
-    """The tag's value in the first directory, 1 if it is not there (TIFF 6.0, section 2)."""
+    """The tag's value in the first directory, 1 if missing (TIFF 6.0, section 2)."""
     if not tiff:
         return 1
     order = "<" if tiff.startswith(b"II") else ">"

@@ -1,8 +1,8 @@
-"""Starts the decoding process where there is no network; run as a file, so that nothing has been imported yet.
+"""Starts the decoding process without network access; run as a file, so that nothing has been imported yet.
 
-A decoder that was taken over by a hostile file can then reach nobody. This is what is left where there is no sandbox
-(``sandbox``). Where the system does not allow new namespaces (some containers), decoding goes on without; the lists of
-formats, codecs and protocols hold in either case.
+A decoder that a hostile file has taken over then cannot connect anywhere. This is the fallback without a sandbox
+(``sandbox``). If the system does not allow new namespaces (some containers), decoding continues without them; the lists
+of formats, codecs and protocols apply in any case.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import sys
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _NEW_IPC = 0x08000000  # CLONE_NEWIPC
-_NEW_USER = 0x10000000  # CLONE_NEWUSER: whoever is not root may make the others in one of these
+_NEW_USER = 0x10000000  # CLONE_NEWUSER: lets users other than root create the other namespaces
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
-_CAPABILITIES = 0x20080522  # version 3 of their form: two sets of three numbers
+_CAPABILITIES = 0x20080522  # version 3 of the structure: two sets of three numbers
 
 
 def isolate() -> bool:
-    """Leave the network for good, and give up gaining rights; whether it could be done.
+    """Permanently drop network access and the ability to gain privileges; returns whether it worked.
 
-    Call it before any thread is started: a namespace of users can be made by a single thread only.
+    Call it before any thread starts: only a single-threaded process can create a user namespace.
     """
     try:
         library = ctypes.CDLL(None)
@@ -30,7 +30,7 @@ def isolate() -> bool:
             return True
         if library.unshare(_NEW_USER | _NEW_NETWORK | _NEW_IPC) != 0:
             return False
-        # Whoever makes a namespace of users has every right in it, which is no use to a decoder.
+        # The creator of a user namespace has all capabilities in it; a decoder needs none.
         library.capset((ctypes.c_uint32 * 2)(_CAPABILITIES, 0), (ctypes.c_uint32 * 6)())
         return True
     except (AttributeError, OSError):  # not Linux

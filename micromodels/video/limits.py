@@ -1,4 +1,4 @@
-"""What decoding may cost at most."""
+"""Resource limits of decoding."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ __all__ = ["DecodeLimits"]
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Bounds on the work that one video may cause; whatever exceeds them ends in ``VideoError``."""
+    """Limits for one video; exceeding one raises ``VideoError``."""
 
     max_frames: int = 2_000_000
-    """Frames in the video; 18 hours at 30 frames a second."""
+    """Most frames of a video; 18 hours at 30 frames per second."""
 
     max_pixels: int = 36_000_000
-    """Width times height of one frame; a little more than 8192 x 4320."""
+    """Most pixels of a frame; slightly more than 8192 x 4320."""
 
     memory_bytes: int = 4 << 30
     """Address space of the decoding process."""
 
     frame_timeout_seconds: float = 30.0
-    """Longest silence of the decoding process while it works; it reports at least once a frame."""
+    """Longest time without a report from the working decoding process; it reports at least once per frame."""
 
     cpu_seconds: int = 600
     """Processor time that the decoding process may use between two reports."""
 
     threads: int = 0
-    """Decoding threads; 0 for one per core, 8 at most."""
+    """Decoding threads; 0 for one per core, at most 8."""
 
     cache_bytes: int = 64 << 20
-    """Decoded frames kept for random access, in bytes before the conversion to RGB."""
+    """Size of the cache of decoded frames for random access, in bytes before conversion to RGB."""
 
     def __post_init__(self) -> None:
         for name in ("max_frames", "max_pixels", "memory_bytes", "cpu_seconds"):
@@ -48,5 +48,5 @@ class DecodeLimits:
             raise InvalidInput("limits.frame_timeout_seconds", self.frame_timeout_seconds, "a finite number > 0")
 
     def to_dict(self) -> dict[str, int | float]:
-        """Plain values, for the way to the decoding process."""
+        """Plain values, to send to the decoding process."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Decoded planes: their fingerprint, their orientation and their way to RGB."""
+"""Decoded planes: fingerprint, orientation and conversion to RGB."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIXTEEN_BIT = re.compile(r"(gray16|ya16|rgb48|bgr48|rgba64|bgra64|gbrp16|gbrap1
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How the coded picture is laid out on the display: transposed first, then flipped."""
+    """How to display the coded picture: transposed first, then flipped."""
 
     transpose: bool = False
     flip_x: bool = False
@@ -31,12 +31,12 @@ class Orientation:
     def of_frame(cls, frame: av.VideoFrame) -> Orientation:
         """Read the display matrix of a frame (ISO/IEC 14496-12, 6.2.2: ``x' = ax + cy``, ``y' = bx + dy``).
 
-        Turns by other angles than multiples of 90 degrees are rounded to the nearest.
+        Angles other than multiples of 90 degrees are rounded to the nearest one.
         """
         side_data: Any
         try:
             side_data = frame.side_data  # PyAV's stub describes it as a dict of strings
-        except ValueError:  # PyAV 18 fails where FFmpeg attaches Exif, but can still tell the angle
+        except ValueError:  # PyAV 18 fails if FFmpeg attaches Exif, but still knows the angle
             return cls.from_turn(round(-frame.rotation / 90) * 90 % 360, False)
         raw = bytes(side_data.get("DISPLAYMATRIX", b""))
         if len(raw) != 36:
@@ -78,7 +78,7 @@ class Orientation:
 
 @lru_cache(maxsize=64)
 def _row_bytes(format_name: str, width: int, height: int) -> tuple[int, ...] | None:
-    """Bytes of picture in one row of each plane; None where samples are not whole bytes or there is a palette."""
+    """Bytes of picture data in one row of each plane; None for a palette or samples that are not whole bytes."""
     layout = av.VideoFormat(format_name, width, height)
     components = layout.components
     if layout.is_bit_stream or layout.has_palette or layout.is_bayer or any(c.bits < 8 for c in components):
@@ -114,7 +114,8 @@ def _weights(count: int, stream: int) -> npt.NDArray[np.uint64]:
 def fingerprint(frame: av.VideoFrame) -> int:
     """A 64-bit checksum of the decoded planes: a weighted sum modulo 2**64, at the speed of memory.
 
-    It tells a frame from its neighbors and from one decoded with missing references; it is no defense against forgery.
+    It distinguishes a frame from its neighbors and from one decoded with missing references. It does not protect
+    against forgery.
     """
     total = 0
     for number, rows in enumerate(_plane_rows(frame)):
@@ -142,7 +143,7 @@ def bit_depth(frame: av.VideoFrame) -> int:
 
 
 def is_16_bit(frame: av.VideoFrame) -> bool:
-    """Whether the samples are linear values of 16 bits, for which a white level is needed."""
+    """Whether the samples are linear 16-bit values, which need a white level."""
     return _SIXTEEN_BIT.fullmatch(frame.format.name) is not None
 
 
@@ -163,12 +164,12 @@ def largest_sample(frame: av.VideoFrame) -> int:
 class RgbConverter:
     """Turns decoded frames of one video into RGB as displayed.
 
-    Conversion is swscale's (matrix and range as the frame says, BT.601 limited where it says nothing); alpha is
-    dropped, pixels are not squared, fields are not woven. Frames of another size are scaled to that of the first.
+    swscale converts with the frame's matrix and range (BT.601 limited if unspecified). Alpha is dropped, the pixel
+    aspect ratio is ignored, and fields are not deinterlaced. Frames of another size are scaled to the first frame's.
     """
 
     def __init__(self, width: int, height: int, orientation: Orientation, white_level: int | None) -> None:
-        """``width`` and ``height`` are those of the coded picture."""
+        """``width`` and ``height`` are of the coded picture."""
         self._size = (width, height)
         self._orientation = orientation
         # One reformatter for all frames: setting up swscale costs more than converting a 720p frame.

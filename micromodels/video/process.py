@@ -1,4 +1,4 @@
-"""The parent's end of the decoding process: start, messages, shared memory, end."""
+"""The parent's side of the decoding process: start, messages, shared memory, end."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from micromodels.video.source import VideoSource
 __all__ = ["DecodeProcess"]
 
 _LOG = logging.getLogger(__name__)
-_SIGNALED = 128  # how a sandbox says that the process in it was ended by a signal: this and its number
+_SIGNALED = 128  # exit code of a sandbox whose process was ended by a signal: this plus the signal's number
 _START_SECONDS = 120.0
-"""Until the first message: imports from a cold disk on a busy machine take long."""
+"""Until the first message: imports from a cold disk on a busy machine are slow."""
 
-# The child sees nothing else of the environment: no tokens, no proxies.
+# The child gets no other environment variables: no tokens, no proxies.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 _PACKAGE_ROOT = Path(micromodels.__file__).resolve().parents[1]
 _ISOLATED = Path(__file__).with_name("isolated.py")
 
 
 class DecodeProcess:
-    """One running ``micromodels.video.child``; exec'd, never forked, so the parent may have threads and GPUs.
+    """A running ``micromodels.video.child``; exec'd, never forked, so the parent may use threads and GPUs.
 
-    It runs in a sandbox where there is one (``sandbox``).
+    It runs in a sandbox if one is available (``sandbox``).
 
     Args:
-        source: the video that it will be told to open; a sandbox has no other.
+        source: the video to open; a sandbox contains no other.
     """
 
     def __init__(self, source: VideoSource) -> None:
@@ -80,7 +80,7 @@ class DecodeProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the decoder itself, which in a sandbox is not the one that was started."""
+        """Process id of the decoder itself; in a sandbox it differs from the started process."""
         pid = self._process.pid
         while self._sandbox and (below := _children(pid)):
             pid = below[0]
@@ -92,21 +92,21 @@ class DecodeProcess:
         return self._finalizer.alive
 
     def interrupt(self) -> None:
-        """End the process without letting go of anything; a thread that waits for a message notices."""
+        """End the process without releasing anything, so that a thread waiting for a message is woken."""
         if self.is_alive:
             _kill(self._process)
 
     def kill(self) -> None:
-        """End the process and reap it; harmless when it has ended."""
+        """End the process and reap it; no effect if it has ended."""
         self._finalizer()
 
     def share(self, count: int, size: int) -> None:
-        """Make room for ``count`` frames of ``size`` bytes."""
+        """Allocate shared memory for ``count`` frames of ``size`` bytes."""
         import mmap
 
         os.ftruncate(self._shared, count * size)
         if hasattr(fcntl, "F_ADD_SEALS"):
-            # The child cannot shrink it, which would crash the parent.
+            # Sealed, because a child that shrinks it would crash the parent.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         memory = mmap.mmap(self._shared, count * size, prot=mmap.PROT_READ)
@@ -116,10 +116,10 @@ class DecodeProcess:
         """A copy of the first ``size`` bytes of one slot.
 
         Raises:
-            VideoError: there is no such slot.
+            VideoError: no such slot.
         """
         if self._memory is None or not (0 <= number < len(self._memory) and size <= self._memory.shape[1]):
-            raise self._failed("it named memory that it does not have")
+            raise self._failed("it sent an invalid memory slot")
         return self._memory[number, :size].copy()
 
     def send(self, message: bytes) -> None:
@@ -135,7 +135,7 @@ class DecodeProcess:
         except (BrokenPipeError, ValueError):
             if self._leave_sandbox():
                 return
-            raise self._failed(self._how_it_ended()) from None
+            raise self._failed(self._exit_reason()) from None
 
     def _write(self, message: bytes) -> None:
         assert self._process.stdin is not None
@@ -144,13 +144,13 @@ class DecodeProcess:
             view = view[self._process.stdin.write(view) :]
 
     def _leave_sandbox(self) -> bool:
-        """Start again without a sandbox, if it was the sandbox that failed: the decoder has not said that it runs.
+        """Restart without a sandbox if the sandbox failed, that is, before the decoder sent its first message.
 
-        A file cannot bring this about: it is opened after that word.
+        A file cannot cause this: it is opened after that message.
         """
         if not self._sandbox or self._heard:
             return False
-        _LOG.warning("a video is decoded without a sandbox: %s", self._how_it_ended())
+        _LOG.warning("a video is decoded without a sandbox: %s", self._exit_reason())
         self.kill()
         self._sandbox, self._buffer = [], bytearray()
         self._start()
@@ -158,20 +158,20 @@ class DecodeProcess:
             for message in self._unanswered:
                 self._write(message)
         except (BrokenPipeError, ValueError):
-            raise self._failed(self._how_it_ended()) from None
+            raise self._failed(self._exit_reason()) from None
         return True
 
     def receive(self, timeout_seconds: float) -> tuple[Kind, bytes]:
-        """The next message; the process is ended if none comes in time.
+        """The next message; the process is ended if none arrives in time.
 
         Raises:
-            VideoError: it does not answer, has crashed, or answers nonsense.
+            VideoError: it does not answer, has crashed, or sends an invalid message.
         """
         limit = timeout_seconds if self._heard else max(timeout_seconds, _START_SECONDS)
         self._fill(HEADER.size, limit)
         number, length = HEADER.unpack_from(self._buffer)
         if length > MAX_PAYLOAD_BYTES or number not in set(Kind):
-            raise self._failed("it sent a message that is none")
+            raise self._failed("it sent an invalid message")
         self._fill(HEADER.size + length, limit)
         payload = bytes(self._buffer[HEADER.size : HEADER.size + length])
         del self._buffer[: HEADER.size + length]
@@ -193,9 +193,9 @@ class DecodeProcess:
             if data:
                 self._buffer += data
             elif not self._leave_sandbox():
-                raise self._failed(self._how_it_ended())
+                raise self._failed(self._exit_reason())
 
-    def _how_it_ended(self) -> str:
+    def _exit_reason(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         code = self._process.returncode
@@ -206,10 +206,10 @@ class DecodeProcess:
         if code == -signal.SIGXCPU:
             return "it used more processor time than the limit allows"
         if code < 0:
-            return f"it was ended by {signal.Signals(-code).name}{self._last_words()}"
-        return f"it ended with exit code {code}{self._last_words()}"
+            return f"it was ended by {signal.Signals(-code).name}{self._stderr_tail()}"
+        return f"it ended with exit code {code}{self._stderr_tail()}"
 
-    def _last_words(self) -> str:
+    def _stderr_tail(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - 400))
         words = " ".join(self._stderr.read(400).decode(errors="replace").split())
@@ -228,17 +228,17 @@ def _anonymous_file() -> int:
 
 
 def _children(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """Child processes of a process."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:  # it has ended, or the system does not tell
+    except OSError:  # it has ended, or the system does not report them
         return []
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End it with all of its group: a sandbox is more than one process."""
-    if process.returncode is None:  # not reaped: its number is still its own
+    """End the process and its group: a sandbox has more than one process."""
+    if process.returncode is None:  # not reaped: the process id has not been reused
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

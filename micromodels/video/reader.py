@@ -17,19 +17,19 @@ from micromodels.video.table import FrameTable
 __all__ = ["FrameReader"]
 
 _WORTH_DECODING_THROUGH = 12
-"""Frames decoded to reach a key frame rather than seeking to it."""
+"""Decode at most this many frames rather than seek to a key frame."""
 
 _SEEK_FAILURES_TOLERATED = 3
 
 _LEAD = 6
-"""Frames by which to aim before a key frame; more than decoders reorder in practice."""
+"""Frames by which to seek before a key frame; more than decoders reorder in practice."""
 
 
 class FrameReader:
-    """Gives the frames that the table lists, by the shortest way that leads to exactly these.
+    """Reads exactly the frames of the table, as fast as possible.
 
-    A seek is trusted only as far as the time and the fingerprint of the frame it leads to agree with the table; else
-    an earlier key frame is tried and at last the file is read from its start.
+    A seek is trusted only if time and fingerprint of the frame it leads to agree with the table. Otherwise an earlier
+    key frame is tried, and finally the file is read from its start.
     """
 
     def __init__(self, source: FrameSource, table: FrameTable, threads: int, cache_bytes: int) -> None:
@@ -49,7 +49,7 @@ class FrameReader:
         """Frames ``start`` to ``stop`` (half-open), in order.
 
         Raises:
-            FrameMismatch: what is decoded is not what the table says.
+            FrameMismatch: decoded frames differ from the table.
             VideoError: decoding fails.
         """
         keep = stop - start == 1
@@ -61,13 +61,13 @@ class FrameReader:
         if cached is not None:
             self._cache.move_to_end(index)
             return cached
-        if self._can_go_on_to(index):
+        if self._can_decode_on_to(index):
             frame = self._advance_to(index, keep=keep)
             if frame is not None:
                 return frame
         if self._seekable:
-            for aim in self._aims(index):
-                frame = self._seek_and_advance(aim, index, keep=keep)
+            for target in self._seek_targets(index):
+                frame = self._seek_and_advance(target, index, keep=keep)
                 if frame is not None:
                     self._seek_failures = 0
                     return frame
@@ -80,7 +80,7 @@ class FrameReader:
             raise VideoError(f"frame {index} can no longer be decoded")
         return frame
 
-    def _can_go_on_to(self, index: int) -> bool:
+    def _can_decode_on_to(self, index: int) -> bool:
         if self._stream is None or self._position > index:
             return False
         if not self._seekable:
@@ -91,11 +91,11 @@ class FrameReader:
         place = int(np.searchsorted(self._table.keyframes, index, side="right")) - 1
         return int(self._table.keyframes[place]) if place >= 0 else 0
 
-    def _aims(self, index: int) -> Iterator[int]:
-        """Frames to seek to, one after the other, until one leads to ``index``.
+    def _seek_targets(self, index: int) -> Iterator[int]:
+        """Frames to try seeking to, in order, until one leads to ``index``.
 
-        The nearest key frame is the best. Containers that seek by decoding time go past it when aimed at its
-        presentation time, and frames may refer across it: then aim earlier, and keep to that.
+        The nearest key frame is best. Containers that seek by decoding time overshoot it when given its presentation
+        time, and frames may refer across it. In that case seek earlier, and remember to do so.
         """
         place = int(np.searchsorted(self._table.keyframes, index, side="right")) - 1
         if place < 0:
@@ -109,19 +109,19 @@ class FrameReader:
             if earlier >= 0:
                 yield max(0, int(self._table.keyframes[earlier]) - _LEAD)
 
-    def _seek_and_advance(self, aim: int, index: int, *, keep: bool) -> av.VideoFrame | None:
+    def _seek_and_advance(self, target: int, index: int, *, keep: bool) -> av.VideoFrame | None:
         try:
-            self._stream = self._source.from_near(aim, int(self._table.pts[aim]), threads=self._threads)
+            self._stream = self._source.from_near(target, int(self._table.pts[target]), threads=self._threads)
         except VideoError:
             raise
-        except Exception:  # a container that cannot seek; there are other ways
+        except Exception:  # the container cannot seek; the caller tries another way
             self._stream = None
             return None
-        self._position, self._counting = aim, False
+        self._position, self._counting = target, False
         return self._advance_to(index, keep=keep)
 
     def _advance_to(self, index: int, *, keep: bool) -> av.VideoFrame | None:
-        """Decode on until frame ``index``; None if this stream does not lead to it."""
+        """Decode up to frame ``index``; None if this stream does not lead to it."""
         if self._stream is None:
             return None
         for frame in self._stream:
@@ -159,7 +159,7 @@ class FrameReader:
             raise FrameMismatch(self._mismatch(index))
 
     def _mismatch(self, index: int | None) -> str:
-        text = f"frame {index} is not the one that the frame table records: the file or its decoder has changed"
+        text = f"frame {index} differs from the frame table: the file or its decoder has changed"
         versions = decoder_versions()
         return text if versions == self._table.decoder else f"{text} ({self._table.decoder} then, {versions} now)"
 

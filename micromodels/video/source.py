@@ -1,4 +1,4 @@
-"""What the caller calls a video: a file or a folder of pictures, looked at without decoding anything."""
+"""Finds what a path refers to, a video file or a folder of pictures, without decoding."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def _file_hash(path: Path) -> str:
 
 
 def find_source(path: str | os.PathLike[str]) -> VideoSource:
-    """Look at a path.
+    """Find the video of a path.
 
     Raises:
-        InvalidInput: it is a URL, does not exist, is neither a file nor a folder, or is a folder without pictures.
+        InvalidInput: a URL, a missing path, neither file nor folder, or a folder without pictures.
     """
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
@@ -72,7 +72,7 @@ def find_source(path: str | os.PathLike[str]) -> VideoSource:
 
 
 def is_tiff_stack(path: Path) -> bool:
-    """Whether a file is a TIFF whose header lists a second page; nothing else of it is read."""
+    """Whether a file is a TIFF with a second page; reads only its header."""
     try:
         with open(path, "rb") as file:
             head = file.read(16)
@@ -94,6 +94,6 @@ def is_tiff_stack(path: Path) -> bool:
 
 
 def _natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Sorts ``frame2`` before ``frame10``; names equal up to leading zeros or case are sorted as they are."""
+    """Sorts ``frame2`` before ``frame10``; names that differ only in leading zeros or case are sorted by code point."""
     parts = re.split(r"([0-9]+)", name)
     return tuple((0, int(p), "") if p.isdigit() else (1, 0, p.casefold()) for p in parts if p), name

@@ -1,4 +1,4 @@
-"""One decode of the whole video that makes its frame table. Runs in the decoding process only."""
+"""Decodes the whole video once to create its frame table. Runs in the decoding process only."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from micromodels.video.trouble import Trouble
 __all__ = ["survey"]
 
 _SAMPLES = 16
-"""Evenly spaced frames whose pixels are hashed: from this many to twice as many."""
+"""Minimum number of evenly spaced frames whose pixels are hashed; at most twice as many."""
 
 _MISSING_TOLERATED = 2
-"""Headers are off by one or two in sound files."""
+"""Headers of intact files may be off by one or two."""
 _SHORTEST_STEP_SECONDS, _LONGEST_STEP_SECONDS = 1e-4, 60.0
 
 _NO_TIME = -(1 << 63)
@@ -39,7 +39,7 @@ _NO_TIME = -(1 << 63)
 
 @dataclass(slots=True)
 class _Pass:
-    """What one decode of all frames saw."""
+    """Results of decoding all frames once."""
 
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))
@@ -74,18 +74,18 @@ class _Pass:
 
     @property
     def is_timed(self) -> bool:
-        """Whether the presentation times name the frames."""
+        """Whether the presentation times identify the frames."""
         return _is_increasing(np.frombuffer(self.pts, np.int64))
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the decoder complained, or times are missing: threads may have changed what came out."""
+        """Whether the decoder reported errors, or times are missing: threads may have changed the result."""
         return bool(self.trouble.error_count or self.trouble.corrupt_count or self.logged_bytes or not self.is_timed)
 
     def times(self) -> tuple[npt.NDArray[np.int64], int]:
-        """Increasing times, and how many of them had to be made up.
+        """Increasing times, and how many of them had to be estimated.
 
-        Where presentation times are bad, decoding times may be good: FFmpeg gives them out in display order.
+        If presentation times are bad, decoding times may be good: FFmpeg returns them in display order.
         """
         return min((_increasing(np.frombuffer(a, np.int64)) for a in (self.pts, self.dts)), key=lambda both: both[1])
 
@@ -94,28 +94,28 @@ def _decode_all(source: FrameSource, threads: int) -> _Pass:
     seen = _Pass()
     source.trouble = seen.trouble
     frames = source.from_start(threads=threads)
-    logged_before = _logged_bytes()  # what is said while opening is about other streams and metadata
+    logged_before = _logged_bytes()  # messages from opening are about other streams and metadata
     for frame in frames:
         if len(seen.pts) >= source.max_frames:
-            raise VideoError(f"more than {source.max_frames} frames; cut the video into parts")
+            raise VideoError(f"the video has more than {source.max_frames} frames; split it into parts")
         seen.add(frame)
     seen.logged_bytes = _logged_bytes() - logged_before
     return seen
 
 
 def _logged_bytes() -> int:
-    """How much the libraries have written to standard error, a file of the decoding process (see ``child.main``)."""
+    """Bytes that libraries have written to standard error, a file of the decoding process (see ``child.main``)."""
     return os.fstat(2).st_size
 
 
 def survey(source: FrameSource, limits: DecodeLimits, threads: int) -> FrameTable:
-    """Decode everything once and write down what there is; ``content_hash`` is left empty.
+    """Decode all frames once and create the frame table; ``content_hash`` is left empty.
 
-    A file that the decoder complains about is decoded a second time on one thread: that pass counts, and the file is
-    always read that way, because threads change what damaged data become.
+    If the decoder reports errors, the file is decoded a second time on one thread. That pass counts, and the file is
+    always read that way, because threads change how damaged data is decoded.
 
     Raises:
-        VideoError: nothing can be decoded, or there are too many frames.
+        VideoError: nothing can be decoded, or the video has too many frames.
     """
     seen = _decode_all(source, threads)
     is_suspect = seen.is_suspect
@@ -123,9 +123,9 @@ def survey(source: FrameSource, limits: DecodeLimits, threads: int) -> FrameTabl
         seen = _decode_all(source, 1)
     if seen.first is None:
         reason = f" ({seen.trouble.first_error})" if seen.trouble.first_error else ""
-        # Decoders do not say which of the two it was.
+        # Decoders do not report which of the two it is.
         raise VideoError(
-            f"no frame can be decoded{reason}: the data are broken, or frames have more than {limits.max_pixels} pixels"
+            f"no frame can be decoded{reason}: the data is damaged, or frames exceed {limits.max_pixels} pixels"
         )
     pts, repaired = seen.times()
     orientation = source.orientation or Orientation()
@@ -155,22 +155,22 @@ def survey(source: FrameSource, limits: DecodeLimits, threads: int) -> FrameTabl
 
 
 def _doubts(source: FrameSource, pts: npt.NDArray[np.int64]) -> list[str]:
-    """Warnings where the file decodes well, but its own words about frames and times cannot be right."""
+    """Warnings about a file that decodes without errors, but with an implausible frame count or times."""
     warnings: list[str] = []
     missing = source.listed_frames - len(pts)
     if missing > max(_MISSING_TOLERATED, source.listed_frames // 20):
         warnings.append(
-            f"the file lists {source.listed_frames} frames but shows {len(pts)}: its edit list or its time scale "
-            "leaves the others out; convert it again if you need them"
+            f"the file lists {source.listed_frames} frames but shows {len(pts)}: its edit list or time scale "
+            "hides the others; convert the file again if you need them"
         )
     step_seconds = float(np.median(np.diff(pts))) * float(source.time_base) if len(pts) > 1 else 0.0
     if step_seconds and not _SHORTEST_STEP_SECONDS <= step_seconds <= _LONGEST_STEP_SECONDS:
-        warnings.append(f"frames are {step_seconds:.3g} s apart: the file's time scale looks wrong")
+        warnings.append(f"frames are {step_seconds:.3g} s apart: the file's time scale is probably wrong")
     return warnings
 
 
 def decoder_versions() -> str:
-    """PyAV's and FFmpeg's versions."""
+    """Versions of PyAV and FFmpeg."""
     return f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 
 
@@ -185,9 +185,9 @@ def _is_increasing(times: npt.NDArray[np.int64]) -> bool:
 
 
 def _increasing(times: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
-    """Times made strictly increasing, and how many had to be changed.
+    """Make times strictly increasing; also returns how many were changed.
 
-    A frame without a time, or not after the one before it, comes one usual step after the one before it.
+    A frame without a time, or not later than the previous one, is placed one usual step after the previous one.
     """
     if _is_increasing(times):
         return times.copy(), 0
@@ -217,11 +217,11 @@ def _warnings(seen: _Pass, repaired: int) -> list[str]:
             f"(first error: {seen.trouble.first_error})"
         )
     if seen.trouble.corrupt_count:
-        warnings.append(f"{seen.trouble.corrupt_count} of {count} frames are marked as corrupt by the decoder")
+        warnings.append(f"the decoder marked {seen.trouble.corrupt_count} of {count} frames as corrupt")
     if seen.other_sizes:
-        warnings.append(f"{seen.other_sizes} of {count} frames have another size and are scaled to that of the first")
+        warnings.append(f"{seen.other_sizes} of {count} frames differ in size and are scaled to the size of the first")
     if repaired:
-        warnings.append(f"{repaired} of {count} frames have no usable time; a usual step was added to the one before")
+        warnings.append(f"{repaired} of {count} frames have no usable time; it was estimated from the previous frame")
     if seen.logged_bytes and not warnings:
         warnings.append("the decoder reports errors in the file; some frames may look damaged")
     return warnings

@@ -1,4 +1,4 @@
-"""The frame table: which frames a video has, when each is shown, and how to recognize them again."""
+"""The frame table: the frames of a video, their times, and checksums to recognize them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameTable:
-    """The frames of one video, as one full decode found them; headers are not believed.
+    """The frames of one video, found by decoding all of them; headers are not trusted.
 
     Arrays are read-only and of length ``frame_count``. Two tables are equal when their ``to_dict()`` are.
     """
 
     pts: npt.NDArray[np.int64] = field(repr=False)
-    """Presentation time of every frame in units of ``time_base``, strictly increasing."""
+    """Presentation time of each frame in units of ``time_base``, strictly increasing."""
 
     time_base: Fraction
     """Seconds per unit of ``pts``."""
@@ -41,10 +41,10 @@ class FrameTable:
     """Height as displayed, after rotation."""
 
     rotation_degrees: int
-    """Clockwise turn from the coded to the displayed picture: 0, 90, 180 or 270."""
+    """Clockwise rotation from the coded to the displayed picture: 0, 90, 180 or 270."""
 
     mirrored: bool
-    """Whether the picture is also flipped left to right, after the turn."""
+    """Whether the picture is also flipped left to right, after the rotation."""
 
     codec: str
     """FFmpeg's name of the decoder."""
@@ -53,36 +53,36 @@ class FrameTable:
     """FFmpeg's name of the container; ``"folder"`` for a folder of pictures."""
 
     bit_depth: int
-    """Bits per sample of the coded picture; frames are given out with 8."""
+    """Bits per sample of the coded picture; frames are converted to 8."""
 
     white_level: int | None
-    """For samples of 16 bits: the value that becomes 255, ``2**n - 1`` with the smallest n from 8 to 16 that holds
-    the largest sample of the whole video, so that 12-bit pictures stored in 16 bits are not black. Else None."""
+    """For 16-bit samples: the value that becomes 255. It is ``2**n - 1`` with the smallest n from 8 to 16 that covers
+    the largest sample of the video, so that 12-bit pictures stored in 16 bits are not black. Otherwise None."""
 
     content_hash: str
-    """SHA-256 (hex) of the file's bytes; of a folder: of the lines ``<sha256>  <name>\\n`` of its files."""
+    """SHA-256 (hex) of the file's bytes; for a folder, of the lines ``<sha256>  <name>\\n`` of its files."""
 
     pixel_hashes: Mapping[int, str] = field(repr=False)
-    """Frame index to SHA-256 (hex) of the decoded planes (before color conversion and rotation, which vary between
-    processors) of a sample of frames: the first and evenly spaced ones after it."""
+    """SHA-256 (hex) of the decoded planes by frame index, for a sample of frames: the first, and evenly spaced ones
+    after it. Planes are hashed before color conversion and rotation, which vary between processors."""
 
     fingerprints: npt.NDArray[np.uint64] = field(repr=False)
-    """A 64-bit checksum of the decoded planes of every frame; each frame is checked against it when it is read."""
+    """A 64-bit checksum of the decoded planes of each frame, checked whenever the frame is read."""
 
     keyframes: npt.NDArray[np.int64] = field(repr=False)
     """Indices of the frames that the decoder marks as key frames, increasing."""
 
     single_threaded: bool
-    """Whether the file is always decoded on one thread, because the decoder complained about it."""
+    """Whether the file is always decoded on one thread, because the decoder reported errors."""
 
     seekable: bool
-    """Whether its times name the frames; if not, it is always read from the start."""
+    """Whether the times identify the frames; if not, the file is always read from the start."""
 
     decoder: str
     """Versions of the decoding libraries."""
 
     warnings: tuple[str, ...] = ()
-    """What a user should know about the file, for people."""
+    """Problems of the file, as text for users."""
 
     def __post_init__(self) -> None:
         count = len(self.pts)
@@ -117,21 +117,21 @@ class FrameTable:
 
     @property
     def is_rotated(self) -> bool:
-        """Whether width and height change places between the coded and the displayed picture."""
+        """Whether width and height are swapped between the coded and the displayed picture."""
         return self.rotation_degrees in (90, 270)
 
     def pts_seconds(self, index: int) -> Fraction:
         """Exact presentation time of one frame in seconds.
 
         Raises:
-            OutOfRange: there is no such frame.
+            OutOfRange: no such frame.
         """
         if not 0 <= index < self.frame_count:
             raise OutOfRange("frame", index, f"0 to {self.frame_count - 1}")
         return int(self.pts[index]) * self.time_base
 
     def to_dict(self) -> dict[str, Any]:
-        """A form for JSON; ``from_dict`` reads it back."""
+        """Convert to JSON data; ``from_dict`` reads it."""
         return {
             "version": TABLE_VERSION,
             "frame_count": self.frame_count,
@@ -157,10 +157,10 @@ class FrameTable:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FrameTable:
-        """Read what ``to_dict`` wrote.
+        """Read the form of ``to_dict``.
 
         Raises:
-            InvalidInput: something is missing or is not what it should be.
+            InvalidInput: a value is missing or not valid.
         """
         if not isinstance(data, Mapping) or data.get("version") != TABLE_VERSION:
             raise InvalidInput("table.version", data.get("version") if isinstance(data, Mapping) else data, "1")

@@ -1,7 +1,7 @@
 """TIFF pictures and stacks, decoded by tifffile. Runs in the decoding process only.
 
-FFmpeg decodes tiled pictures black, JPEG-compressed ones to noise, and of a stack the first page alone, without a word.
-What tifffile cannot turn into 8- or 16-bit gray or RGB faithfully is refused by name.
+FFmpeg silently decodes tiled pictures as black, JPEG-compressed ones as noise, and only the first page of a stack.
+Files that tifffile cannot convert faithfully to 8- or 16-bit gray or RGB are refused with a reason.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION_TAG = 274
 _LOSSLESS_COLOR = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE")
 _JPEG = ("JPEG", "OJPEG", "JPEG_LOSSY", "JPEG_2000_LOSSY", "APERIO_JP2000_YCBC", "WEBP")
-"""Compressions whose decoders turn YCbCr into RGB themselves."""
+"""Compressions whose decoders convert YCbCr to RGB themselves."""
 _FRAME_AXES = "TZIQ"
-"""Time, depth, sequence, other: axes along which pages may be frames. Channels (C) are not."""
+"""Time, depth, sequence, other: axes along which pages may be frames. Channels (C) are excluded."""
 _MAX_CHANNELS = 7
-"""ImageJ shows no more; programs that know no axes mark the frames of a stack as channels."""
+"""ImageJ shows no more; programs without axes mark the frames of a stack as channels."""
 
 
 class TiffStack:
-    """A TIFF file of several pages, one a frame, in the order of the file; all of one kind and size.
+    """A TIFF file of several pages, one per frame, in file order; all of one format and size.
 
-    Frame ``i`` has the presentation time ``i`` in units of a 25th of a second. See ``containers.FrameSource``.
+    Frame ``i`` has the presentation time ``i`` in units of 1/25 second. See ``containers.FrameSource``.
 
     Raises:
-        VideoError: one page only, pages of unlike sizes, several axes, or samples that cannot be shown faithfully.
+        VideoError: only one page, pages of different size, several axes, or samples that cannot be shown faithfully.
     """
 
     codec = "tiff"
@@ -67,17 +67,17 @@ class TiffStack:
             raise
         except MemoryError:
             raise VideoError("the TIFF stack needs more memory than the limit allows") from None
-        except Exception as error:  # tifffile raises almost anything on broken files
+        except Exception as error:  # tifffile raises many kinds of errors on broken files
             raise VideoError(f"not a readable TIFF stack ({describe(error)})") from None
 
     def _look(self, path: Path) -> tuple[int, npt.NDArray[Any] | None]:
-        """Number of frames, and the pages as one array ``(frames, h, w[, samples])`` where only the first is listed."""
+        """Number of frames; also the pages as an array ``(frames, h, w[, samples])`` if only the first is listed."""
         series = [one for one in self._file.series if not one.keyframe.is_reduced]
         if len(series) > 1:
             shapes = ", ".join(" x ".join(map(str, one.shape)) for one in series[:3])
-            raise VideoError(f"the TIFF file holds {len(series)} pictures of unlike kinds or sizes ({shapes})")
+            raise VideoError(f"the TIFF file has {len(series)} pictures of different formats or sizes ({shapes})")
         if not series:
-            raise VideoError("the TIFF file holds no picture")
+            raise VideoError("the TIFF file has no pictures")
         (only,) = series
         others = [(axis, n) for axis, n in zip(only.axes, only.shape, strict=True) if axis not in "YXS" and n > 1]
         if not others:
@@ -85,21 +85,21 @@ class TiffStack:
                 "a single TIFF picture; give the folder that holds the frames, a stack of several pages, or a video"
             )
         if len(others) == 1 and others[0][0] == "C" and others[0][1] > _MAX_CHANNELS:
-            self.warnings.append(f"the {others[0][1]} pages are marked as channels; they are read as frames")
+            self.warnings.append(f"{others[0][1]} pages are marked as channels; they are read as frames")
         elif len(others) > 1 or others[0][0] not in _FRAME_AXES:
             named = ", ".join(f"{axis} = {n}" for axis, n in others)
             raise VideoError(
                 f"the stack has the axes {only.axes} ({named}); only one of time or depth can be frames: "
-                "write the channel and the slices that you need into a stack of their own"
+                "export the channel and slices that you need as a separate stack"
             )
         count = others[0][1]
         if count > self._limits.max_frames:
-            raise VideoError(f"{count} pages; at most {self._limits.max_frames} frames are read")
+            raise VideoError(f"the stack has {count} pages; the limit is {self._limits.max_frames} frames")
         if len(self._file.pages) >= count:
             return count, None
-        # ImageJ lists the first page only where all follow each other without compression.
+        # ImageJ lists only the first page if all pages follow each other uncompressed.
         if only.dataoffset is None:
-            raise VideoError(f"the stack lists {len(self._file.pages)} of its {count} pages")
+            raise VideoError(f"the stack is incomplete: it lists {len(self._file.pages)} of {count} pages")
         pages: npt.NDArray[Any] = tifffile.memmap(path, series=0, mode="r")
         return count, pages.reshape(count, *[n for n in pages.shape if n > 1][1:])
 
@@ -118,7 +118,7 @@ class TiffStack:
             name = f"page {index} of the stack"
             page = first if self._contiguous is not None else self._page(index, name)
             if (page.shape, page.dtype, page.photometric) != (first.shape, first.dtype, first.photometric):
-                raise VideoError(f"{name}: another size or kind than the first page")
+                raise VideoError(f"{name}: its size or format differs from the first page")
             _check(page, self._limits, name)
             yield _frame(page, index, name, None if self._contiguous is None else self._contiguous[index])
 
@@ -126,22 +126,20 @@ class TiffStack:
         try:
             return self._file.pages.get(index)
         except Exception as error:
-            raise VideoError(f"{name}: cannot be read ({describe(error)})") from None
+            raise VideoError(f"{name}: cannot be decoded ({describe(error)})") from None
 
 
 def tiff_picture(name: str, data: bytes, index: int, limits: DecodeLimits) -> tuple[av.VideoFrame, Orientation]:
-    """One picture of a folder of frames, from the bytes of its file.
+    """Decode one picture of a folder of frames from the bytes of its file.
 
     Raises:
-        VideoError: it has several pages, or cannot be shown faithfully.
+        VideoError: the file has several pages, or cannot be shown faithfully.
     """
     try:
         with tifffile.TiffFile(BytesIO(data)) as file:
             full = [page for page in _listed(file, limits) if not page.is_reduced]
             if len(full) != 1:
-                raise VideoError(
-                    f"{name}: holds {len(full)} pages; give a stack as a file of its own, not as a picture in a folder"
-                )
+                raise VideoError(f"{name}: has {len(full)} pages; open a stack as a file, not as a picture in a folder")
             (page,) = full
             _check(page, limits, name)
             return _frame(page, index, name, None), _orientation(page)
@@ -149,38 +147,38 @@ def tiff_picture(name: str, data: bytes, index: int, limits: DecodeLimits) -> tu
         raise
     except MemoryError:
         raise VideoError(f"{name}: needs more memory than the limit allows") from None
-    except Exception as error:  # tifffile raises almost anything on broken files
+    except Exception as error:  # tifffile raises many kinds of errors on broken files
         raise VideoError(f"{name}: the picture cannot be decoded ({describe(error)})") from None
 
 
 def _listed(file: tifffile.TiffFile, limits: DecodeLimits) -> list[Any]:
     if len(file.pages) > limits.max_frames:
-        raise VideoError(f"{len(file.pages)} pages; at most {limits.max_frames} frames are read")
+        raise VideoError(f"the stack has {len(file.pages)} pages; the limit is {limits.max_frames} frames")
     pages = [file.pages.get(index) for index in range(len(file.pages))]
     # ImageJ's stacks list one page for all.
     return pages * max(1, int((file.imagej_metadata or {}).get("images", 1))) if len(pages) == 1 else pages
 
 
 def _check(page: Any, limits: DecodeLimits, name: str) -> None:
-    """Refuse what cannot be turned into gray or RGB without guessing, before it is decoded."""
+    """Refuse, before decoding, a page that cannot be converted to gray or RGB without guessing."""
     if page.imagewidth * page.imagelength > limits.max_pixels:
         raise VideoError(
-            f"{name}: {page.imagewidth} x {page.imagelength} pixels; at most {limits.max_pixels} pixels are decoded"
+            f"{name}: {page.imagewidth} x {page.imagelength} pixels; the limit is {limits.max_pixels} pixels"
         )
     photometric, compression = page.photometric.name, page.compression.name
     if photometric not in _LOSSLESS_COLOR and not (photometric == "YCBCR" and compression in _JPEG):
-        raise VideoError(f"{name}: colors as {photometric} are not read; save it as gray or RGB")
+        raise VideoError(f"{name}: color type {photometric} is not supported; save it as gray or RGB")
     if page.dtype not in (np.uint8, np.uint16, np.bool_):
         kind = "unknown" if page.dtype is None else str(page.dtype)
-        raise VideoError(f"{name}: samples of type {kind} are not read; save it with 8 or 16 bits, unsigned")
+        raise VideoError(f"{name}: sample type {kind} is not supported; save it as unsigned 8 or 16 bit")
     if page.imagedepth != 1:
-        raise VideoError(f"{name}: a volume; save its slices as pages")
+        raise VideoError(f"{name}: volumes are not supported; save the slices as pages")
     colors = 3 if photometric in ("RGB", "YCBCR") else 1
     extra = len(page.extrasamples)
     alpha = [int(kind) in (1, 2) for kind in page.extrasamples]
     if page.samplesperpixel != colors + extra or extra > 1 or (extra and not all(alpha)):
         raise VideoError(
-            f"{name}: {page.samplesperpixel} bands; gray and RGB are read. Write the bands that you need into a file"
+            f"{name}: {page.samplesperpixel} bands; only gray and RGB are supported. Save the bands that you need"
         )
 
 
@@ -194,7 +192,7 @@ def _frame(page: Any, index: int, name: str, pixels: npt.NDArray[Any] | None) ->
     except Exception as error:
         raise VideoError(f"{name}: the picture cannot be decoded ({describe(error)})") from None
     frame.pts = index
-    frame.key_frame = True  # type: ignore[misc]  # the stub forgets the setter
+    frame.key_frame = True  # type: ignore[misc]  # the stub lacks the setter
     return frame
 
 

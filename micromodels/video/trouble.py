@@ -1,4 +1,4 @@
-"""What goes wrong while decoding, counted. Runs in the decoding process only."""
+"""Counts decoding errors. Runs in the decoding process only."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Trouble", "describe"]
 
 @dataclass(slots=True)
 class Trouble:
-    """What was wrong with the data since this was last cleared; decoding went on."""
+    """Errors in the data since the last clear; decoding continued after them."""
 
     error_count: int = 0
     first_error: str = ""
     corrupt_count: int = 0
-    """Frames that the decoder marked as corrupt."""
+    """Frames marked as corrupt by the decoder."""
 
     def note(self, where: str, error: Exception) -> None:
-        """Count an error of decoding; running out of memory is not one to go on after."""
+        """Count a decoding error. Running out of memory raises instead."""
         if isinstance(error, MemoryError):
             raise VideoError("decoding needs more memory than the limit allows") from None
         self.error_count += 1
@@ -27,6 +27,6 @@ class Trouble:
 
 
 def describe(error: BaseException) -> str:
-    """One line about an error of the decoding libraries, without paths."""
+    """An error of the decoding libraries in one line, without paths."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:200]

@@ -1,4 +1,4 @@
-"""A video as the rest of the library sees it: frames by index, decoded in another process."""
+"""An open video: frames by index, decoded in another process."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _MIN_SLOTS, _MAX_SLOTS = 2, 8
 class Video:
     """An open video: its frame table, and its frames as RGB ``uint8`` arrays of shape ``(height, width, 3)``.
 
-    Made by ``open_video``. A context manager; leaving it ends the decoding process. Threads may share it: each frame
-    is fetched under a lock. Iterators and single reads may be mixed; changing between them costs a seek.
-    A decoding process that crashes or hangs is ended, the call that met it raises ``VideoError``, and the next call
-    starts another.
+    Created by ``open_video``. A context manager; leaving it ends the decoding process. Threads may share it: each frame
+    is read under a lock. Iterators and single reads may be mixed; switching between them costs a seek.
+    If the decoding process crashes or hangs, the current call raises ``VideoError``, and the next call starts a new
+    process.
     """
 
     def __init__(self, source: VideoSource, limits: DecodeLimits, table: FrameTable | None) -> None:
@@ -71,7 +71,7 @@ class Video:
         self.close()
 
     def close(self) -> None:
-        """End the decoding process; reading afterwards, or at the moment, raises ``VideoError``."""
+        """End the decoding process; running and later reads raise ``VideoError``."""
         self._closed = True
         self._process.interrupt()
         with self._lock:
@@ -82,7 +82,7 @@ class Video:
 
         Raises:
             OutOfRange: there is no such frame.
-            FrameMismatch: the file does not hold the frame that the table records.
+            FrameMismatch: the file does not have the frame that the table records.
             VideoError: decoding failed.
         """
         if isinstance(index, bool) or not 0 <= index < self.table.frame_count:
@@ -101,7 +101,7 @@ class Video:
 
         Raises:
             OutOfRange: ``start`` or ``stop`` lies outside the video.
-            FrameMismatch: the file does not hold the frames that the table records.
+            FrameMismatch: the file does not have the frames that the table records.
             VideoError: decoding failed.
         """
         count = self.table.frame_count

@@ -1,4 +1,4 @@
-"""Writing a video, for overlays that people watch."""
+"""Writes videos, for overlays."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MPEG4_OPTIONS = {"qscale": "3"}
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[npt.NDArray[np.uint8]], fps: Fraction) -> None:
-    """Write RGB frames as an MP4 that every browser plays (H.264, yuv420p, BT.709), replacing ``path`` at the end.
+    """Write RGB frames as an MP4 that every browser plays (H.264, yuv420p, BT.709); replaces ``path`` at the end.
 
-    Frames are uint8 ``(height, width, 3)``, all of one size; odd sizes grow by one repeated row or column. PyAV's
-    wheels bring x264 (GPL-2.0-or-later) for this; where PyAV was built without it, MPEG-4 part 2 is written instead.
+    Frames are uint8 ``(height, width, 3)``, all of one size; odd sizes are extended by repeating a row or column.
+    PyAV's wheels include x264 (GPL-2.0-or-later); if PyAV was built without it, MPEG-4 part 2 is written instead.
 
     Raises:
-        InvalidInput: there are no frames, their sizes or types differ, or ``fps`` is not above zero.
+        InvalidInput: no frames, frames of different size or type, or ``fps`` is not positive.
     """
     rate = Fraction(fps)
     if rate <= 0:
@@ -76,7 +76,7 @@ def _add_stream(container: av.container.OutputContainer, width: int, height: int
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.options = dict(_H264_OPTIONS if with_h264 else _MPEG4_OPTIONS)
     stream.codec_context.time_base = 1 / rate
-    # 1 stands for BT.709 in all three lists of ISO/IEC 23091-2.
+    # 1 is BT.709 in all three lists of ISO/IEC 23091-2.
     stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
     stream.codec_context.color_range = ColorRange.MPEG
     return stream

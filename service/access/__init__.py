@@ -1,4 +1,4 @@
-"""Who may use the service: roles and permissions, tokens, certificates, and the call that is being answered.
+"""Who may use the service: roles and permissions, tokens, certificates, and the current call.
 
 The tables behind it are the store's (``service/store/access.py``, ``service/store/audit.py``); the API asks in
 ``service/api/authorization.py``.
@@ -6,7 +6,7 @@ The tables behind it are the store's (``service/store/access.py``, ``service/sto
 
 from __future__ import annotations
 
-from service.access.calls import Call, calling, current_call, current_caller, note
+from service.access.calls import Call, audit_detail, calling, current_call, current_caller
 from service.access.rules import RULES, Rule
 from service.domain.access import LOCAL_OWNER, PERMISSIONS, Caller, Permission, Role
 
@@ -19,8 +19,8 @@ __all__ = [
     "Permission",
     "Role",
     "Rule",
+    "audit_detail",
     "calling",
     "current_call",
     "current_caller",
-    "note",
 ]

@@ -1,7 +1,7 @@
-"""Tokens as callers hold them: ``mm_ID_SECRET``.
+"""Access tokens as callers send them: ``mm_ID_SECRET``.
 
-The secret has 256 bits of randomness, so the store keeps its plain SHA-256: there is nothing to guess that a slow hash
-would protect, and a stolen database holds no token.
+The secret has 256 random bits, so the store keeps its plain SHA-256. A slow hash would add nothing against guessing,
+and a stolen database contains no usable token.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from service.domain.errors import Unauthenticated
 __all__ = ["Bearer", "bearer_of", "new_bearer"]
 
 _TOKEN = re.compile(r"mm_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
-_REFUSED = "no valid token: send one as 'authorization: Bearer mm_...'"
+_REFUSED = "the token is not valid; send it as 'authorization: Bearer mm_...'"
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A token: the id that may be shown, and the secret."""
+    """A token: an id that may be displayed, and a secret."""
 
     token_id: str
     secret: str
@@ -35,16 +35,16 @@ class Bearer:
 
     @property
     def sha256(self) -> str:
-        """What is kept of it."""
+        """Checksum of the secret, as the store keeps it."""
         return hashlib.sha256(self.secret.encode()).hexdigest()
 
     def fits(self, sha256: str) -> bool:
-        """Whether this is the token that a checksum is of; takes the same time whatever the answer."""
+        """Whether the secret has this checksum. Takes constant time."""
         return hmac.compare_digest(self.sha256, sha256)
 
 
 def new_bearer() -> Bearer:
-    """A fresh token."""
+    """A new random token."""
     return Bearer(secrets.token_hex(8), secrets.token_urlsafe(32))
 
 
@@ -52,7 +52,7 @@ def bearer_of(header: str) -> Bearer:
     """The token in the value of an ``authorization`` header.
 
     Raises:
-        Unauthenticated: it holds none. What was sent is not repeated in the error.
+        Unauthenticated: the header holds no token. The error does not repeat what was sent.
     """
     scheme, _, text = header.partition(" ")
     match = _TOKEN.fullmatch(text.strip())

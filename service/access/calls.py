@@ -1,7 +1,7 @@
-"""The call that is being answered, for everything below that has to know whose it is.
+"""The current call, for all code that needs to know who is calling.
 
-A ``ContextVar`` carries it from the interceptor into the threads that work for the call, so that no method of the store
-has to pass it on: labels get their author from it, and every transaction that writes gets its audit row.
+A ``ContextVar`` carries it from the interceptor into the threads that work for the call, so that the store's methods
+need not pass it on. Labels get their author from it, and every writing transaction its audit row.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 
 from service.domain.access import LOCAL_OWNER, Caller
 
-__all__ = ["Call", "calling", "context_of", "current_call", "current_caller", "forget_notes", "note"]
+__all__ = ["Call", "audit_detail", "calling", "context_of", "current_call", "current_caller", "discard_audit_detail"]
 
 
 @dataclass(slots=True)
 class Call:
-    """One call; threads that work for it one after the other add to it."""
+    """One call. Threads that work for it, one at a time, add to it."""
 
     caller: Caller
     method: str
     """Full name, ``package.Service/Method``."""
     project_id: str = ""
-    """Empty where the call is about no project, or its name is not well-formed."""
+    """Empty if the call is about no project, or the project's name is malformed."""
     resource: str = ""
-    """What it is about, built from ids only: never anything that a person has typed."""
+    """Name of the resource, built from ids only, never from text that a person typed."""
     is_audited: bool = True
-    """Whether its writes get audit rows."""
-    only_noted: bool = False
-    """Whether only those writes do for which something was noted: a job's signs of life are not worth a row."""
+    """Whether its writes get audit rows at all."""
+    audited_if_detail: bool = False
+    """Whether only writes with ``audit_detail`` get a row: a job's heartbeats need none."""
     rows: int = 0
-    """How many audit rows it has."""
+    """How many audit rows it has so far."""
     revision: int = 0
-    """Label revision that the running transaction made."""
+    """Label revision that the current transaction made."""
     detail: dict[str, Any] = field(default_factory=dict)
     """Counts and checksums for the next audit row."""
 
@@ -44,18 +44,18 @@ _CALL: ContextVar[Call | None] = ContextVar("micromodels_call", default=None)
 
 
 def current_call() -> Call | None:
-    """The call that is being answered; None in the server's own work."""
+    """The current call; None in the server's own work."""
     return _CALL.get()
 
 
 def current_caller() -> Caller:
-    """Who calls; the local owner in the server's own work."""
+    """The current caller; the local owner in the server's own work."""
     call = _CALL.get()
     return LOCAL_OWNER if call is None else call.caller
 
 
-def note(*, revision: int = 0, **detail: Any) -> None:
-    """Add to the audit row of the transaction that is being made: counts, ids and checksums, no patient data."""
+def audit_detail(*, revision: int = 0, **detail: Any) -> None:
+    """Add counts, ids and checksums (no patient data) to the audit row of the current transaction."""
     call = _CALL.get()
     if call is not None:
         call.revision = revision or call.revision
@@ -63,14 +63,14 @@ def note(*, revision: int = 0, **detail: Any) -> None:
 
 
 def context_of(call: Call) -> Context:
-    """A copy of the context in which ``call`` is being answered, for tasks that work for it."""
+    """A copy of the context with ``call`` as the current call, for tasks that work for it."""
     context = copy_context()
     context.run(_CALL.set, call)
     return context
 
 
-def forget_notes() -> None:
-    """Take back what was noted for a transaction that did not come about."""
+def discard_audit_detail() -> None:
+    """Discard the audit detail of a transaction that was rolled back."""
     call = _CALL.get()
     if call is not None:
         call.revision, call.detail = 0, {}
@@ -78,7 +78,7 @@ def forget_notes() -> None:
 
 @contextmanager
 def calling(call: Call) -> Iterator[Call]:
-    """Answer a call inside the block."""
+    """Make ``call`` the current call inside the block."""
     token = _CALL.set(call)
     try:
         yield call

@@ -1,8 +1,8 @@
-"""Certificates of the server's own authority, made at the first start: for machines that have no other.
+"""Certificates of the server's own authority, created at the first start, for machines that have no other.
 
-In the folder: ``ca.pem`` (give it to clients), ``ca.key``, ``server.pem``, ``server.key``. Keys are readable by their
-owner alone. The authority lasts ten years; the server's certificate two, and is made again at a start that finds it
-with less than 90 days left or for other names.
+The folder holds ``ca.pem`` (give it to clients), ``ca.key``, ``server.pem`` and ``server.key``. Only the owner can read
+the keys. The authority is valid for ten years, the server's certificate for two. A start renews the certificate if it
+has less than 90 days left or other names.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ _SLACK = timedelta(days=1)  # clocks of clients may be behind
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """What a server shows, and what clients check it with."""
+    """The certificate a server presents, and the authority clients check it with."""
 
     chain_pem: bytes
     key_pem: bytes
     ca_file: Path | None
-    """The authority's certificate; None where the operator gave the files."""
+    """The authority's certificate; None if the operator provided the files."""
 
     def __repr__(self) -> str:
         return f"ServerCertificate({fingerprint(self.chain_pem)})"
 
 
 def own_certificate(folder: Path, names: Iterable[str]) -> ServerCertificate:
-    """The server's certificate, made or renewed where needed.
+    """The server's certificate, created or renewed if necessary.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
         names: host names and addresses by which clients reach the server.
 
     Raises:
-        InvalidInput: a file in the folder is damaged; names it.
+        InvalidInput: a file in the folder is damaged; the error names it.
         StorageFailure: the folder cannot be written to.
     """
     with disk_errors():
@@ -75,8 +75,8 @@ def issue_client(folder: Path, name: str, out: Path) -> tuple[Path, Path]:
 
     Args:
         folder: that of ``own_certificate``.
-        name: of the client; stands in the certificate and in the names of the files.
-        out: folder for ``NAME.pem`` and ``NAME.key``; made if it is not there.
+        name: of the client; used in the certificate and in the file names.
+        out: folder for ``NAME.pem`` and ``NAME.key``; created if missing.
 
     Returns:
         The two files.
@@ -96,7 +96,7 @@ def fingerprint(pem: bytes) -> str:
 
 
 def reachable_names(host: str, extra: str = "") -> list[str]:
-    """Names and addresses by which a server that listens on ``host`` may be reached, with those the operator adds."""
+    """Names and addresses at which a server listening on ``host`` can be reached, plus those the operator adds."""
     found = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *filter(None, map(str.strip, extra.split(",")))}
     if host in ("0.0.0.0", "::"):
         found |= set(_addresses())
@@ -111,7 +111,7 @@ def _addresses() -> Iterable[str]:
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((elsewhere, 9))  # sends nothing; tells which address would be used
+                probe.connect((elsewhere, 9))  # sends nothing; shows which address would be used
                 yield str(probe.getsockname()[0])
         except OSError:
             continue
@@ -130,7 +130,7 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
     try:
         loaded = serialization.load_pem_private_key(key_file.read_bytes(), None)
     except ValueError:
-        raise InvalidInput(str(key_file), "what is in it", "a private key in PEM; restore it, or remove it") from None
+        raise InvalidInput(str(key_file), "its content", "a private key in PEM; restore or delete the file") from None
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
     return _read(chain), loaded
 
@@ -189,7 +189,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _is_good(leaf: x509.Certificate, authority: x509.Certificate, names: list[str]) -> bool:
-    """Whether a certificate is of this authority, for these names, and good for a while."""
+    """Whether a certificate is from this authority, for these names, and not about to expire."""
     try:
         leaf.verify_directly_issued_by(authority)
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -203,7 +203,7 @@ def _read(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
-        raise InvalidInput(str(path), "what is in it", "a certificate in PEM; restore it, or remove it") from None
+        raise InvalidInput(str(path), "its content", "a certificate in PEM; restore or delete the file") from None
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
@@ -217,7 +217,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """Write a file whole or not at all, never readable by more people than in the end."""
+    """Write a file completely or not at all; at no time can more people read it than ``mode`` allows."""
     with disk_errors():
         descriptor, name = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
         with os.fdopen(descriptor, "wb") as file:

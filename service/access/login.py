@@ -1,4 +1,4 @@
-"""How often somebody may try to sign in."""
+"""Limits on failed attempts to sign in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["LoginLimiter"]
 
 
 class LoginLimiter:
-    """Bounds failed attempts: per address and in all. Use it in one thread.
+    """Limits failed attempts, per address and in total. Use it in one thread.
 
     Args:
-        per_address: failures that one address may have in the window.
-        in_all: failures that all addresses together may have in it.
+        per_address: allowed failures of one address in the window.
+        in_all: allowed failures of all addresses together.
         window_seconds: how long a failure counts.
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -33,18 +33,18 @@ class LoginLimiter:
         self._all: deque[float] = deque()
 
     def check(self, address: str) -> None:
-        """Refuse an attempt of an address that has failed too often.
+        """Refuse an attempt from an address that has failed too often.
 
         Raises:
-            ResourceExhausted: with the time after which another attempt is worth it.
+            ResourceExhausted: with the time to wait before the next attempt.
         """
         for failures, most in ((self._of(address), self._per_address), (self._recent(self._all), self._in_all)):
             if len(failures) >= most:
                 wait = failures[0] + self._window - self._clock()
-                raise ResourceExhausted("too many attempts to sign in failed; wait before the next", max(wait, 1.0))
+                raise ResourceExhausted("too many failed sign-ins; wait before you try again", max(wait, 1.0))
 
     def failed(self, address: str) -> None:
-        """An attempt of an address has failed."""
+        """Count a failed attempt from an address."""
         moment = self._clock()
         self._of(address).append(moment)
         self._all.append(moment)

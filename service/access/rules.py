@@ -1,7 +1,7 @@
-"""Which permission each call needs, and which field of its request names what it is about.
+"""Which permission each method requires, and which request field names its resource.
 
-The interceptor refuses a method that is not in this table; a test fails for one that the protos declare and the table
-lacks. A new RPC gets its line here.
+The interceptor refuses methods that are not in this table. A test fails if the protos declare a method that is missing
+here. Add a line for each new RPC.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _READ, _WORK, _REVIEW, _CURATE, _MANAGE, _SERVER = (
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one method asks for."""
+    """What one method requires."""
 
     permission: Permission
     field: str = "name"
-    """Dotted path of the field with the resource name; empty where the call is about no project."""
+    """Dotted path of the field with the resource name; empty if the call is about no project."""
     is_audited: bool = True
-    """False for the chunks of an upload: the audit has its beginning and its end."""
+    """False for upload chunks: the audit log has the upload's start and end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a request is about, by ids only."""
+    """The resource of a request, by ids only."""
 
     project_id: str
-    """Empty where the name is not well-formed."""
+    """Empty if the name is malformed."""
     resource: str
 
 
 def subject_of(rule: Rule, request: Any) -> Subject:
-    """What a request is about."""
+    """The resource of a request."""
     if not rule.field:
         return Subject("", "")
     value = request
@@ -192,4 +192,4 @@ RULES: Mapping[str, Rule] = {
         },
     ),
 }
-"""By the full name of the method as gRPC has it."""
+"""By full gRPC method name."""

@@ -1,4 +1,4 @@
-"""How a server is reached: encrypted or not, with tokens or without, by its host and its settings."""
+"""Whether a server needs TLS and tokens, depending on its host and settings."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _OWN = "own"
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """What a server asks of those who connect."""
+    """What a server requires of its clients."""
 
     tokens_required: bool
     certificate: ServerCertificate | None = None
-    """None: not encrypted, which happens on loopback only."""
+    """None: not encrypted, which is allowed on loopback only."""
     client_ca_pem: bytes | None = None
-    """Where set, clients must show a certificate of this authority."""
+    """If set, clients must present a certificate of this authority."""
 
     def grpc_credentials(self) -> grpc.ServerCredentials | None:
-        """For the gRPC server; None where nothing is encrypted."""
+        """For the gRPC server; None without TLS."""
         if self.certificate is None:
             return None
         pair = (self.certificate.key_pem, self.certificate.chain_pem)
         return grpc.ssl_server_credentials([pair], self.client_ca_pem, self.client_ca_pem is not None)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """For a web server; None where nothing is encrypted."""
+        """For a web server; None without TLS."""
         if self.certificate is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -45,7 +45,7 @@ class Transport:
         if self.client_ca_pem is not None:
             context.load_verify_locations(cadata=self.client_ca_pem.decode())
             context.verify_mode = ssl.CERT_REQUIRED
-        with tempfile.NamedTemporaryFile() as file:  # the module reads certificates and keys from files alone
+        with tempfile.NamedTemporaryFile() as file:  # ssl reads certificates and keys from files only
             file.write(self.certificate.chain_pem + b"\n" + self.certificate.key_pem)
             file.flush()
             context.load_cert_chain(file.name)
@@ -60,17 +60,17 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a host.
 
     Raises:
-        InvalidInput: it is neither an address nor ``localhost``: where a name leads to is not ours to guess.
+        InvalidInput: it is neither an address nor ``localhost``. Other names are not resolved.
     """
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        allowed = "an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+        allowed = "localhost or an IP address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
         raise InvalidInput("host", host, allowed) from None
 
 
 def transport_for(settings: Settings, host: str) -> Transport:
-    """What a server on this host asks for: off loopback always TLS and tokens.
+    """What a server on this host requires: always TLS and tokens unless it listens on loopback only.
 
     Raises:
         InvalidInput: the host, or a file of a certificate or key, cannot be used.
@@ -95,10 +95,10 @@ def transport_for(settings: Settings, host: str) -> Transport:
         client_ca = _pem("tls_client_ca", settings.tls_client_ca)
     made = Transport(required, certificate, client_ca)
     try:
-        made.ssl_context()  # gRPC would only say at the first connection that the two do not fit
+        made.ssl_context()  # gRPC would report a mismatch only at the first connection
     except ssl.SSLError as error:
         raise InvalidInput(
-            "tls_certificate", settings.tls_certificate, f"a certificate with its key: {error}"
+            "tls_certificate", settings.tls_certificate, f"a certificate that matches tls_key ({error})"
         ) from None
     return made
 
@@ -107,4 +107,4 @@ def _pem(field: str, name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as error:
-        raise InvalidInput(field, name, f"a PEM file that can be read: {error.strerror}") from None
+        raise InvalidInput(field, name, f"a readable PEM file ({error.strerror})") from None

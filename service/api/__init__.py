@@ -32,7 +32,7 @@ from service.access.transport import PLAIN, Transport
 from service.api.access import AccessServicer
 from service.api.assignments import AssignmentServicer
 from service.api.audit import AuditServicer
-from service.api.authorization import Guard
+from service.api.authorization import Authorizer
 from service.api.backend import Backend
 from service.api.corrections import CorrectionServicer
 from service.api.diagnostics import DiagnosticsServicer
@@ -67,12 +67,12 @@ SERVICES = (
     "micromodels.v1.TrackService",
     "micromodels.v1.VideoService",
 )
-"""Full names of the services that health and reflection tell of."""
+"""Full names of the services that health and reflection report."""
 
 _LOG = logging.getLogger(__name__)
 _MESSAGE_BYTES = 16 << 20
 _OPTIONS = [
-    ("grpc.so_reuseport", 0),  # otherwise a second server on the port starts without a word
+    ("grpc.so_reuseport", 0),  # otherwise a second server could start on the same port
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
@@ -85,22 +85,22 @@ _OPTIONS = [
 
 
 class ApiServer:
-    """The gRPC side of a server. Make and use it in a running event loop.
+    """The gRPC side of a server. Create and use it in a running event loop.
 
     Args:
         store: open; stays open.
         host: address to listen on.
-        port: 0 for any free one.
-        transport: what is asked of those who connect; off loopback it must be from ``transport_for``.
-        local_socket: where given, a Unix socket beside the port, for other parts of this server: it is not encrypted,
-            and wants tokens as the port does.
-        preload: module that the processes of sessions import first; empty for none.
+        port: 0 for any free port.
+        transport: TLS and token requirements; if not on loopback, from ``transport_for``.
+        local_socket: path of an additional Unix socket for other parts of this server; None for none. It is not
+            encrypted, and requires tokens like the port.
+        preload: module that session processes import first; empty for none.
 
     Attributes:
         port: the port it listens on.
 
     Raises:
-        FailedPrecondition: the port is taken.
+        FailedPrecondition: the port is in use.
     """
 
     def __init__(
@@ -115,10 +115,12 @@ class ApiServer:
     ) -> None:
         self._backend = Backend(store)
         self._sessions = Sessions(store, store.settings, preload=preload)
-        self._telling: asyncio.Future[None] | None = None
+        self._health_update: asyncio.Future[None] | None = None
         self._health = health.aio.HealthServicer()
-        guard = Guard(self._backend, transport.tokens_required)
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(guard, on_failure=self._broken)], options=_OPTIONS)
+        authorizer = Authorizer(self._backend, transport.tokens_required)
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor(authorizer, on_failure=self._storage_failed)], options=_OPTIONS
+        )
         self._add_services()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -133,7 +135,8 @@ class ApiServer:
                 self._server.add_insecure_port(f"unix:{local_socket}")
         except RuntimeError as error:
             self._backend.close()
-            raise FailedPrecondition(f"cannot listen on {host} port {port}: is it taken?") from error
+            reason = f"cannot listen on {host} port {port}: it may be in use"
+            raise FailedPrecondition(f"{reason}; stop the other server, or choose another port") from error
 
     def _add_services(self) -> None:
         backend, sessions, server, results = self._backend, self._sessions, self._server, Results(self._backend.store)
@@ -154,21 +157,21 @@ class ApiServer:
         operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(backend, results), server)
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Start listening."""
         await self._server.start()
-        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
-    def _broken(self) -> None:
-        """Disk or database has failed: have traffic sent elsewhere, and somebody look."""
-        _LOG.critical("the storage has failed: this server is NOT_SERVING until it is started again")
-        self._telling = asyncio.ensure_future(self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING))
+    def _storage_failed(self) -> None:
+        """Disk or database failed: report NOT_SERVING, so that traffic goes elsewhere, and alert the operator."""
+        _LOG.critical("storage failed: this server reports NOT_SERVING; fix the disk or database, then restart it")
+        self._health_update = asyncio.ensure_future(self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING))
 
-    async def _tell_health(self, status: int) -> None:
+    async def _set_health(self, status: int) -> None:
         for name in ("", *SERVICES):
             await self._health.set(name, status)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuse new calls, let those that run end, and cut off those that are still there after a while."""
+        """Refuse new calls, let running ones finish, and cut off those left after the grace period."""
         await self._health.enter_graceful_shutdown()
         self._backend.drain()
         await self._backend.run(self._sessions.stop)

@@ -1,4 +1,4 @@
-"""``AccessService``: tokens, and who is what in which project."""
+"""``AccessService``: access tokens and project roles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ROLES_BACK = {number: role for role, number in _ROLES.items()}
 
 
 class AccessServicer(access_pb2_grpc.AccessServiceServicer):
-    """Hands out tokens and roles.
+    """Issues tokens and sets roles.
 
     Args:
         backend: the store.
@@ -110,10 +110,10 @@ class AccessServicer(access_pb2_grpc.AccessServiceServicer):
         return empty_pb2.Empty()
 
     async def _own(self, name: str) -> str:
-        """The id of a token that the caller may end.
+        """The id of a token that the caller may revoke.
 
         Raises:
-            NotFound: there is none, or it is somebody else's.
+            NotFound: no such token, or it belongs to another user.
         """
         (token_id,) = names.TOKEN.parse(name)
         token = await self._run(self._access.get, token_id)
@@ -141,8 +141,8 @@ def _seconds(duration: Duration) -> float:
 
 
 def _days(duration: Duration, field: str) -> float:
-    """Days of a duration; the usual ones where it is not set."""
+    """Days of a duration; the default if it is not set."""
     seconds = _seconds(duration)
     if seconds < 0:
-        raise InvalidInput(field, f"{seconds:g} s", "a positive duration, or nothing")
+        raise InvalidInput(field, f"{seconds:g} s", "a positive duration, or unset for the default")
     return seconds / _DAY_SECONDS if seconds else DEFAULT_DAYS

@@ -107,7 +107,7 @@ class AssignmentServicer(assignment_pb2_grpc.AssignmentServiceServicer):
 
     def _agreement(self, ids: tuple[str, str, str]) -> pb.Agreement:
         made, video = self._store.assignments.get(*ids), self._store.videos.get(ids[0], ids[1])
-        # Nobody reads on behalf of both before both are done: a reader who is neither is refused until then.
+        # No reader sees either side before both have submitted; one who is neither annotator is refused until then.
         one, other = (self._store.assignments.labels(ids, name, reader="") for name in made.annotators)
         found = agreement(one, other, made.frames, video.height_px, video.width_px)
         return pb.Agreement(

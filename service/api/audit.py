@@ -1,4 +1,4 @@
-"""``AuditService``: the rows of the audit, their verification, and receipts of deletions."""
+"""``AuditService``: the audit log, its verification, and deletion receipts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAGE = (100, 1000)
 
 
 class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
-    """Reads the audit.
+    """Reads the audit log.
 
     Args:
         backend: the store.
@@ -33,7 +33,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         """See the proto."""
         (project_id,) = names.PROJECT.parse(request.parent, "parent")
         if request.resource and not f"{request.resource}/".startswith(f"{request.parent}/"):
-            raise InvalidInput("resource", request.resource, f"empty, or something in {request.parent}")
+            raise InvalidInput("resource", request.resource, f"empty, or a resource in {request.parent}")
         limit = page_size(request.page_size, _PAGE)
         binding = [request.parent, request.resource]
         after = int(decode_token("page_token", request.page_token, binding) or 0)

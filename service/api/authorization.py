@@ -1,4 +1,4 @@
-"""Who calls, and whether they may: every call of the API passes here before its servicer sees it."""
+"""Authentication and authorization: every API call passes here before it reaches its servicer."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from service.api.errors import MalformedMessage
 from service.domain.access import LOCAL_OWNER, Caller, Permission
 from service.domain.errors import NotFound, PermissionDenied, Unauthenticated
 
-__all__ = ["RECHECK_SECONDS", "Guard"]
+__all__ = ["RECHECK_SECONDS", "Authorizer"]
 
 RECHECK_SECONDS = 1.0
-"""How long a look-up of a token and its roles is believed; so soon a change takes hold, in open streams too."""
+"""How long a token and its roles are cached. Changes take effect after this time, in open streams too."""
 
 _REMEMBERED = 4096
-_STRANGERS_A_MINUTE = 60
-"""How many calls without a valid token get an audit row of their own; the next row counts the others."""
+_UNAUTHENTICATED_A_MINUTE = 60
+"""How many calls without a valid token get their own audit row; the next row counts the others."""
 
 
-class Guard:
-    """Recognizes callers and judges by the table of rules.
+class Authorizer:
+    """Authenticates callers and authorizes calls by the table of rules.
 
     Args:
         backend: the store.
-        tokens_required: False lets a call without a token pass as the local owner's.
+        tokens_required: False admits a call without a token as the local owner's.
     """
 
     def __init__(self, backend: Backend, tokens_required: bool) -> None:
@@ -38,22 +38,22 @@ class Guard:
         self._store = backend.store
         self._required = tokens_required
         self._known: OrderedDict[str, tuple[float, Caller | Unauthenticated]] = OrderedDict()
-        self._strangers: list[float] = []
+        self._unauthenticated: list[float] = []
         self._uncounted = 0
 
     async def admit(self, method: str, request: Any, header: str) -> Call:
-        """The call, if it may be answered.
+        """Authorize a call.
 
         Args:
-            method: full name, with a slash in front.
-            request: its message; None where the bytes are none.
-            header: value of ``authorization``; empty where there was none.
+            method: full name, with a leading slash.
+            request: its message; None if it could not be parsed.
+            header: value of ``authorization``; empty if missing.
 
         Raises:
-            InvalidInput: the message, or the name of a resource in it, is not well-formed.
-            NotFound: the project is not the caller's.
+            InvalidInput: the message, or a resource name in it, is malformed.
+            NotFound: the caller is not a member of the project.
             PermissionDenied: the caller's role does not allow it.
-            Unauthenticated: a token is needed and none, or no valid one, was shown.
+            Unauthenticated: a token is required, but none or no valid one was sent.
         """
         rule = RULES.get(method)
         subject = Subject("", "") if rule is None or request is None else subject_of(rule, request)
@@ -61,49 +61,49 @@ class Guard:
         try:
             call.caller = await self._caller(header)
         except Unauthenticated:
-            self._note_stranger(call)
+            self._record_unauthenticated(call)
             raise
         if request is None:
             raise MalformedMessage
         try:
             if rule is None:
-                raise PermissionDenied(f"{method} is not in the table of permissions")
+                raise PermissionDenied(f"no permission is defined for {method}")
             call.is_audited = rule.is_audited
             _judge(call, rule)
         except (NotFound, PermissionDenied) as error:
-            self._store.audit.note(call, "NOT_FOUND" if isinstance(error, NotFound) else "PERMISSION_DENIED")
+            self._store.audit.enqueue(call, "NOT_FOUND" if isinstance(error, NotFound) else "PERMISSION_DENIED")
             raise
         return call
 
     def opened(self, call: Call) -> None:
-        """See to the audit row of a stream, which may last for long: it gets one when it begins."""
-        self._store.audit.note(call, "OK")
+        """Write the audit row of a stream, which gets it when it begins, because it may last long."""
+        self._store.audit.enqueue(call, "OK")
         call.rows += 1
 
     def ended(self, call: Call, outcome: str) -> None:
-        """See to the audit row of a call that has ended; one that wrote has its row already.
+        """Write the audit row of a finished call, unless its writes already have one.
 
         Args:
-            call: what ``admit`` gave.
-            outcome: name of its status.
+            call: from ``admit``.
+            outcome: name of the gRPC status.
         """
         if call.is_audited and not (call.rows and outcome == "OK"):
-            self._store.audit.note(call, outcome)
+            self._store.audit.enqueue(call, outcome)
 
     async def recheck(self, call: Call, header: str) -> None:
-        """Judge a call again that goes on for long.
+        """Authorize a long call again.
 
         Raises:
-            PermissionDenied: the caller has lost the role or the token since.
+            PermissionDenied: the caller's role or token was revoked.
         """
         try:
             caller = await self._caller(header)
             _judge(Call(caller, call.method, call.project_id, call.resource), RULES["/" + call.method])
         except (NotFound, Unauthenticated, PermissionDenied) as error:
-            raise PermissionDenied("the permission for this call was withdrawn while it was answered") from error
+            raise PermissionDenied("access was revoked during this call; ask an administrator") from error
 
     async def recheck_reading(self, call: Call, header: str) -> None:
-        """``recheck`` a call that only reads: one that has written must say so.
+        """``recheck`` a call that only reads; one that has written must report what it did.
 
         Raises:
             PermissionDenied: as ``recheck`` does.
@@ -114,7 +114,7 @@ class Guard:
     async def _caller(self, header: str) -> Caller:
         if not header:
             if self._required:
-                raise Unauthenticated("this server wants a token: send 'authorization: Bearer mm_...'")
+                raise Unauthenticated("authentication required: send a token as 'authorization: Bearer mm_...'")
             return LOCAL_OWNER
         bearer = bearer_of(header)
         known = self._known.get(str(bearer))
@@ -124,7 +124,7 @@ class Guard:
         if isinstance(found, Unauthenticated):
             raise Unauthenticated(str(found))
         if self._store.access.is_expired(found):
-            raise Unauthenticated("the token is unknown, revoked or expired; ask for a new one")
+            raise Unauthenticated("the token is unknown, revoked or expired; ask an administrator for a new one")
         return found
 
     async def _look_up(self, bearer: Bearer) -> tuple[float, Caller | Unauthenticated]:
@@ -140,25 +140,25 @@ class Guard:
             self._known.popitem(last=False)
         return begun, found
 
-    def _note_stranger(self, call: Call) -> None:
-        """An audit row for a call of nobody's, but not so many that strangers fill the disk."""
+    def _record_unauthenticated(self, call: Call) -> None:
+        """Write an audit row for an unauthenticated call, with a limit so that such calls cannot fill the disk."""
         call.caller = Caller("")
         moment = time.monotonic()
-        self._strangers = [at for at in self._strangers if moment - at < 60.0]
-        if len(self._strangers) >= _STRANGERS_A_MINUTE:
+        self._unauthenticated = [at for at in self._unauthenticated if moment - at < 60.0]
+        if len(self._unauthenticated) >= _UNAUTHENTICATED_A_MINUTE:
             self._uncounted += 1
             return
-        self._strangers.append(moment)
+        self._unauthenticated.append(moment)
         if self._uncounted:
             call.detail["refused_before_without_row"] = self._uncounted
             self._uncounted = 0
-        self._store.audit.note(call, "UNAUTHENTICATED")
+        self._store.audit.enqueue(call, "UNAUTHENTICATED")
 
 
 def _judge(call: Call, rule: Rule) -> None:
     caller = call.caller
     if caller.is_admin:
-        return  # a name that is not well-formed is the servicer's to refuse
+        return  # the servicer refuses malformed names
     if rule.field and rule.permission is not Permission.SERVER and not call.project_id:
-        raise InvalidInput(rule.field, "what was sent", "a resource name, projects/{project}/...")
+        raise InvalidInput(rule.field, "the sent value", "a resource name, projects/{project}/...")
     caller.check(rule.permission, call.project_id)

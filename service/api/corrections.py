@@ -1,4 +1,4 @@
-"""``CorrectionService``: what a person draws, what follows from it, and where to look next."""
+"""``CorrectionService``: corrections, the labels recomputed from them, and which frames to check next."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 
 class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
-    """Mends a video while a person looks at it.
+    """Updates a video's labels interactively.
 
     Args:
         backend: the store.
-        sessions: what computes.
+        sessions: the label sessions, which compute.
     """
 
     def __init__(self, backend: Backend, sessions: Sessions) -> None:
@@ -74,9 +74,9 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         )
         computed = bool(written.written or written.deleted)
         if computed:
-            bell = _Bell()
-            answer = await self._run(self._begin, ids, request.micro_model_version, revision, bell.ring)
-            async for differences in self._differences(ids, revision, after, answer, bell):
+            signal = _Signal()
+            answer = await self._run(self._begin, ids, request.micro_model_version, revision, signal.set)
+            async for differences in self._differences(ids, revision, after, answer, signal):
                 for part in _batches(ids[0], differences):
                     yield pb.CorrectLabelsResponse(differences=part, resume_token=token)
                 token = encode_token(binding, differences[-1].revision)
@@ -91,7 +91,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         check_count("deletions", len(request.deletions), MAX_LABELS)
         deletes = [key_from_message(key, f"deletions[{index}]") for index, key in enumerate(request.deletions)]
         base = request.base_revision if request.HasField("base_revision") else None
-        self._model(ids, request.micro_model_version)  # a name that is wrong is refused before anything is stored
+        self._model(ids, request.micro_model_version)  # refuses a wrong name before anything is stored
         return write_checked(
             self._store,
             ids,
@@ -105,7 +105,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         )
 
     def _of_new_class(self, ids: tuple[str, str], labels: list[AnyLabel], said: set[LabelKey]) -> list[AnyLabel]:
-        """Hand labels of tracks that get another class: a class belongs to a track, so they get it too."""
+        """Hand labels of tracks whose class changes: a class belongs to a track, so they change too."""
         classes = {label.track: label.object_class for label in labels if isinstance(label, Label)}
         if not classes or self._store.videos.get(*ids).state is not VideoState.READY:
             return []
@@ -119,7 +119,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
     def _begin(
         self, ids: tuple[str, str], asked: str, revision: int, on_stored: Callable[[], None]
     ) -> Future[Any] | None:
-        """The answer to come; None where everything is computed, or nothing can be."""
+        """The session's pending answer; None if everything is computed, or nothing can be."""
         change = self._store.history.change(*ids, revision)
         if change.settled or change.undone_by:
             return None
@@ -131,11 +131,11 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         return self._sessions.submit(*ids, correction)
 
     async def _differences(
-        self, ids: tuple[str, str], revision: int, after: int, answer: Future[Any] | None, bell: _Bell
+        self, ids: tuple[str, str], revision: int, after: int, answer: Future[Any] | None, signal: _Signal
     ) -> AsyncIterator[list[LabelDifference]]:
-        """What follows from a correction, revision by revision, until all of it is stored."""
+        """Labels that a correction changes, revision by revision, until all are stored."""
         while True:
-            bell.clear()
+            signal.clear()
             is_done = answer is None or answer.done()
             found = await self._run(self._store.history.recomputed, *ids, revision, after=after)
             for _, group in groupby(found, key=lambda item: item.revision):
@@ -146,7 +146,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
                     answer.result()
                 return
             if not found:
-                await bell.wait()
+                await signal.wait()
 
     def _summary(self, ids: tuple[str, str], revision: int, computed: bool) -> pb.CorrectionSummary:
         labels, frames = self._store.history.recomputed_counts(*ids, revision)
@@ -161,7 +161,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         return message
 
     def _model(self, ids: tuple[str, str], asked: str, field: str = "micro_model_version") -> ModelVersion | None:
-        """What computes: the version that was asked for, or the last one of this video."""
+        """The version that computes: the requested one, or the newest of this video."""
         project_id, video_id = ids
         if not asked:
             return self._store.models.of_video(project_id, video_id)
@@ -204,33 +204,33 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
             self._store.videos.get(*ids)
             model = self._model(ids, model_name)
             if model is None:
-                raise FailedPrecondition(f"no micro-model has been trained on video {ids[1]!r}; train one first")
+                raise FailedPrecondition(f"video {ids[1]!r} has no micro-model; train one first")
             return self._sessions.submit(*ids, SessionRequest(ask, model, details))
 
         found: list[Any] = await asyncio.wrap_future(await self._run(begin))
         return found
 
 
-class _Bell:
-    """An event that another thread rings. Make it in the event loop's thread."""
+class _Signal:
+    """An event that other threads may set. Create it in the event loop's thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
-        """Wake who waits; from any thread."""
+    def set(self) -> None:
+        """Wake the waiting coroutine; callable from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:  # the loop has ended
             return
 
     def clear(self) -> None:
-        """Wait for the next ring."""
+        """Reset the event."""
         self._event.clear()
 
     async def wait(self) -> None:
-        """Until it rings, or for a moment."""
+        """Wait until it is set, or for a short time."""
         try:
             await asyncio.wait_for(self._event.wait(), _LOOK_AGAIN_SECONDS)
         except TimeoutError:
@@ -238,7 +238,7 @@ class _Bell:
 
 
 def _batches(project_id: str, differences: list[LabelDifference]) -> list[pb.LabelDifferenceBatch]:
-    """Differences of one revision in messages of bounded size."""
+    """The differences of one revision, in messages of bounded size."""
     batches = [pb.LabelDifferenceBatch(label_revision=differences[0].revision)]
     size_bytes = 0
     for difference in differences:

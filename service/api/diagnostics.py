@@ -1,4 +1,4 @@
-"""``DiagnosticsService``: how good the labels of a video are, and what people had to do for it."""
+"""``DiagnosticsService``: quality of a video's labels, and the work that people put into them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.domain.errors import NotFound
 from service.domain.history import ChangeKind
 from service.domain.models import ModelVersion
 from service.domain.videos import VideoState
-from service.reports.quality import Acts, Group, VideoDiagnostics, diagnose, draw
+from service.reports.quality import ChangeIndex, Group, VideoDiagnostics, diagnose, draw
 from service.sessions.pool import Sessions
 from service.sessions.requests import SessionRequest
 
@@ -26,11 +26,11 @@ _NEWEST_POINTS = 200
 
 
 class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
-    """Measures labels by what people said of them.
+    """Measures labels by what people accepted and corrected.
 
     Args:
         backend: the store.
-        sessions: check the labels for what cannot be.
+        sessions: the label sessions, which run the consistency checks.
     """
 
     def __init__(self, backend: Backend, sessions: Sessions) -> None:
@@ -56,13 +56,13 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
     def _check(self, ids: tuple[str, str]) -> Any:
         model = self._store.models.of_video(*ids)
         if model is None:
-            raise FailedPrecondition(f"no micro-model has been trained on video {ids[1]!r}; train one first")
+            raise FailedPrecondition(f"video {ids[1]!r} has no micro-model; train one first")
         return self._sessions.submit(*ids, SessionRequest("issues", model))
 
     def _diagnose(self, ids: tuple[str, str], picture: bool) -> pb.Diagnostics:
         video = self._store.videos.get(*ids)
         if video.state is not VideoState.READY:
-            raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}; it has no labels yet")
+            raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}, not ready, and has no labels")
         found = diagnose(self._store, *ids)
         total, model = found.total, self._store.models.of_video(*ids)
         message = pb.Diagnostics(
@@ -90,7 +90,7 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
         return message
 
     def _versions(self, project_id: str, found: VideoDiagnostics) -> list[pb.VersionDiagnostics]:
-        """Of those that made labels which stand or were judged."""
+        """Versions with current or reviewed labels."""
         messages = []
         for name, group in found.versions.items():
             message = pb.VersionDiagnostics(
@@ -110,7 +110,7 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
         return sorted(messages, key=lambda one: (one.create_time.ToNanoseconds(), one.micro_model_version))
 
     def _model(self, project_id: str, name: str) -> ModelVersion | None:
-        """A version as labels name it; None where it is not kept, or of another tool."""
+        """A version by the name in labels; None if it was deleted, or is from another tool."""
         model_id, _, number = name.partition("@")
         if not number.isdecimal():
             return None
@@ -120,7 +120,7 @@ class DiagnosticsServicer(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
             return None
 
     def _seconds(self, project_id: str, video_id: str) -> float:
-        """How long operations on the video have worked."""
+        """Total run time of operations on the video."""
         seconds, after = 0.0, ""
         while True:
             page = self._store.jobs.list(project_id, after=after, limit=500)
@@ -157,20 +157,20 @@ def _add_effects(message: pb.Diagnostics, project_id: str, found: VideoDiagnosti
             checked_count=len(effect.agreements),
             agreement_before=_mean([before for before, _ in effect.agreements]),
             agreement_after=_mean([after for _, after in effect.agreements]),
-            taken_back=change.undone_by > 0,
+            undone=change.undone_by > 0,
         )
-    # What was drawn before there was a micro-model corrected nothing.
+    # Labels drawn before the first micro-model corrected nothing.
     corrected = (act for act in found.acts.all if act.kind is ChangeKind.CORRECT and act.model_version)
     standing = [act for act in corrected if not act.undone_by]
     message.correction_count = len(standing)
 
 
-def _points(project_id: str, group: Group, acts: Acts) -> list[pb.VerdictPoint]:
-    """Verdicts in order of the acts."""
+def _points(project_id: str, group: Group, acts: ChangeIndex) -> list[pb.VerdictPoint]:
+    """Verdicts in order of the changes."""
     points = []
-    for (revision, model_version), said in sorted(group.said.items())[-_NEWEST_POINTS:]:
+    for (revision, model_version), tally in sorted(group.by_act.items())[-_NEWEST_POINTS:]:
         act = acts.of(revision)
-        count = said.accepted + len(said.overlaps)
+        count = tally.accepted + len(tally.overlaps)
         points.append(
             pb.VerdictPoint(
                 revision=revision,
@@ -178,15 +178,15 @@ def _points(project_id: str, group: Group, acts: Acts) -> list[pb.VerdictPoint]:
                 judge_time=timestamp(act.written_at) if act else None,
                 micro_model_version=names.provenance_to_wire(project_id, model_version),
                 learned_count=acts.learned_before(model_version, revision),
-                accepted_count=said.accepted,
-                corrected_count=len(said.overlaps),
-                mean_overlap=(sum(said.overlaps) + said.accepted) / count,
+                accepted_count=tally.accepted,
+                corrected_count=len(tally.overlaps),
+                mean_overlap=(sum(tally.overlaps) + tally.accepted) / count,
             )
         )
     return points
 
 
-def _group(project_id: str, name: str, group: Group, acts: Acts) -> pb.GroupDiagnostics:
+def _group(project_id: str, name: str, group: Group, acts: ChangeIndex) -> pb.GroupDiagnostics:
     verdicts = len(group.overlaps) + group.accepted
     return pb.GroupDiagnostics(
         name=name,

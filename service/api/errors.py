@@ -1,4 +1,4 @@
-"""Errors as ``google.rpc.Status``: one table for calls and for operations that failed."""
+"""Errors as ``google.rpc.Status``: one table for failed calls and failed operations."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from service.domain.jobs import JobError
 __all__ = ["DOMAIN", "MalformedMessage", "OperationFailed", "Overloaded", "error_status", "job_status", "make_status"]
 
 DOMAIN = "micromodels.dev"
-_LONGEST_MESSAGE = 2000  # a status travels in HTTP/2 headers, which are bounded
+_LONGEST_MESSAGE = 2000  # a status is sent in HTTP/2 headers, whose size is limited
 _SHOWN_CONFLICTS = 10
 
 
 class MalformedMessage(InvalidInput):
-    """The bytes of a request are not the message that the method takes."""
+    """The bytes of a request are not a message of the method's type."""
 
     def __init__(self) -> None:
         super().__init__("", "bytes that do not parse", "a message of the method's type")
@@ -41,11 +41,11 @@ class MalformedMessage(InvalidInput):
 
 
 class Overloaded(ResourceExhausted):
-    """More calls at once than the server takes."""
+    """More concurrent calls than the server accepts."""
 
 
 class OperationFailed(MicromodelsError):
-    """The operation that a call waited for did not end well.
+    """The operation that a call waited for failed.
 
     Args:
         status: the operation's error.
@@ -65,7 +65,7 @@ class _Row:
     reason: str
 
 
-# Every class stands before its base: the first that fits is taken.
+# Every class precedes its base class: the first match counts.
 _TABLE: dict[type[MicromodelsError], _Row] = {
     MalformedMessage: _Row(code_pb2.INVALID_ARGUMENT, "MALFORMED_MESSAGE"),
     WrongOffset: _Row(code_pb2.OUT_OF_RANGE, "WRONG_OFFSET"),
@@ -93,7 +93,7 @@ _TABLE: dict[type[MicromodelsError], _Row] = {
 }
 _INTERNAL = _Row(code_pb2.INTERNAL, "INTERNAL")
 _BY_CLASS_NAME = {kind.__name__: row for kind, row in _TABLE.items()}
-# How a job can end without an exception of ours, and what tells more than the class of the exception.
+# Reasons of jobs that ended without an exception of this project, or that say more than the exception's class.
 _BY_JOB_REASON = {
     "DECODE_CRASH": _Row(code_pb2.INTERNAL, "DECODE_CRASH"),
     "DEVICE_LOST": _Row(code_pb2.UNAVAILABLE, "DEVICE_LOST"),
@@ -117,7 +117,7 @@ def make_status(
 
 
 def error_status(error: MicromodelsError) -> status_pb2.Status:
-    """The status that stands for an error."""
+    """The status of an error."""
     if isinstance(error, OperationFailed):
         return error.status
     if isinstance(error, service.SessionFailed):
@@ -147,7 +147,7 @@ def error_status(error: MicromodelsError) -> status_pb2.Status:
 
 
 def job_status(error: JobError) -> status_pb2.Status:
-    """The status of an operation that failed."""
+    """The status of a failed operation."""
     row = _BY_JOB_REASON.get(error.reason) or _BY_CLASS_NAME.get(error.error_class) or _INTERNAL
     return make_status(row.code, row.reason, error.message, {"job_reason": error.reason[:100]})
 

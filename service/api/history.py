@@ -1,4 +1,4 @@
-"""``HistoryService`` and ``TrackService``: what became of labels, taking it back, and repairs of tracks."""
+"""``HistoryService`` and ``TrackService``: history of labels, undo, and corrections of track identities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGE = (50, 1000)
 
 
 class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
-    """Tells what became of labels and takes changes back.
+    """Reads the history of labels and undoes changes.
 
     Args:
         backend: the store.
@@ -70,15 +70,15 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
     def _undo(self, ids: tuple[str, str], request: history_pb2.UndoChangeRequest) -> history_pb2.UndoChangeResponse:
         made, caller = self._history.change(*ids, request.revision), current_caller()
         if made.author != caller.name and not caller.may(Permission.MANAGE, ids[0]):
-            said = f"change {made.revision} was made by {made.author!r}, not by {caller.name!r}"
-            raise FailedPrecondition(f"{said}; only an admin of the project may take it back")
+            reason = f"change {made.revision} was made by {made.author!r}, not by {caller.name!r}"
+            raise FailedPrecondition(f"{reason}; only an admin of the project may undo it")
         result = self._history.undo(*ids, request.revision, author=caller.name, request_id=request.request_id)
         change = self._history.change(*ids, result.revision)
         return history_pb2.UndoChangeResponse(change=change_message(ids[0], change), label_revision=result.revision)
 
 
 class TrackServicer(track_pb2_grpc.TrackServiceServicer):
-    """Moves labels from track to track.
+    """Moves labels between tracks.
 
     Args:
         backend: the store.
@@ -126,7 +126,7 @@ class TrackServicer(track_pb2_grpc.TrackServiceServicer):
 
 
 def _frames(request: Any) -> range:
-    """The range of a request; a stop of 0 is the store's to read as the end."""
+    """The frame range of a request; the store reads a stop of 0 as the end of the video."""
     if request.start_frame < 0 or request.stop_frame < 0:
-        raise OutOfRange("start_frame", min(request.start_frame, request.stop_frame), "frames of the video, from 0 on")
+        raise OutOfRange("start_frame", min(request.start_frame, request.stop_frame), "frames of the video, at least 0")
     return range(request.start_frame, request.stop_frame)

@@ -1,4 +1,4 @@
-"""From the store's records of changes and reviews to the messages of the API."""
+"""Converts the store's records of changes and reviews to API messages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _ASKED: dict[int, ReviewAction] = {number: action for action, number in _ACTIONS
 
 
 def review_action(number: int) -> ReviewAction:
-    """What a reviewer asks for.
+    """The review action of a request.
 
     Raises:
         InvalidInput: not one of the actions.
@@ -116,7 +116,7 @@ def version_message(project_id: str, version: LabelVersion) -> history_pb2.Label
 
 
 def difference_message(project_id: str, difference: LabelDifference) -> correction_pb2.LabelDifference:
-    """What became of one label."""
+    """A label before and after a change."""
     message = correction_pb2.LabelDifference(key=key_to_message(difference.key))
     if difference.before is not None:
         message.before.CopyFrom(label_record_message(project_id, difference.before))
@@ -126,7 +126,7 @@ def difference_message(project_id: str, difference: LabelDifference) -> correcti
 
 
 def suggestion_message(found: Mapping[str, Any]) -> correction_pb2.Suggestion:
-    """A suggestion, as a session gives it."""
+    """A suggestion from a session."""
     return correction_pb2.Suggestion(
         frame_index=found["frame"],
         reason=_REASONS.get(found["reason"], correction_pb2.SUGGESTION_REASON_UNSPECIFIED),
@@ -138,7 +138,7 @@ def suggestion_message(found: Mapping[str, Any]) -> correction_pb2.Suggestion:
 
 
 def swap_message(found: Mapping[str, Any]) -> correction_pb2.SuspectedSwap:
-    """A suspected swap, as a session gives it."""
+    """A suspected swap from a session."""
     track_a, track_b = found["tracks"]
     return correction_pb2.SuspectedSwap(
         frame_index=found["start"],

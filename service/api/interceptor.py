@@ -1,4 +1,4 @@
-"""What surrounds every call: who may make it, malformed requests, bounds on how much runs, and errors as statuses."""
+"""Wraps every call: authorization, malformed requests, limits on concurrency, and errors as statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from google.rpc import code_pb2, status_pb2
 
 from micromodels.errors import InvalidInput, MicromodelsError
 from service.access.calls import Call, calling, context_of
-from service.api.authorization import RECHECK_SECONDS, Guard
+from service.api.authorization import RECHECK_SECONDS, Authorizer
 from service.api.errors import Overloaded, error_status, make_status
 from service.domain.errors import StorageFailure
 from service.telemetry.calls import call_ended
@@ -35,18 +35,18 @@ _LONGEST_REQUEST_ID = 128
 
 
 class _Slots:
-    """So many calls of one class at once."""
+    """A limit on concurrent calls of one kind."""
 
     def __init__(self, limit: int, what: str) -> None:
         self._free = limit
-        self._message = f"the server has {limit} {what} at once already"
+        self._message = f"the server already has {limit} concurrent {what}, the most allowed; retry later"
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Hold one slot.
 
         Raises:
-            Overloaded: there is none left.
+            Overloaded: no slot is free.
         """
         if self._free == 0:
             raise Overloaded(self._message, retry_after_seconds=1.0)
@@ -59,70 +59,70 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True)
 class _From:
-    """What the metadata of a call say."""
+    """Metadata of a call."""
 
     method: str
     header: str
-    """Value of ``authorization``; empty where there was none."""
+    """Value of ``authorization``; empty if missing."""
     traceparent: str
 
 
 class _Answer:
-    """One call from its beginning to its end, which is told once: to the audit, the log and the metrics."""
+    """One call from start to end. Its end is reported once: to the audit log, the log and the metrics."""
 
-    def __init__(self, guard: Guard, method: str) -> None:
-        self._guard = guard
+    def __init__(self, authorizer: Authorizer, method: str) -> None:
+        self._authorizer = authorizer
         self._method = method
         self._begun = time.monotonic()
         self._call: Call | None = None
         self._ended = False
 
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the call began."""
         return time.monotonic() - self._begun
 
     async def admit(self, request: Any, header: str) -> Call:
-        """The call, if it may be answered; see ``Guard.admit``."""
-        self._call = await self._guard.admit(self._method, None if request is _MALFORMED else request, header)
+        """Authorize the call; see ``Authorizer.admit``."""
+        self._call = await self._authorizer.admit(self._method, None if request is _MALFORMED else request, header)
         return self._call
 
     def fail(self, error: Exception) -> status_pb2.Status:
-        """End with an error; the status to answer with."""
+        """End with an error; returns the status to send."""
         status = _status(self._method, error)
         self.end(code_pb2.Code.Name(status.code))
         return status
 
     def end(self, outcome: str) -> None:
-        """End, before the caller has the answer; does nothing the second time."""
+        """End the call, before the response is sent; does nothing the second time."""
         if self._ended:
             return
         self._ended = True
         if self._call is not None:
-            self._guard.ended(self._call, outcome)
+            self._authorizer.ended(self._call, outcome)
         call_ended(self._method, outcome, self.seconds(), self._call)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method of this API; health and reflection pass untouched, so that they answer under any load.
+    """Wraps every method of this API. Health and reflection are not wrapped, so that they answer under any load.
 
-    Servicers raise ``micromodels`` and ``service`` errors and know no status codes; this is where they become a
-    ``google.rpc.Status``. Anything else that they raise is a mistake: it is logged under a number that the caller gets.
+    Servicers raise ``micromodels`` and ``service`` errors and set no status codes; here the errors become a
+    ``google.rpc.Status``. Any other exception is a bug: it is logged under an incident number that the caller gets.
 
     Args:
-        guard: says who calls and whether they may, and sees to the audit.
-        unary_limit: how many unary calls may run at once.
-        stream_limit: how many streams may be open at once.
-        on_failure: called in the event loop when a call has found disk or database broken.
+        authorizer: authenticates and authorizes calls, and writes their audit rows.
+        unary_limit: most concurrent unary calls.
+        stream_limit: most open streams.
+        on_failure: called in the event loop when a call finds the disk or database broken.
     """
 
     def __init__(
         self,
-        guard: Guard,
+        authorizer: Authorizer,
         unary_limit: int = 256,
         stream_limit: int = 512,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        self._guard = guard
+        self._authorizer = authorizer
         self._on_failure = on_failure
         self._unary = _Slots(unary_limit, "calls")
         self._streams = _Slots(stream_limit, "streams")
@@ -132,7 +132,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Find the handler and wrap it; an unknown method has none."""
+        """Find the handler and wrap it; unknown methods have none."""
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
@@ -149,14 +149,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _call(self, caller: _From, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def wrapped(request: Any, context: Any) -> Any:
-            answer = _Answer(self._guard, caller.method)
+            answer = _Answer(self._authorizer, caller.method)
             try:
                 with self._unary.taken(), span(caller.method, caller.traceparent):
                     call = await answer.admit(request, caller.header)
                     with calling(call):
                         response = await behavior(_checked(request), context)
-                    if answer.seconds() > RECHECK_SECONDS:  # it waited for news
-                        await self._guard.recheck_reading(call, caller.header)
+                    if answer.seconds() > RECHECK_SECONDS:  # the call took long; permissions may have changed
+                        await self._authorizer.recheck_reading(call, caller.header)
                 answer.end("OK")
                 return response
             except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -172,11 +172,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self, caller: _From, behavior: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
-            answer = _Answer(self._guard, caller.method)
+            answer = _Answer(self._authorizer, caller.method)
             try:
                 with self._streams.taken(), OPEN_STREAMS.track_inprogress(), span(caller.method, caller.traceparent):
                     call = await answer.admit(request, caller.header)
-                    self._guard.opened(call)
+                    self._authorizer.opened(call)
                     given = behavior(_checked(request), context)
                     async with aclosing(self._watched(call, caller.header, given)) as responses:
                         async for response in responses:
@@ -199,7 +199,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _watched(
         self, call: Call, header: str, responses: AsyncGenerator[Any, None]
     ) -> AsyncGenerator[Any, None]:
-        """The responses, for as long as the caller is allowed them: also where none comes for long."""
+        """Yield the responses while the caller is authorized; checked also while no response arrives."""
         context, judged = context_of(call), time.monotonic()
         following: asyncio.Task[Any] | None = None
         try:
@@ -209,7 +209,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     left = judged + RECHECK_SECONDS - time.monotonic()
                     done, _ = await asyncio.wait({following}, timeout=max(left, 0.0))
                     if time.monotonic() - judged >= RECHECK_SECONDS:
-                        await self._guard.recheck(call, header)
+                        await self._authorizer.recheck(call, header)
                         judged = time.monotonic()
                     if done:
                         break
@@ -234,12 +234,12 @@ def _caller(details: grpc.HandlerCallDetails) -> _From:
 
 
 def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Give a marker for bytes that do not parse; grpc would answer UNKNOWN with the parser's inner workings."""
+    """Return a marker for bytes that do not parse; grpc itself would answer UNKNOWN with details of the parser."""
 
     def wrapped(data: bytes) -> Any:
         try:
             return deserialize(data)
-        except Exception:  # whatever the parser raises, it is about the bytes
+        except Exception:  # any error of the parser is about the bytes
             return _MALFORMED
 
     return wrapped
@@ -257,11 +257,11 @@ def _status(method: str, error: Exception) -> status_pb2.Status:
         return error_status(error)
     incident = secrets.token_hex(4)
     _LOG.error("incident %s in %s", incident, method, exc_info=error)
-    message = f"a mistake in the server; its log has more under incident {incident}"
+    message = f"internal error; the server's log has details under incident {incident}"
     return make_status(code_pb2.INTERNAL, "INTERNAL", message, {"incident": incident})
 
 
 async def _abort(context: Any, status: status_pb2.Status) -> None:
-    # A message with a line break or a character beyond ASCII is encoded by grpc; the details carry it as it is.
+    # grpc encodes line breaks and characters beyond ASCII in the message; the details carry it unchanged.
     trailing = ((_STATUS_KEY, status.SerializeToString()),)
     await context.abort(_CODES[status.code], status.message, trailing)

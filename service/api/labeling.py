@@ -1,4 +1,4 @@
-"""``LabelingService``: starts work and shows how it goes."""
+"""``LabelingService``: starts long-running work and reports its progress."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _SETTINGS = ("recipe", "experiments", "seed", "device", "effort")
 
 
 class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
-    """Starts long-running work and shows how it goes.
+    """Starts long-running work and reports its progress.
 
     Args:
         backend: the store.
-        results: makes operations of jobs.
+        results: converts jobs to operations.
     """
 
     def __init__(self, backend: Backend, results: Results) -> None:
@@ -97,7 +97,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             model_id, version = _of_project(project_id, ids, field)
             number = version_number(version, field)
         if request.settings.recipe not in ("", "auto", "head"):
-            raise InvalidInput("settings.recipe", request.settings.recipe, "auto or head: others cannot be corrected")
+            raise InvalidInput("settings.recipe", request.settings.recipe, "auto or head, which support corrections")
         with _under("settings", _SETTINGS):
             spec = RetrainSpec(video_id, **_settings(request.settings), model_id=model_id, version=number)
         return await self._submit(project_id, spec, request.request_id)
@@ -108,7 +108,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         if request.format not in EXPORT_FORMATS:
             raise InvalidInput("format", request.format, ", ".join(EXPORT_FORMATS.values()))
         if request.format == labeling_pb2.EXPORT_FORMAT_ARCHIVE:
-            current_caller().check(Permission.MANAGE, project_id)  # it has the audit in it
+            current_caller().check(Permission.MANAGE, project_id)  # the archive contains audit rows
         spec = ExportSpec(video_id, EXPORT_FORMATS[request.format])
         return await self._submit(project_id, spec, request.request_id)
 
@@ -119,7 +119,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     def _stop_early(self, project_id: str, job_id: str) -> operations_pb2.Operation:
         job = self._store.jobs.get(project_id, job_id)
         if job.kind not in _TRAINS:
-            raise FailedPrecondition(f"operation {job_id!r} does not train: it is of kind {job.kind.value}")
+            raise FailedPrecondition(f"operation {job_id!r} of kind {job.kind.value} does not train")
         return self._results.of(self._store.jobs.finish_early(project_id, job_id))
 
     async def WatchTraining(
@@ -143,7 +143,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             spec = AutoLabelSpec("", **_settings(request.settings))
         seeds = await self._run(_seeds, request)
         binding = _without_token(request)
-        # Where an earlier call was broken off: events that it has had, and the last label.
+        # Position of an interrupted call: the number of its events, and its last label.
         position = decode_token("resume_token", request.resume_token, binding) or {}
         video_id = ""
         async for response in self._bring_in(project_id, request, position):
@@ -170,7 +170,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     async def _bring_in(
         self, project_id: str, request: labeling_pb2.AutoLabelRequest, position: dict[str, Any]
     ) -> AsyncIterator[labeling_pb2.AutoLabelResponse | str]:
-        """What registering a path reports; last of all the id of the video."""
+        """Register a path: yields its progress, and finally the id of the video."""
         source = request.WhichOneof("source")
         if source == "video":
             yield _of_project(project_id, names.VIDEO.parse(request.video, "video"), "video")[0]
@@ -210,10 +210,10 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         )
 
     def _succeeded(self, project_id: str, job_id: str) -> Job:
-        """A job that has ended.
+        """A job that has ended successfully.
 
         Raises:
-            OperationFailed: it did not end well.
+            OperationFailed: the job failed.
         """
         job = self._store.jobs.get(project_id, job_id)
         if job.state is not JobState.SUCCEEDED:
@@ -257,7 +257,7 @@ def _seeds(request: labeling_pb2.AutoLabelRequest) -> list[AnyLabel]:
 
 
 def _without_token(request: labeling_pb2.AutoLabelRequest) -> str:
-    """The body of a request, for comparison."""
+    """The body of a request without its resume token, for comparison."""
     body = labeling_pb2.AutoLabelRequest()
     body.CopyFrom(request)
     body.ClearField("resume_token")
@@ -265,20 +265,20 @@ def _without_token(request: labeling_pb2.AutoLabelRequest) -> str:
 
 
 def _part(request_id: str, what: str) -> str:
-    """One call's id for one of the several things that it does."""
+    """The request id for one part of a call that does several things."""
     return f"{request_id}/{what}" if request_id else ""
 
 
 def _of_project(project_id: str, ids: tuple[str, ...], field: str) -> tuple[str, ...]:
-    """The ids below a project, which must be the one that the call works in."""
+    """The ids below a project, which must be the project of the call."""
     if ids[0] != project_id:
-        raise InvalidInput(field, names.PROJECT.format(ids[0]), f"something in {names.PROJECT.format(project_id)}")
+        raise InvalidInput(field, names.PROJECT.format(ids[0]), f"a resource in {names.PROJECT.format(project_id)}")
     return ids[1:]
 
 
 @contextmanager
 def _under(path: str, fields: tuple[str, ...]) -> Iterator[None]:
-    """Give errors about these fields their path in the request."""
+    """Prefix errors about these fields with their path in the request."""
     try:
         yield
     except InvalidInput as error:

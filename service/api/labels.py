@@ -104,7 +104,7 @@ class LabelServicer(label_pb2_grpc.LabelServiceServicer):
     def _delete(self, request: label_pb2.DeleteLabelsRequest) -> WriteResult:
         project_id, video_id = names.VIDEO.parse(request.parent, "parent")
         if not request.HasField("selection"):
-            raise InvalidInput("selection", None, "a selection, which may be empty to pick every label")
+            raise InvalidInput("selection", None, "a selection; leave it empty to select every label")
         query = selection_query(request.selection, self._store.videos.get(project_id, video_id))
         keys = [record.key for record in self._store.labels.stream(project_id, video_id, **query)]
         base = request.base_revision if request.HasField("base_revision") else None
@@ -114,10 +114,10 @@ class LabelServicer(label_pb2_grpc.LabelServiceServicer):
 
 
 def parse_labels(messages: Sequence[label_pb2.Label], where: str) -> list[AnyLabel]:
-    """Labels that a caller sent in the field ``where``.
+    """Parse the labels of the request field ``where``.
 
     Raises:
-        InvalidInput: too many, or a field holds what is not allowed.
+        InvalidInput: too many labels, or a value that is not allowed.
         OutOfRange: a frame is negative.
     """
     check_count(where, len(messages), MAX_LABELS)
@@ -136,12 +136,11 @@ def write_checked(
     kind: ChangeKind = ChangeKind.WRITE,
     also: Sequence[AnyLabel] = (),
 ) -> WriteResult:
-    """Write labels that fit the video; errors name the label's place in the field ``where``.
+    """Check labels against the video and write them; errors name the label's position in the field ``where``.
 
     Raises:
-        InvalidInput: a mask of another size, a coordinate outside of the picture, or what ``Labels.write`` does not
-            allow.
-        OutOfRange: a frame that the video does not have.
+        InvalidInput: a mask of another size, a coordinate outside the frame, or input that ``Labels.write`` refuses.
+        OutOfRange: a frame outside the video.
     """
     project_id, video_id = ids
     video = store.videos.get(project_id, video_id)
@@ -174,7 +173,7 @@ def write_checked(
 async def label_batches(
     backend: Backend, ids: tuple[str, ...], after: LabelKey | None, query: dict[str, Any]
 ) -> AsyncIterator[tuple[list[label_pb2.Label], LabelKey]]:
-    """The labels of a video as messages in batches of bounded size, each with the key of its last label."""
+    """The labels of a video in batches of messages of bounded size, each with the key of its last label."""
     records = await backend.run(backend.store.labels.stream, *ids, after=after, **query)
     while batch := await backend.run_busily(_batch, ids[0], records):
         yield batch
@@ -192,15 +191,15 @@ def _batch(project_id: str, records: Iterator[LabelRecord]) -> tuple[list[label_
 
 
 def selection_query(selection: label_pb2.LabelSelection, video: VideoRecord) -> dict[str, Any]:
-    """A selection as arguments of ``Labels.stream`` and ``Reviews.review``.
+    """Convert a selection to arguments of ``Labels.stream`` and ``Reviews.review``.
 
     Raises:
         FailedPrecondition: the video is not ready.
         InvalidInput: an empty range, or too many names.
-        OutOfRange: a frame that the video does not have.
+        OutOfRange: a frame outside the video.
     """
     if video.state is not VideoState.READY:
-        raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}; it has no labels yet")
+        raise FailedPrecondition(f"video {video.video_id!r} is {video.state.value}, not ready, and has no labels")
     count = video.frame_count
     start, stop = selection.start_frame, selection.stop_frame or count
     if not 0 <= start < count:
@@ -220,10 +219,10 @@ def selection_query(selection: label_pb2.LabelSelection, video: VideoRecord) -> 
 
 
 def check_count(field: str, count: int, most: int) -> None:
-    """Refuse too long a list.
+    """Raise if a list is too long.
 
     Raises:
-        InvalidInput: it is.
+        InvalidInput: the list is too long.
     """
     if count > most:
         raise InvalidInput(field, f"{count} items", f"at most {most}")
@@ -235,17 +234,17 @@ def _check_frame(frame: int, video: VideoRecord, where: str) -> None:
 
 
 def check_label(label: AnyLabel, video: VideoRecord, where: str) -> None:
-    """Refuse a label that does not fit a video.
+    """Raise if a label does not fit a video.
 
     Raises:
-        InvalidInput: a mask of another size, or a coordinate outside of the picture.
-        OutOfRange: a frame that the video does not have.
+        InvalidInput: a mask of another size, or a coordinate outside the frame.
+        OutOfRange: a frame outside the video.
     """
     _check_frame(label.frame, video, f"{where}.frame_index")
     with label_errors(where, _subject(label)):
         try:
             check_fits_video(label, width_px=video.width_px, height_px=video.height_px)
-        except OutOfRange as error:  # the status of that name is for frames and offsets: places to read from
+        except OutOfRange as error:  # the status OUT_OF_RANGE is for frames and offsets only
             raise InvalidInput(error.field, error.value, error.allowed) from None
 
 

@@ -1,4 +1,4 @@
-"""From the store's records to the messages of the API; labels and ontologies by ``micromodels.client.messages``."""
+"""Converts the store's records to API messages; ``micromodels.client.messages`` converts labels and ontologies."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ _REVIEWS: dict[ReviewState, label_pb2.ReviewState.ValueType] = {
 }
 _STATES: dict[JobState, labeling_pb2.OperationState.ValueType] = {
     JobState.QUEUED: labeling_pb2.OPERATION_STATE_QUEUED,
-    JobState.LEASED: labeling_pb2.OPERATION_STATE_QUEUED,  # who holds a job that has not begun is nobody's business
+    JobState.LEASED: labeling_pb2.OPERATION_STATE_QUEUED,  # leased but not started: queued, for clients
     JobState.RUNNING: labeling_pb2.OPERATION_STATE_RUNNING,
     JobState.CANCELLING: labeling_pb2.OPERATION_STATE_CANCELLING,
     JobState.SUCCEEDED: labeling_pb2.OPERATION_STATE_SUCCEEDED,
@@ -101,7 +101,7 @@ EXPORT_FORMATS: dict[int, str] = {
     labeling_pb2.EXPORT_FORMAT_ARCHIVE: "archive",
     labeling_pb2.EXPORT_FORMAT_REVIEW_REPORT: "review_report",
 }
-"""Formats of the API, and what the jobs call them."""
+"""Export formats of the API and their names in jobs."""
 
 
 def timestamp(moment: datetime) -> Timestamp:
@@ -136,7 +136,7 @@ def upload_message(upload: Upload) -> video_pb2.Upload:
 
 
 def video_message(video: VideoRecord, table: Mapping[str, Any] | None = None) -> video_pb2.Video:
-    """A video; with ``table``, as ``FrameTable.to_dict`` gave it, the whole summary of its frames."""
+    """A video; ``table`` (from ``FrameTable.to_dict``) adds the whole summary of its frames."""
     message = video_pb2.Video(
         name=names.VIDEO.format(video.project_id, video.video_id),
         display_name=video.display_name,
@@ -181,11 +181,11 @@ def key_from_message(message: label_pb2.LabelKey, where: str) -> LabelKey:
     """The key of a label, from a message at a path in the request.
 
     Raises:
-        InvalidInput: it names neither track nor frame class.
+        InvalidInput: neither track nor frame class is set.
         OutOfRange: the frame is negative.
     """
     if message.frame_index < 0:
-        raise OutOfRange(f"{where}.frame_index", message.frame_index, "a frame of the video, from 0 on")
+        raise OutOfRange(f"{where}.frame_index", message.frame_index, "a frame of the video, at least 0")
     subject = message.WhichOneof("subject")
     if subject is None:
         raise InvalidInput(f"{where}.subject", None, "track or frame_class")
@@ -198,11 +198,11 @@ def key_from_message(message: label_pb2.LabelKey, where: str) -> LabelKey:
 
 
 def wire_label(message: label_pb2.Label, where: str) -> AnyLabel:
-    """A label that a caller sent.
+    """Parse a label from a caller.
 
     Raises:
-        InvalidInput: a field holds what is not allowed, or a human label does not say one clear thing: a polygon whose
-            sides cross, a shape of no area, or no shape though the object is there.
+        InvalidInput: a value that is not allowed, or an ambiguous human label: a polygon that crosses itself, a shape
+            without area, or a visible object without a shape.
         OutOfRange: the frame is negative.
     """
     label = label_from_message(message, where)
@@ -215,7 +215,7 @@ def wire_label(message: label_pb2.Label, where: str) -> AnyLabel:
 
 
 def label_record_message(project_id: str, record: LabelRecord) -> label_pb2.Label:
-    """A label as callers get it; the record must not be a deletion."""
+    """A label for callers; the record must not be a deletion."""
     assert record.label is not None
     message = label_to_message(record.label, record.revision)
     message.provenance.version = names.provenance_to_wire(project_id, message.provenance.version)
@@ -268,7 +268,7 @@ def _finite(value: Any) -> Any:
 
 
 def operation_message(job: Job) -> operations_pb2.Operation:
-    """A job as an operation, without what it ended with."""
+    """A job as an operation, without its result."""
     operation = operations_pb2.Operation(
         name=names.OPERATION.format(job.project_id, job.job_id), done=job.state.is_final
     )
@@ -277,7 +277,7 @@ def operation_message(job: Job) -> operations_pb2.Operation:
 
 
 def operation_metadata(job: Job) -> labeling_pb2.OperationMetadata:
-    """How a job stands."""
+    """Metadata of a job's operation."""
     progress = job.progress
     message = labeling_pb2.OperationMetadata(
         kind=_KINDS[job.kind],
@@ -304,7 +304,7 @@ def operation_metadata(job: Job) -> labeling_pb2.OperationMetadata:
 
 
 def progress_message(event: JobEvent, picture: bytes = b"") -> labeling_pb2.Progress | None:
-    """What a job reported; None for a kind of event that callers are not told."""
+    """Progress reported by a job; None for internal events."""
     message = labeling_pb2.Progress(event_time=timestamp(event.created_at))
     payload = event.payload
     if event.kind == "state":

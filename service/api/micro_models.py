@@ -1,4 +1,4 @@
-"""``MicroModelService`` and ``FileService``: what training and exporting leave behind."""
+"""``MicroModelService`` and ``FileService``: results of training and export."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ANY = "-"
 
 
 def version_number(version: str, field: str = "name") -> int:
-    """The number of a version as the store has it: 0 for the newest.
+    """The number of a version in the store: 0 for the newest.
 
     Raises:
-        InvalidInput: neither a number from 1 on nor ``latest``.
+        InvalidInput: neither a number of at least 1 nor ``latest``.
     """
     if version == names.LATEST:
         return 0
@@ -79,13 +79,13 @@ class MicroModelServicer(micro_model_pb2_grpc.MicroModelServiceServicer):
         """See the proto."""
         project_id, model_id, version = names.MODEL_VERSION.parse(request.name)
         if version == names.LATEST:
-            raise InvalidInput("name", request.name, "the number of a version: what is deleted must be said exactly")
+            raise InvalidInput("name", request.name, "a version by its number, not latest, to avoid wrong deletions")
         await self._run(self._store.models.delete, project_id, model_id, version_number(version))
         return empty_pb2.Empty()
 
 
 class FileServicer(file_pb2_grpc.FileServiceServicer):
-    """Gives out files.
+    """Serves files.
 
     Args:
         backend: the store.

@@ -1,4 +1,4 @@
-"""Resource names: the one place where they are taken apart and put together."""
+"""Resource names: parsed and formatted here only."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = [
 
 _LONGEST = 1000
 LATEST = "latest"
-"""In place of the number of a version: the newest."""
+"""Stands for the newest version in place of a version number."""
 
 
 class Template:
-    """A kind of resource name.
+    """A pattern of resource names.
 
     Args:
-        pattern: with ``{id}`` where an id stands, e.g. ``"projects/{project}/videos/{video}"``; ``{file}`` may hold
+        pattern: with ``{id}`` for each id, such as ``"projects/{project}/videos/{video}"``; ``{file}`` may contain
             slashes.
     """
 
@@ -48,14 +48,14 @@ class Template:
         self._regex = re.compile("".join(a + b for a, b in zip(literals, [*groups, ""], strict=True)))
 
     def parse(self, name: str, field: str = "name") -> tuple[str, ...]:
-        """The ids of a name.
+        """Parse the ids of a name.
 
         Args:
             name: what the caller sent.
-            field: where, for the error.
+            field: name of the field, for the error.
 
         Raises:
-            InvalidInput: it is not a name of this kind.
+            InvalidInput: the name does not match the pattern.
         """
         match = self._regex.fullmatch(name) if len(name) <= _LONGEST else None
         if match is None:
@@ -63,7 +63,7 @@ class Template:
         return match.groups()
 
     def matches(self, name: str) -> bool:
-        """Whether it is a name of this kind."""
+        """Whether a name matches the pattern."""
         return self._regex.fullmatch(name) is not None
 
     def format(self, *ids: str | int) -> str:
@@ -91,7 +91,7 @@ def video_ids(name: str, field: str = "parent") -> tuple[str, str]:
     """Project and video of a video's name.
 
     Raises:
-        InvalidInput: it is not a name of this kind.
+        InvalidInput: not the name of a video.
     """
     project_id, video_id = VIDEO.parse(name, field)
     return project_id, video_id
@@ -101,13 +101,13 @@ _SHORT = re.compile(r"([a-z0-9-]{1,63})@([0-9]{1,9})")
 
 
 def provenance_to_wire(project_id: str, version: str) -> str:
-    """``model@3``, as the store has it, as a resource name; anything else stays as it is."""
+    """Convert the store's ``model@3`` to a resource name; other values stay unchanged."""
     match = _SHORT.fullmatch(version)
     return MODEL_VERSION.format(project_id, *match.groups()) if match else version
 
 
 def provenance_from_wire(version: str) -> str:
-    """The other way round."""
+    """Convert a resource name to the store's ``model@3``; other values stay unchanged."""
     if not MODEL_VERSION.matches(version):
         return version
     _, model_id, number = MODEL_VERSION.parse(version)

@@ -39,14 +39,14 @@ _PAGE = (50, 1000)
 _LONGEST_WAIT_SECONDS = 300.0
 _ANSWER_SECONDS = 1.0
 _FILTER = re.compile(r'metadata\.video\s*=\s*"([^"]*)"')
-_FILTERS = 'nothing, or `metadata.video = "projects/{project}/videos/{video}"` with a video of the project'
+_FILTERS = 'empty, or `metadata.video = "projects/{project}/videos/{video}"` with a video of the project'
 
 
 def _filtered(project_id: str, text: str) -> str:
-    """The video whose operations a filter leaves; empty for all.
+    """The video of a filter; empty for all.
 
     Raises:
-        InvalidInput: it is no filter that is understood.
+        InvalidInput: the filter is not supported.
     """
     if not text:
         return ""
@@ -58,10 +58,10 @@ def _filtered(project_id: str, text: str) -> str:
 
 
 class Results:
-    """Makes operations of jobs, with what they ended with. Calls block.
+    """Converts jobs to operations with their results. Calls block.
 
     Args:
-        store: where the jobs and their results are.
+        store: source of the jobs and their results.
     """
 
     def __init__(self, store: Store) -> None:
@@ -81,9 +81,9 @@ class Results:
         if job.state is JobState.SUCCEEDED:
             operation.response.Pack(self._response(job))
         elif job.state is JobState.FAILED:
-            operation.error.CopyFrom(job_status(job.error or JobError("INTERNAL", "it failed without a reason")))
+            operation.error.CopyFrom(job_status(job.error or JobError("INTERNAL", "failed for an unknown reason")))
         elif job.state is JobState.CANCELLED:
-            message = "cancelled; what was finished is kept"
+            message = "cancelled; finished work is kept"
             operation.error.CopyFrom(make_status(code_pb2.CANCELLED, "CANCELLED", message))
         return operation
 
@@ -98,7 +98,7 @@ class Results:
         return video_message(video, self._store.videos.frame_table(project_id, video_id) if ready else None)
 
     def auto_label_result(self, job: Job) -> labeling_pb2.AutoLabelResult:
-        """What an auto-label job has made."""
+        """Result of an auto-label job."""
         ids = (job.project_id, job.result["model_id"], job.result["version"])
         return labeling_pb2.AutoLabelResult(
             video=names.VIDEO.format(job.project_id, job.video_id),
@@ -125,7 +125,7 @@ class Results:
             model_ids = (job.project_id, job.result["model_id"], job.result["version"])
             try:
                 return model_message(self._store.models.get(*model_ids))
-            except NotFound:  # deleted since; its name is all that is left
+            except NotFound:  # deleted since; only its name is left
                 return micro_model_pb2.MicroModelVersion(name=names.MODEL_VERSION.format(*model_ids))
         try:
             return self.video(job.project_id, job.video_id)
@@ -172,13 +172,13 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Context
     ) -> operations_pb2.Operation:
-        """How an operation stands."""
+        """State of an operation."""
         return await self._run(self._results.of_id, *names.OPERATION.parse(request.name))
 
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: Context
     ) -> operations_pb2.ListOperationsResponse:
-        """The operations of the project that ``name`` names, or of a video of it, oldest first."""
+        """Operations of the project ``name``, optionally of one video, oldest first."""
         (project_id,) = names.PROJECT.parse(request.name)
         video_id = _filtered(project_id, request.filter)
         limit = page_size(request.page_size, _PAGE)
@@ -192,7 +192,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: Context
     ) -> operations_pb2.Operation:
-        """The operation when it has ended, or as it is after ``timeout``, five minutes or just before the deadline."""
+        """The operation once it has ended, or its state after ``timeout``, five minutes or just before the deadline."""
         project_id, job_id = names.OPERATION.parse(request.name)
         limits = [_LONGEST_WAIT_SECONDS]
         if request.HasField("timeout"):
@@ -206,13 +206,13 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: Context
     ) -> empty_pb2.Empty:
-        """Ask an operation to stop; what it has finished is kept."""
+        """Ask an operation to stop; finished work is kept."""
         await self._run(self._store.jobs.cancel, *names.OPERATION.parse(request.name))
         return empty_pb2.Empty()
 
     async def DeleteOperation(
         self, request: operations_pb2.DeleteOperationRequest, context: Context
     ) -> empty_pb2.Empty:
-        """Forget an operation that has ended."""
+        """Delete an operation that has ended."""
         await self._run(self._store.jobs.delete, *names.OPERATION.parse(request.name))
         return empty_pb2.Empty()

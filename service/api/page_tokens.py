@@ -1,4 +1,4 @@
-"""Opaque tokens: where the next page starts, where a broken stream goes on."""
+"""Page tokens and resume tokens: opaque positions where the next page or an interrupted stream continues."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["PageSize", "decode_token", "encode_token", "page_size"]
 _LONGEST = 2000
 
 PageSize = tuple[int, int]
-"""What an unset page size means, and the largest."""
+"""Default and largest page size."""
 
 
 def encode_token(request: object, position: Any) -> str:
-    """A token.
+    """Create a token.
 
     Args:
-        request: JSON-like data that the next call must repeat; only its checksum goes into the token.
+        request: JSON-like data that the next call must repeat; the token contains only its checksum.
         position: JSON-like data.
     """
     text = json.dumps([_digest(request), position], separators=(",", ":"))
@@ -29,10 +29,10 @@ def encode_token(request: object, position: Any) -> str:
 
 
 def decode_token(field: str, token: str, request: object) -> Any:
-    """The position in a token; None for the empty one.
+    """The position in a token; None for an empty token.
 
     Raises:
-        InvalidInput: not one of ours, or of a request with other values.
+        InvalidInput: not a token of this server, or of a request with other values.
     """
     if not token:
         return None
@@ -41,17 +41,17 @@ def decode_token(field: str, token: str, request: object) -> Any:
             raise ValueError
         digest, position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (ValueError, TypeError):
-        raise InvalidInput(field, token, "empty, or a token that the server gave out") from None
+        raise InvalidInput(field, token, "empty, or a token returned by the server") from None
     if digest != _digest(request):
-        raise InvalidInput(field, token, "a token that was given out for a request with the same other fields")
+        raise InvalidInput(field, token, "a token returned for a request with the same other fields")
     return position
 
 
 def page_size(asked: int, size: PageSize) -> int:
-    """How many items a page has.
+    """The number of items of a page.
 
     Raises:
-        InvalidInput: a negative number was asked for.
+        InvalidInput: a negative page size.
     """
     default, largest = size
     if asked < 0:

@@ -26,7 +26,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
 
     Args:
         backend: the store.
-        sessions: end with their project.
+        sessions: the label sessions, which end with their project.
     """
 
     def __init__(self, backend: Backend, sessions: Sessions) -> None:
@@ -82,7 +82,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
             objects, frames = wanted.object_classes, wanted.frame_classes
             if not ("object_classes" in paths and "frame_classes" in paths):
                 now = self._store.projects.get(project_id)
-                etag = etag or now.etag  # the half that stays must be the one that was read here
+                etag = etag or now.etag  # the unchanged half must be the one read here
                 kept = ontology_to_message(now.ontology)
                 objects = objects if "object_classes" in paths else kept.object_classes
                 frames = frames if "frame_classes" in paths else kept.frame_classes

@@ -1,4 +1,4 @@
-"""``ReviewService``: judging labels and commenting on frames."""
+"""``ReviewService``: reviewing labels and commenting on frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGE = (50, 1000)
 
 
 class ReviewServicer(review_pb2_grpc.ReviewServiceServicer):
-    """Judges labels and comments on frames.
+    """Reviews labels and comments on frames.
 
     Args:
         backend: the store.
@@ -45,7 +45,7 @@ class ReviewServicer(review_pb2_grpc.ReviewServiceServicer):
         ids = names.video_ids(request.parent)
         action = review_action(request.action)
         if request.HasField("selection") == bool(request.keys):
-            raise InvalidInput("selection", None, "either a selection, which may be empty to pick every label, or keys")
+            raise InvalidInput("selection", None, "either keys, or a selection; an empty one selects every label")
         check_count("keys", len(request.keys), MAX_LABELS)
         which: dict[str, Any] = {}
         if request.keys:

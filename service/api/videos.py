@@ -27,12 +27,12 @@ _GIVING_WAY_SECONDS = 60.0
 
 
 class VideoServicer(video_pb2_grpc.VideoServiceServicer):
-    """Brings videos in and answers what is known of them.
+    """Adds, reads and deletes videos.
 
     Args:
         backend: the store.
-        results: makes operations of jobs.
-        sessions: end with their video.
+        results: converts jobs to operations.
+        sessions: the label sessions, which end with their video.
     """
 
     def __init__(self, backend: Backend, results: Results, sessions: Sessions) -> None:
@@ -132,11 +132,11 @@ class VideoServicer(video_pb2_grpc.VideoServiceServicer):
         project_id, video_id = names.VIDEO.parse(request.name)
         await self._run(self._sessions.end, project_id, video_id)
         job = await self._run(self._store.jobs.newest, project_id, video_id, JobKind.RETRAIN)
-        if job is not None and job.spec["automatic"] and not job.state.is_final:  # nobody asked for it
+        if job is not None and job.spec["automatic"] and not job.state.is_final:  # no user started it
             await self._run(self._store.jobs.cancel, project_id, job.job_id)
             await self._backend.wait(project_id, job.job_id, _GIVING_WAY_SECONDS)
         await self._run(self._store.erasure.delete, project_id, video_id)
-        await self._run(self._sessions.end, project_id, video_id)  # one that was opened at the last moment
+        await self._run(self._sessions.end, project_id, video_id)  # a session may have opened in the meantime
         return empty_pb2.Empty()
 
 
@@ -148,10 +148,10 @@ def _check_file_name(name: str) -> None:
 
 
 def check_path(path: str, field: str = "path") -> Path:
-    """A path on the server; whether it lies below an allowed root is the store's to say.
+    """A path on the server; the store checks whether it is below an allowed root.
 
     Raises:
-        InvalidInput: it is not an absolute path. A URL is not.
+        InvalidInput: not an absolute path. URLs are not allowed.
     """
     if not path.startswith("/") or "\0" in path or len(path) > 4096:
         raise InvalidInput(field, path, "an absolute path on the server, at most 4096 characters")

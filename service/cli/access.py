@@ -1,4 +1,4 @@
-"""``micromodels token``, ``role`` and ``certificate``: access, by whoever can write to the data folder."""
+"""``micromodels token``, ``role`` and ``certificate``: manage access, with write access to the data folder."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = ["DataOption", "certificate", "opened", "role", "token"]
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="DIR", help="Data folder of the server; else MICROMODELS_DATA_DIR or ./micromodels-data."
+        "--data", metavar="DIR", help="Data folder of the server; default: MICROMODELS_DATA_DIR or ./micromodels-data."
     ),
 ]
-DaysOption = Annotated[float, typer.Option(help="How long the token is valid, up to 3650.")]
+DaysOption = Annotated[float, typer.Option(help="Days for which the token is valid, up to 3650.")]
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-token = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Make and end the tokens that callers show.")
-role = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Say who is what in which project.")
-certificate = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Make client certificates (mutual TLS).")
+token = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Create and revoke access tokens.")
+role = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Set the roles of users in projects.")
+certificate = typer.Typer(no_args_is_help=True, context_settings=_HELP, help="Create client certificates (mutual TLS).")
 
 
 @contextmanager
 def opened(data: Path | None, command: str, *, make: bool = False) -> Iterator[Store]:
-    """The store of a data folder, beside a server that may be using it; what is done is audited as ``cli/COMMAND``.
+    """The store of a data folder that a server may be using. Writes are audited as ``cli/COMMAND``.
 
     Raises:
-        InvalidInput: there is no data folder, unless ``make``.
+        InvalidInput: the data folder does not exist, unless ``make``.
     """
     from service.access.calls import Call, calling
     from service.settings import Settings
@@ -48,7 +48,7 @@ def opened(data: Path | None, command: str, *, make: bool = False) -> Iterator[S
 
     settings = Settings.from_environment(data_dir=data)
     if not make and not settings.data_dir.is_dir():
-        raise InvalidInput("--data", str(settings.data_dir), "the data folder of a server")
+        raise InvalidInput("--data", str(settings.data_dir), "an existing data folder of a server")
     with Store.open(settings, exclusive=False) as store, calling(Call(LOCAL_OWNER, f"cli/{command}")):
         yield store
 
@@ -59,18 +59,18 @@ def _console() -> Console:
 
 @token.command("create")
 def create_token(
-    user: Annotated[str, typer.Argument(metavar="NAME", help="Whose: a-z, 0-9 and -. Made if there is none.")],
-    project: Annotated[str, typer.Option(metavar="ID", help="Also give a role in this project.")] = "",
-    as_role: Annotated[Role | None, typer.Option("--role", help="The role in it.")] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="Make the user an administrator of the server.")] = False,
+    user: Annotated[str, typer.Argument(metavar="NAME", help="Name of the user: a-z, 0-9 and -. Created if new.")],
+    project: Annotated[str, typer.Option(metavar="ID", help="Also give the user a role in this project.")] = "",
+    as_role: Annotated[Role | None, typer.Option("--role", help="Role in that project.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="Make the user a server administrator.")] = False,
     days: DaysOption = 90.0,
     data: DataOption = None,
 ) -> None:
-    """Make a token and print it on standard output: it is shown once and kept nowhere."""
+    """Create a token and print it on standard output. It is shown only once."""
     console = _console()
     with exit_codes(console), opened(data, "token.create", make=True) as store:
         if bool(project) != (as_role is not None):
-            raise InvalidInput("--role", as_role, "a role together with --project, or neither")
+            raise InvalidInput("--role", as_role, "a role together with --project, or neither of them")
         if project:
             store.projects.get(project)
         made, bearer = store.access.issue(user, days=days, is_admin=admin)
@@ -84,9 +84,9 @@ def create_token(
 
 @token.command("list")
 def list_tokens(data: DataOption = None) -> None:
-    """List all tokens with their users and ends, without their secrets."""
+    """List all tokens with user and expiry, without their secrets."""
     with exit_codes(_console()), opened(data, "token.list") as store:
-        table = Table("token", "user", "server admin", "made", "ends", "state", box=None, pad_edge=False)
+        table = Table("token", "user", "server admin", "created", "expires", "state", box=None, pad_edge=False)
         after = ""
         while True:
             page = store.access.list(after=after)
@@ -111,7 +111,7 @@ def revoke_token(
     token_id: Annotated[str, typer.Argument(metavar="TOKEN_ID", help="As `token list` shows it.")],
     data: DataOption = None,
 ) -> None:
-    """End a token; a running server refuses it within two seconds."""
+    """Revoke a token; a running server refuses it within two seconds."""
     console = _console()
     with exit_codes(console), opened(data, "token.revoke") as store:
         ended = store.access.revoke(token_id)
@@ -121,11 +121,11 @@ def revoke_token(
 @token.command("rotate")
 def rotate_token(
     token_id: Annotated[str, typer.Argument(metavar="TOKEN_ID", help="As `token list` shows it.")],
-    overlap_hours: Annotated[float, typer.Option(help="How long the old one stays valid, up to 720.")] = 0.0,
+    overlap_hours: Annotated[float, typer.Option(help="Hours for which the old token stays valid, up to 720.")] = 0.0,
     days: DaysOption = 90.0,
     data: DataOption = None,
 ) -> None:
-    """Make a new token for the same user, print it, and end the old one."""
+    """Create a new token for the same user, print it, and expire the old one."""
     console = _console()
     with exit_codes(console), opened(data, "token.rotate") as store:
         made, bearer = store.access.rotate(token_id, days=days, overlap_hours=overlap_hours)
@@ -134,7 +134,7 @@ def rotate_token(
 
 
 ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help="Id of the project.")]
-UserArgument = Annotated[str, typer.Argument(metavar="NAME", help="The user, who has a token already.")]
+UserArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a user who already has a token.")]
 
 
 @role.command("set")
@@ -144,25 +144,25 @@ def set_role(
     to: Annotated[Role, typer.Argument(metavar="ROLE", help="viewer, annotator, reviewer, service or admin.")],
     data: DataOption = None,
 ) -> None:
-    """Make a user a member of a project, or change the role."""
+    """Add a user to a project, or change the user's role."""
     console = _console()
     with exit_codes(console), opened(data, "role.set") as store:
         store.access.set_role(project, user, to)
-        console.print(f"[dim]·[/] {user} is {to.value} in {project}")
+        console.print(f"[dim]·[/] {user} now has the role {to.value} in {project}")
 
 
 @role.command("remove")
 def remove_role(project: ProjectArgument, user: UserArgument, data: DataOption = None) -> None:
-    """Take a user out of a project; open streams of theirs end within two seconds."""
+    """Remove a user from a project; the user's open streams end within two seconds."""
     console = _console()
     with exit_codes(console), opened(data, "role.remove") as store:
         store.access.remove_role(project, user)
-        console.print(f"[dim]·[/] {user} is not in {project} any more")
+        console.print(f"[dim]·[/] {user} was removed from {project}")
 
 
 @role.command("list")
 def list_roles(project: ProjectArgument, data: DataOption = None) -> None:
-    """List the members of a project with their roles, a line each."""
+    """List the members of a project with their roles, one per line."""
     with exit_codes(_console()), opened(data, "role.list") as store:
         after = ""
         while True:
@@ -176,11 +176,11 @@ def list_roles(project: ProjectArgument, data: DataOption = None) -> None:
 
 @certificate.command("create")
 def create_certificate(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client: a-z, 0-9 and -.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client: a-z, 0-9 and -.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for NAME.pem and NAME.key.")] = Path(),
     data: DataOption = None,
 ) -> None:
-    """Make a client certificate of the server's own authority, for a server with MICROMODELS_TLS_CLIENT_CA=own."""
+    """Create a client certificate from the server's own authority, for a server with MICROMODELS_TLS_CLIENT_CA=own."""
     console = _console()
     with exit_codes(console):
         from service.access.certificates import issue_client
@@ -189,4 +189,4 @@ def create_certificate(
 
         check_id("NAME", name)
         made, key = issue_client(Settings.from_environment(data_dir=data).data_dir / "tls", name, out)
-        console.print(f"[dim]·[/] {made} and {key}; the key is for the client alone")
+        console.print(f"[dim]·[/] {made} and {key}; give the key to the client only")

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 unexpected error, or the system refused · 2 wrong usage or input · 3 the video cannot be "
-    "used · 4 training failed · 5 some files of a batch failed · 130 stopped by Ctrl-C, finished work is kept"
+    "Exit codes: 0 done · 1 unexpected or system error · 2 wrong usage or input · 3 the video cannot be used · "
+    "4 training failed · 5 some files or checks failed · 130 stopped by Ctrl-C, finished work is kept"
 )
 
 app = typer.Typer(
@@ -116,8 +116,8 @@ def main(
 ) -> None:
     """A few hand-drawn labels in, a fully labeled video out.
 
-    Long work shows progress on standard error. Ctrl-C stops it and keeps what is finished; a second Ctrl-C quits at
-    once. Ctrl-\\ says "good enough": training ends with what it has learned, and labeling goes on.
+    Progress is shown on standard error. Ctrl-C stops the work and keeps what is finished; a second Ctrl-C quits at
+    once. Ctrl-\\ ends training early, with the weights it has, and continues with labeling.
     """
 
 
@@ -125,13 +125,13 @@ def main(
 def label(
     source: SourceArgument,
     seeds: SeedsOption,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it is not there.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; created if missing.")],
     recipe: RecipeOption = Recipe.AUTO,
     experiments: ExperimentsOption = 1,
     device: DeviceOption = Device.AUTO,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Train on a few hand labels of a video and label every frame of it.
+    """Train on a few hand labels of a video and label every frame.
 
     Writes labels.jsonl, coco.json, report.json, overlay.mp4 and flipbook.png into DIR, the frame table as video.json
     and the trained model as the folder model. Needs no server.
@@ -146,15 +146,15 @@ def label(
 
 
 def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, display: Display) -> bool:
-    """The steps of ``label``; whether the user stopped it on the way."""
+    """The steps of ``label``; returns whether the user stopped it early."""
     from micromodels.output.run_report import RunReport
     from micromodels.video import open_video
 
     report, stop = RunReport(), StopSignals(display.say)
     display.update("opening", 0, None)
-    # Until training starts there is nothing to keep, and the first Ctrl-C ends the process.
+    # Before training starts nothing is worth keeping, so the first Ctrl-C ends the process.
     with open_video(source) as video, TemporaryDirectory(prefix="micromodels-") as cache, ExitStack() as stack:
-        # What training has encoded is not encoded again for labeling.
+        # Labeling reuses the frames that training has encoded.
         run = replace(_run(device, report, display, stop), cache_dir=Path(cache))
         report.describe_video(source, video.table)
         anchors, names = _read_seeds(seeds, video, report, display)
@@ -172,15 +172,15 @@ def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, d
         total = video.table.frame_count
     report.describe_device(device)
     writer.report()
-    _tell(display, report.to_dict(), out)
+    _summarize(display, report.to_dict(), out)
     if writer.frames_done < total:
-        display.warn(f"stopped after {writer.frames_done} of {total} frames; these are kept")
+        display.warn(f"stopped after {writer.frames_done} of {total} frames; these frames are kept")
         return True
     return False
 
 
-def _tell(display: Display, written: dict[str, Any], out: Path) -> None:
-    """One line on what came out."""
+def _summarize(display: Display, written: dict[str, Any], out: Path) -> None:
+    """Show one line on the result."""
     share = 100 * written["seeds"]["share_of_frames_drawn_by_hand"]
     frames, seconds = written["frames"]["labeled"], written["seconds"]
     display.say(
@@ -193,7 +193,7 @@ def _tell(display: Display, written: dict[str, Any], out: Path) -> None:
 def train(
     source: SourceArgument,
     seeds: SeedsOption,
-    out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Folder for the model; made if it is not there.")],
+    out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Folder for the model; created if missing.")],
     recipe: RecipeOption = Recipe.AUTO,
     experiments: ExperimentsOption = 1,
     device: DeviceOption = Device.AUTO,
@@ -201,7 +201,7 @@ def train(
 ) -> None:
     """Train a micro-model on a few hand labels of a video and save it, for `micromodels batch`.
 
-    The model is safetensors, ONNX and a manifest; nothing in it is executed when it is loaded.
+    The model is safetensors, ONNX and a manifest; loading it executes no code from it.
     """
     from micromodels.output.run_report import RunReport
     from micromodels.video import open_video
@@ -224,16 +224,16 @@ def batch(
         list[str],
         typer.Argument(metavar="SOURCE...", help="Videos, folders of videos or of frames, or quoted patterns."),
     ],
-    model: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="A model that label or train has saved.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results, one folder a video in it.")],
-    overlay: Annotated[bool, typer.Option("--overlay", help="Draw overlay.mp4 of each video too.")] = False,
+    model: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="A model saved by label or train.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results, with a folder per video.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw overlay.mp4 for each video.")] = False,
     device: DeviceOption = Device.AUTO,
 ) -> None:
     """Label many videos with a saved micro-model; no new seeds are needed.
 
-    A video that fails is reported and the others are labeled (exit code 5). batch.json lists every file: done, failed,
-    or left out and why. Run again, the same command skips what is done:
-    each video's folder says in done.json which bytes were labeled by which model. Ctrl-C keeps the finished videos.
+    A video that fails is reported and the others continue (exit code 5). batch.json lists every file: done, failed, or
+    left out and why. Run the same command again to skip finished videos: each video's done.json records which bytes
+    were labeled by which model. Ctrl-C keeps the finished videos.
     """
     console = _console()
     with exit_codes(console):
@@ -259,15 +259,15 @@ def batch(
 
 @app.command(epilog=EXIT_CODES)
 def export(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="What label or batch wrote, or a file of labels.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Results folder of label or batch, or a file.")],
     format: Annotated[Format, typer.Option(help="coco: instances · jsonl: native lines · masks: indexed PNGs.")],
     out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write; for masks the folder.")],
     source: Annotated[
         str | None,
-        typer.Option(metavar="VIDEO", help="The video, where no video.json lies beside the labels (coco and masks)."),
+        typer.Option(metavar="VIDEO", help="The video, if the labels have no video.json beside them (coco, masks)."),
     ] = None,
 ) -> None:
-    """Write labels in another form; the input is checked as strictly as seeds are."""
+    """Convert labels to another format. The input is checked as strictly as seeds are."""
     console = _console()
     with exit_codes(console):
         from micromodels.labels.files import iter_jsonl, read_labels, write_coco, write_jsonl, write_masks
@@ -281,7 +281,7 @@ def export(
             iter_jsonl(path, **limits) if path.suffix == ".jsonl" else read_labels(path, **limits, frame_names=names)
         )
         if out.exists() and path.exists() and out.samefile(path):
-            raise InvalidInput("--out", str(out), "another file than the one that is read")
+            raise InvalidInput("--out", str(out), "a file other than the input")
         out.parent.mkdir(parents=True, exist_ok=True)
         if format is Format.JSONL:
             count = write_jsonl(out, entries)
@@ -298,9 +298,9 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole frame table as JSON.")] = False,
     frames: Annotated[bool, typer.Option("--frames", help="Also list every frame with its presentation time.")] = False,
 ) -> None:
-    """Decode a video once and show its frame table: count, times, rotation, codec, warnings.
+    """Decode a video once and show its frame table: frame count, times, rotation, codec, warnings.
 
-    Headers are not believed: the frames are those that decode.
+    The frames are those that decode, whatever the header says.
     """
     console = _console()
     with exit_codes(console):
@@ -327,53 +327,52 @@ def serve(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of all that is kept, made if needed; else MICROMODELS_DATA_DIR or ./micromodels-data.",
+            help="Data folder, created if missing; default: MICROMODELS_DATA_DIR or ./micromodels-data.",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Off loopback, say 0.0.0.0, TLS and tokens are required.")
+        str, typer.Option(help="Address to listen on. Anything but loopback, such as 0.0.0.0, requires TLS and tokens.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 50051,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")] = 50051,
     page_port: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=65535,
-            help="Port of the web page; 0 takes a free one. Default: 8080, or a free one where --port is 0.",
+            help="Port of the web page; 0 for any free port. Default: 8080, or any free port if --port is 0.",
             show_default=False,
         ),
     ] = None,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Serve no web page.")] = False,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Do not serve the web page.")] = False,
     allow_root: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Folder whose videos clients may register by path; may be repeated."),
+        typer.Option(metavar="DIR", help="Folder whose videos clients may register by path; repeatable."),
     ] = None,
 ) -> None:
-    """Start the gRPC server (API micromodels.v1) and the web page; Ctrl-C ends it.
+    """Start the gRPC server (API micromodels.v1) and the web page; press Ctrl-C to stop.
 
-    Prints host:port on standard output when it answers, then the address of the page to open in a browser; and on
-    standard error, where TLS is on, the certificate that clients need. Jobs that are running when it ends go on at the
-    next start.
+    Prints host:port on standard output when it is ready, then the address of the web page. With TLS it also prints the
+    certificate that clients need, on standard error. Jobs that are running when it stops continue at the next start.
     """
     console = _console()
     with exit_codes(console):
         from service.server import DEFAULT_PAGE_PORT
         from service.server import serve as run_server
 
-        def tell(address: str) -> None:
+        def show(address: str) -> None:
             print(address, flush=True)
 
         if page_port is None:
             page_port = DEFAULT_PAGE_PORT if port else 0
-        console.print("[dim]·[/] Ctrl-C ends it")
+        console.print("[dim]·[/] press Ctrl-C to stop")
         run_server(
             data_dir=data,
             host=host,
             port=port,
             page_port=None if no_page else page_port,
             allowed_roots=tuple(allow_root or ()),
-            on_ready=tell,
-            on_page=tell,
+            on_ready=show,
+            on_page=show,
             on_notice=lambda text: console.print(
                 f"[dim]·[/] {escape(text)}", soft_wrap=True, highlight=False, emoji=False
             ),
@@ -384,7 +383,7 @@ app.command(epilog=EXIT_CODES)(backup.backup)
 app.command(epilog=EXIT_CODES)(backup.restore)
 
 
-# --- what several commands do ----------------------------------------------------------------------------------------
+# --- shared by several commands --------------------------------------------------------------------------------------
 
 
 def _settings(recipe: Recipe, experiments: int) -> Any:
@@ -404,7 +403,7 @@ def _run(device: Device, report: RunReport, display: Display, stop: StopSignals)
 def _read_seeds(
     seeds: Path, video: Video, report: RunReport, display: Display
 ) -> tuple[list[AnyLabel], tuple[str, ...]]:
-    """The hand labels of a seeds file, and the names of the frames where the video is a folder."""
+    """The hand labels of a seeds file, and the frame names if the video is a folder."""
     from micromodels.labels.files import read_labels
     from micromodels.video.source import find_source
 
@@ -419,7 +418,7 @@ def _read_seeds(
     anchors = [label for label in labels if label.is_anchor]
     if len(anchors) < len(labels):
         display.say(
-            f"{len(labels) - len(anchors)} predicted labels of {seeds.name} are left out; hand labels are the seeds"
+            f"{len(labels) - len(anchors)} predicted labels in {seeds.name} are ignored; only hand labels are seeds"
         )
     report.describe_seeds(anchors, table.frame_count)
     for message in table.warnings:
@@ -444,10 +443,10 @@ def _train(video: Video, anchors: list[AnyLabel], settings: Any, run: Run, displ
 
 
 def _save(model: MicroModel, folder: Path) -> None:
-    """Save a trained model; where its folder cannot be written any more it is kept elsewhere, and the error says where.
+    """Save a trained model. If its folder is no longer writable, save it elsewhere; the error says where.
 
     Raises:
-        OSError: naming the place where the model is.
+        OSError: the error names the folder with the model.
     """
     try:
         model.save(folder)
@@ -458,7 +457,7 @@ def _save(model: MicroModel, folder: Path) -> None:
 
 
 def _table_of(path: Path, source: str | None, *, required: bool) -> tuple[FrameTable | None, tuple[str, ...]]:
-    """The frame table that labels belong to, and the names of the frames where the video is a folder."""
+    """The frame table that the labels belong to, and the frame names if the video is a folder."""
     beside = path.with_name(outputs.VIDEO_TABLE)
     if source is not None:
         from micromodels.video import open_video
@@ -469,7 +468,7 @@ def _table_of(path: Path, source: str | None, *, required: bool) -> tuple[FrameT
     if beside.exists():
         return outputs.read_table(beside), ()
     if required:
-        raise InvalidInput("--source", None, "the video of these labels: no video.json lies beside them")
+        raise InvalidInput("--source", None, "the video of these labels, because they have no video.json beside them")
     return None, ()
 
 
@@ -488,7 +487,7 @@ def _facts(table: FrameTable) -> dict[str, str]:
     timing = "one frame"
     if steps:
         rate = last / (table.pts_seconds(last) - table.pts_seconds(0))
-        even = max(steps) - min(steps) <= 1  # containers round times to whole units
+        even = max(steps) - min(steps) <= 1  # containers round times to integers
         timing = f"{float(rate):.3f} frames a second, " + (
             "even" if even else f"uneven: steps of {min(steps)} to {max(steps)} units"
         )

@@ -1,4 +1,4 @@
-"""``micromodels audit``: verify the chain, and write it out."""
+"""``micromodels audit``: verify and export the audit log."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ __all__ = ["audit"]
 audit = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Verify the audit, and write it out.",
+    help="Verify and export the audit log.",
 )
 
 
 @audit.command("verify")
 def verify(
     expect: Annotated[
-        str, typer.Option(metavar="HEAD", help="What an earlier verification printed: the chain must contain it.")
+        str, typer.Option(metavar="HEAD", help="Head that an earlier verification printed; must still be in the log.")
     ] = "",
     data: DataOption = None,
 ) -> None:
-    """Recompute the whole chain; exit code 5 and the row's number if one was changed, added or taken away.
+    """Recompute all hashes of the audit log. Exit code 5 and the row's number if a row was changed, added or removed.
 
-    Prints its head, SEQUENCE:HASH, on standard output. Keep it elsewhere: with --expect it later proves that nothing
-    before it was changed, even by somebody who computed all hashes again.
+    Prints the head of the log, SEQUENCE:HASH, on standard output. Store it elsewhere: with --expect it later proves
+    that no earlier row was changed, even by an attacker who recomputed all hashes.
     """
     console = Console(stderr=True, highlight=False, emoji=False)
     with exit_codes(console), opened(data, "audit.verify") as store:
         report = store.audit.verify(expect)
         print(report.head, flush=True)
         if report.problem:
-            console.print(f"[bold red]audit is broken:[/] {escape(report.problem)}", soft_wrap=True)
+            console.print(f"[bold red]the audit log is not intact:[/] {escape(report.problem)}", soft_wrap=True)
             raise typer.Exit(ExitCode.PARTIAL)
-        console.print(f"[dim]·[/] {report.rows} rows hold")
+        console.print(f"[dim]·[/] {report.rows} rows are valid")
 
 
 @audit.command("export")
 def export(
-    project: Annotated[str, typer.Option(metavar="ID", help="Only rows of this project; else all of them.")] = "",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write; else standard output.")] = None,
+    project: Annotated[str, typer.Option(metavar="ID", help="Only rows of this project; default: all rows.")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: standard output.")] = None,
     overwrite: OverwriteOption = False,
     data: DataOption = None,
 ) -> None:
-    """Write the rows as JSON Lines, oldest first, each with its hash."""
+    """Export the rows as JSON Lines, oldest first, each with its hash."""
     with exit_codes(Console(stderr=True)), ExitStack() as stack:
         if out is not None:
             check_output_file("--out", out, (), overwrite=overwrite)

@@ -18,17 +18,17 @@ __all__ = ["backup", "restore"]
 
 DataOption = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder of all that is kept; else MICROMODELS_DATA_DIR or ./micromodels-data."),
+    typer.Option(metavar="DIR", help="Data folder of the server; default: MICROMODELS_DATA_DIR or ./micromodels-data."),
 ]
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the backup.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder for the backup.")],
     data: DataOption = None,
 ) -> None:
-    """Write a backup of everything that is kept, while the server goes on.
+    """Back up all data. The server may keep running.
 
-    Rows come from one moment; every file has its checksum in backup.json, which is written last.
+    All rows are from one snapshot. backup.json is written last and holds the checksum of every file.
     """
     console = Console(stderr=True)
     with exit_codes(console):
@@ -41,21 +41,21 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `backup` wrote, in this or an earlier version.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder written by `backup`, this version or earlier.")],
     data: DataOption = None,
     receipts: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="What was deleted since: receipts.jsonl of the lost data folder, an exported audit, or a newer backup."
-            " May be given more than once.",
+            help="Deletions since the backup: receipts.jsonl of the lost data folder, an exported audit log, or a "
+            "newer backup. Repeatable.",
         ),
     ] = None,
 ) -> None:
-    """Fill a new data folder (or an empty PostgreSQL database) from a backup.
+    """Restore a backup into a new data folder (or an empty PostgreSQL database).
 
-    All checksums are checked first. Jobs that ran at the time of the backup start again; uploads that were not finished
-    begin again. Refuses a database that holds anything. Videos of which there is a receipt are deleted again.
+    All checksums are verified first. Jobs that were running restart; unfinished uploads start over. A database that is
+    not empty is refused. Videos with a deletion receipt are deleted again.
     """
     console = Console(stderr=True)
     with exit_codes(console):
@@ -67,7 +67,7 @@ def restore(
             report = restore_backup(settings, folder, receipts or ())
         console.print(f"[dim]·[/] {_summary(report)}, of {report.created_at} → {escape(str(settings.data_dir))}")
         if report.erased_again:
-            console.print(f"[dim]·[/] {report.erased_again} videos of it had been deleted since, and are deleted again")
+            console.print(f"[dim]·[/] {report.erased_again} videos were deleted since, and have been deleted again")
 
 
 def _summary(report: BackupReport) -> str:

@@ -1,4 +1,4 @@
-"""An archive labeled with one saved micro-model: which files, which of them are done, and one after the other."""
+"""Labels many videos, one after another, with one saved micro-model, and records which are done."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["DONE", "INDEX", "Batch", "Outcome", "Sources", "find_sources", "kinds", "model_digest"]
 
 DONE = "done.json"
-"""In a video's folder: which bytes were labeled by which model. Written last, so it says that all else is there."""
+"""In a video's folder: which bytes were labeled by which model. Written last, so it marks the folder as complete."""
 
 INDEX = "batch.json"
-"""In the output folder: every file of the last run and what became of it."""
+"""In the output folder: every file of the last run with its outcome."""
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -36,19 +36,19 @@ VIDEO_SUFFIXES = frozenset(
         *(".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
     }
 )
-"""Files of a folder that are taken for videos; any other file can be named by itself."""
+"""Suffixes of videos in a folder; files with another suffix must be named individually."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file.
+    """Outcome of one file.
 
     Attributes:
         source: its path.
-        state: ``done``, ``skipped`` (done in an earlier run), ``failed`` or ``left_out`` (a file of a folder that was
-            not taken for a video).
+        state: ``done``, ``skipped`` (done in an earlier run), ``failed`` or ``left_out`` (a file in a folder whose
+            suffix is not a video's).
         folder: of its results, in the output folder.
-        frames: labeled.
+        frames: number of labeled frames.
         error: why it failed or was left out.
     """
 
@@ -61,19 +61,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What there is to label, each once and in order, and the files beside that were not taken."""
+    """The sources to label, each once and in order, and the files that were left out."""
 
     videos: list[Path]
     left_out: list[Outcome]
 
 
 def find_sources(patterns: Sequence[str], out: Path) -> Sources:
-    """Videos and folders of frames that paths and globs stand for; nothing inside ``out``.
+    """Videos and frame folders that paths and globs match; nothing inside ``out``.
 
-    A folder stands for every video below it and every folder of pictures below it (itself too).
+    A folder matches every video and every folder of pictures below it (including itself).
 
     Raises:
-        InvalidInput: a path or pattern stands for nothing, or ``out`` is, contains or lies in one of the paths.
+        InvalidInput: a path or pattern matches nothing, or ``out`` is, contains or is inside one of the paths.
     """
     refuse_inputs("--out", out, patterns)
     out = out.resolve()
@@ -91,7 +91,7 @@ def find_sources(patterns: Sequence[str], out: Path) -> Sources:
                 if not reason or source not in found:
                     found[source] = reason
         if not videos:
-            raise InvalidInput("source", pattern, "a video, a folder with videos or pictures, or a pattern for them")
+            raise InvalidInput("source", pattern, "a video, a folder with videos or pictures, or a matching pattern")
     left_out = [Outcome(str(path), "left_out", error=reason) for path, reason in found.items() if reason]
     return Sources([path for path, reason in found.items() if not reason], left_out)
 
@@ -101,7 +101,7 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _below(path: Path, out: Path) -> Iterator[tuple[Path, str]]:
-    """Files and folders of pictures, each with the reason to leave it out, empty for what is to be labeled."""
+    """Files and picture folders, each with the reason to leave it out; empty for sources to label."""
     if not path.is_dir():
         yield path, ""
         return
@@ -129,21 +129,21 @@ def _of_folder(folder: Path, files: Sequence[str]) -> Iterator[tuple[Path, str]]
         elif file.startswith("."):
             yield folder / file, "hidden"
         elif file not in pictures:
-            yield folder / file, f"not a video by its ending {Path(file).suffix!r}; name the file itself to try it"
+            yield folder / file, f"the suffix {Path(file).suffix!r} is not a video's; name the file itself to try it"
         elif videos:
-            yield folder / file, "a picture beside videos; put frames into a folder of their own"
+            yield folder / file, "a picture beside videos; put frames into a separate folder"
 
 
 def kinds(left_out: Sequence[Outcome]) -> str:
-    """How many files of which ending, the most frequent first."""
-    counts = Counter(Path(one.source).suffix.lower() or "without ending" for one in left_out)
+    """Number of files by suffix, most frequent first."""
+    counts = Counter(Path(one.source).suffix.lower() or "without suffix" for one in left_out)
     return ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5)) + (
         ", ..." if len(counts) > 5 else ""
     )
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 (hex) over names and bytes of a saved model's files: a model retrained labels an archive again."""
+    """SHA-256 (hex) over names and bytes of a saved model's files; a retrained model labels all videos again."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with path.open("rb") as file:
@@ -153,7 +153,7 @@ def model_digest(folder: Path) -> str:
 
 
 class Batch:
-    """Labels sources one after the other and remembers what is done.
+    """Labels sources one after another and records which are done.
 
     Each source gets a folder named after it and its content, so that labels of one video never replace those of
     another one.
@@ -163,7 +163,7 @@ class Batch:
         digest: of the model, see `model_digest`.
         out: the output folder.
         device: ``auto``, ``cpu`` or ``cuda``.
-        overlay: whether to draw ``overlay.mp4`` too.
+        overlay: whether to draw ``overlay.mp4`` as well.
         display: gets the progress.
         stop: asked between frames.
     """
@@ -182,17 +182,17 @@ class Batch:
         self._left_out: list[Outcome] = []
 
     def run(self, found: Sources) -> None:
-        """Label every source that is not done; a failure is noted and the rest goes on.
+        """Label every source that is not done; a failure is recorded and the others continue.
 
         Raises:
-            Cancelled: the user stopped the batch; finished files are kept, the one in work is not.
+            Cancelled: the user stopped the batch. Finished files are kept, the current one is not.
         """
         self._out.mkdir(parents=True, exist_ok=True)
         sources, self._left_out = found.videos, found.left_out
         for number, source in enumerate(sources):
             self._display.update("files", number, len(sources), f"{number}/{len(sources)} · {source.name}")
             if self._stop() is StopRequest.CANCEL:
-                raise Cancelled(f"after {number} of {len(sources)} files; the same command goes on from here")
+                raise Cancelled(f"after {number} of {len(sources)} files; run the same command again to continue")
             self._note(self._one(source))
             self._display.forget("labeling")
         self._display.update("files", len(sources), len(sources), f"{len(sources)}/{len(sources)}")
@@ -210,10 +210,10 @@ class Batch:
             return Outcome(str(source), "done", folder.name, self._label(source, found.names or (), folder, content))
         except Cancelled as error:
             done = len(self.outcomes)
-            raise Cancelled(f"in {source.name}, after {done} files; the same command goes on from here") from error
+            raise Cancelled(f"in {source.name}, after {done} files; run the same command again to continue") from error
         except (MicromodelsError, OSError) as error:
             message = str(error)
-        except Exception as error:  # one strange file must not end a night's work
+        except Exception as error:  # one bad file must not end a long batch
             message = f"unexpected {type(error).__name__}: {error}"
         self._display.warn(f"{source}: {message}")
         return Outcome(str(source), "failed", error=message)
@@ -249,13 +249,13 @@ class Batch:
         return writer.frames_done
 
     def _frames_done(self, folder: Path, content: str) -> int | None:
-        """Number of frames that an earlier run labeled with this model; None where it did not."""
+        """Number of frames that an earlier run labeled with this model; None if not done."""
         try:
             marker = json.loads((folder / DONE).read_text(encoding="utf-8"))
             if marker["content_hash"] == content and marker["model"] == self._digest:
                 return int(marker["frames"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # no marker, or a damaged one: the file is not done
+            pass  # missing or damaged marker: the file is not done
         return None
 
     def _note(self, outcome: Outcome) -> None:

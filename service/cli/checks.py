@@ -1,4 +1,4 @@
-"""``micromodels doctor``: what a server needs, looked at one by one, with advice."""
+"""Checks of ``micromodels doctor``: what a server needs, one by one, with advice."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _GIB = 1 << 30
 
 
 class Level(StrEnum):
-    """How a finding is to be taken."""
+    """Severity of a finding."""
 
     GOOD = "good"
     NOTE = "note"
-    """It works; there is something to know."""
+    """It works, with a caveat."""
     BAD = "bad"
-    """The server does not work, or not safely."""
+    """The server does not work, or is not safe."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look showed."""
+    """Result of one check."""
 
     level: Level
     subject: str
@@ -60,8 +60,8 @@ def _bad(subject: str, text: str, advice: str) -> Finding:
 
 
 def examine(settings: Settings, host: str, port: int) -> Iterator[Finding]:
-    """Everything there is to say; changes nothing but for an empty file in the data folder, which it removes, and the
-    mark by which an object store tells its time.
+    """Run all checks. Changes nothing, except for a temporary empty file in the data folder and a marker object in the
+    object store.
 
     Args:
         settings: the server's.
@@ -73,7 +73,7 @@ def examine(settings: Settings, host: str, port: int) -> Iterator[Finding]:
             yield from check(settings, host, port)
         except (MicromodelsError, OSError, ImportError, RuntimeError) as error:
             name = check.__name__.strip("_")
-            yield _bad(name, f"{type(error).__name__}: {error}", "what it says must be mended first")
+            yield _bad(name, f"{type(error).__name__}: {error}", "fix this first")
 
 
 def _versions(settings: Settings, host: str, port: int) -> Iterator[Finding]:
@@ -84,8 +84,8 @@ def _versions(settings: Settings, host: str, port: int) -> Iterator[Finding]:
         try:
             importlib.import_module(name)
         except (ImportError, OSError) as error:
-            yield _bad("packages", f"{name} cannot be imported: {error}", "run scripts/setup again")
-    yield _good("packages", f"{len(_PACKAGES)} that the server needs were looked at")
+            yield _bad("packages", f"{name} cannot be imported: {error}", "run scripts/setup again, or reinstall")
+    yield _good("packages", f"all {len(_PACKAGES)} required packages are installed")
 
 
 def _devices(settings: Settings, host: str, port: int) -> Iterator[Finding]:
@@ -93,11 +93,11 @@ def _devices(settings: Settings, host: str, port: int) -> Iterator[Finding]:
     import torch
 
     cores = os.cpu_count() or 1
-    yield _good("processor", f"{cores} cores, {platform.machine()}; {torch.get_num_threads()} threads for torch")
+    yield _good("processor", f"{cores} cores, {platform.machine()}; torch uses {torch.get_num_threads()} threads")
     if not torch.cuda.is_available():
         if settings.device == "cuda":
-            yield _bad("gpu", "MICROMODELS_DEVICE is cuda, and there is no CUDA device", "set it to auto")
-        yield _good("gpu", "none: everything runs on the processor")
+            yield _bad("gpu", "MICROMODELS_DEVICE is cuda, but no CUDA device was found", "set it to auto")
+        yield _good("gpu", "none found: everything runs on the processor")
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
@@ -112,8 +112,8 @@ def _codecs(settings: Settings, host: str, port: int) -> Iterator[Finding]:
 
     missing = [name for name in _CODECS if name not in av.codecs_available]
     if missing:
-        yield _note("codecs", f"not read here: {', '.join(missing)}", "install the wheel of PyAV, which has them")
-    yield _good("codecs", f"{len(_CODECS) - len(missing)} of {len(_CODECS)} usual ones, PyAV {av.__version__}")
+        yield _note("codecs", f"cannot be decoded: {', '.join(missing)}", "install the PyAV wheel, which has them")
+    yield _good("codecs", f"{len(_CODECS) - len(missing)} of {len(_CODECS)} common codecs, PyAV {av.__version__}")
 
 
 def _weights(settings: Settings, host: str, port: int) -> Iterator[Finding]:
@@ -126,21 +126,21 @@ def _disk(settings: Settings, host: str, port: int) -> Iterator[Finding]:
     folder = settings.data_dir
     where = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     if not os.access(where, os.W_OK):
-        yield _bad("data folder", f"{where} cannot be written to", "give it to the user who runs the server")
+        yield _bad("data folder", f"{where} is not writable", "make it writable for the user who runs the server")
         return
     if folder.is_dir():
         probe = folder / f".doctor-{os.getpid()}"
         probe.touch()
         probe.unlink()
         if stat.S_IMODE(folder.stat().st_mode) & 0o007:
-            yield _note("data folder", f"{folder} is open to every user of this machine", f"chmod o-rwx {folder}")
+            yield _note("data folder", f"every user of this machine can open {folder}", f"chmod o-rwx {folder}")
     else:
-        yield _good("data folder", f"{folder} is not there yet; the first start makes it")
+        yield _good("data folder", f"{folder} does not exist yet; the first start creates it")
     free = shutil.disk_usage(where).free
     if free < settings.min_free_bytes:
-        yield _bad("disk", f"{free / _GIB:.1f} GiB free: uploads are refused", "make room, or use another disk")
+        yield _bad("disk", f"{free / _GIB:.1f} GiB free: uploads are refused", "free some space, or use another disk")
     elif free < _LOW_FREE_BYTES:
-        yield _note("disk", f"{free / _GIB:.1f} GiB free", "caches alone may take MICROMODELS_CACHE_BYTES: make room")
+        yield _note("disk", f"{free / _GIB:.1f} GiB free", "caches may use MICROMODELS_CACHE_BYTES: free some space")
     else:
         yield _good("disk", f"{free / _GIB:.0f} GiB free")
 
@@ -150,14 +150,14 @@ def _database(settings: Settings, host: str, port: int) -> Iterator[Finding]:
 
     state = inspect_database(settings)
     if state.problem:
-        yield _bad("database", f"{state.kind}: {state.problem}", "restore a backup: micromodels restore")
+        yield _bad("database", f"{state.kind}: {state.problem}", "restore a backup with micromodels restore")
     elif not state.revision:
-        yield _good("database", f"{state.kind}: not there yet; the first start makes it")
+        yield _good("database", f"{state.kind}: does not exist yet; the first start creates it")
     elif state.revision != state.newest:
-        advice = "the next start brings it up to date; make a backup before: micromodels backup"
-        yield _note("database", f"{state.kind}: {state.revision}, this version has {state.newest}", advice)
+        advice = "the next start upgrades it; make a backup first with micromodels backup"
+        yield _note("database", f"{state.kind}: at version {state.revision}, newest is {state.newest}", advice)
     else:
-        yield _good("database", f"{state.kind}, tables of version {state.revision}")
+        yield _good("database", f"{state.kind}, at version {state.revision}")
 
 
 def _object_store(settings: Settings, host: str, port: int) -> Iterator[Finding]:
@@ -165,7 +165,7 @@ def _object_store(settings: Settings, host: str, port: int) -> Iterator[Finding]
 
     if settings.object_store_url and not settings.object_store_url.startswith("file:"):
         ObjectStore(settings.object_store_url)
-        yield _good("object store", "answers, and can be written to")
+        yield _good("object store", "reachable and writable")
 
 
 def _ports(settings: Settings, host: str, port: int) -> Iterator[Finding]:
@@ -184,7 +184,7 @@ def _port(host: str, port: int, setting: str) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            advice = f"a server may be running already; else choose another with {setting}"
+            advice = f"stop the server that uses it, or choose another port with {setting}"
             return _note("port", f"{host} port {port}: {error.strerror}", advice)
     return _good("port", f"{host} port {port} is free")
 
@@ -195,7 +195,7 @@ def _access(settings: Settings, host: str, port: int) -> Iterator[Finding]:
     tls = settings.data_dir / "tls"
     for key in tls.glob("*.key"):
         if stat.S_IMODE(key.stat().st_mode) & 0o077:
-            yield _bad("certificates", f"{key} can be read by others", f"chmod 600 {key}")
+            yield _bad("certificates", f"other users can read {key}", f"chmod 600 {key}")
     chain = Path(settings.tls_certificate) if settings.tls_certificate else tls / "server.pem"
     if chain.exists():
         from cryptography import x509
@@ -203,12 +203,12 @@ def _access(settings: Settings, host: str, port: int) -> Iterator[Finding]:
         ends = x509.load_pem_x509_certificate(chain.read_bytes()).not_valid_after_utc
         text = f"{chain.name} is valid until {ends:%Y-%m-%d}"
         if ends - datetime.now(UTC) < timedelta(days=30):
-            advice = "give a new one" if settings.tls_certificate else "start the server again: it makes a new one"
+            advice = "replace it" if settings.tls_certificate else "restart the server, which creates a new one"
             yield _bad("certificates", text, advice)
         else:
             yield _good("certificates", text)
     open_to_all = is_loopback(host) and settings.auth != "required"
-    yield _good("access", "tokens are needed, over TLS" if not open_to_all else "this machine only, no token needed")
+    yield _good("access", "this machine only, without tokens" if open_to_all else "tokens and TLS are required")
 
 
 def _children(settings: Settings, host: str, port: int) -> Iterator[Finding]:
@@ -217,9 +217,9 @@ def _children(settings: Settings, host: str, port: int) -> Iterator[Finding]:
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        yield _bad("job processes", f"cannot be started: {last[0]}", "run scripts/setup again")
+        yield _bad("job processes", f"cannot start: {last[0]}", "run scripts/setup again, or reinstall")
     else:
-        yield _good("job processes", "start")
+        yield _good("job processes", "can start")
     yield _sandbox()
 
 
@@ -227,11 +227,11 @@ def _sandbox() -> Finding:
     from micromodels.video import sandbox
 
     if shutil.which("bwrap") is None:
-        advice = "Debian, Ubuntu: apt-get install bubblewrap"
+        advice = "install it; on Debian and Ubuntu: apt-get install bubblewrap"
         return _note("isolation", "videos are decoded without a sandbox: bubblewrap is not installed", advice)
     if not sandbox.is_available():
-        advice = "in a container allow user namespaces; else nothing has to be done"
-        return _note("isolation", "videos are decoded without a sandbox: bubblewrap cannot make one here", advice)
+        advice = "in a container, allow user namespaces; otherwise no action is needed"
+        return _note("isolation", "videos are decoded without a sandbox: bubblewrap does not work here", advice)
     return _good("isolation", "videos are decoded in a sandbox")
 
 
@@ -247,4 +247,4 @@ CHECKS: tuple[Callable[[Settings, str, int], Iterator[Finding]], ...] = (
     _access,
     _children,
 )
-"""In the order in which they are shown."""
+"""In display order."""

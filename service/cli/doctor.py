@@ -23,11 +23,11 @@ def doctor(
     data: DataOption = None,
     host: Annotated[str, typer.Option(help="Address that the server would listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that it would listen on.")] = 50051,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, an object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, one object per line.")] = False,
 ) -> None:
-    """Look at what a server needs: packages, devices, codecs, weights, disk, database, port, certificates, processes.
+    """Check what a server needs: packages, devices, codecs, weights, disk, database, port, certificates, processes.
 
-    Says what to do where something is wrong; the exit code is then 5. Changes nothing.
+    For each problem it says what to do, and the exit code is 5. Changes nothing.
     """
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     with exit_codes(Console(stderr=True)):

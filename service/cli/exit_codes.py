@@ -1,4 +1,4 @@
-"""Exit codes, and how errors become one."""
+"""Exit codes, and the mapping from errors to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ExitCode", "exit_codes", "exit_of"]
 
 
 class ExitCode(IntEnum):
-    """What the process answers; docs/command-line.md lists the same."""
+    """Exit code of the process; docs/command-line.md lists the same."""
 
     OK = 0
     UNEXPECTED = 1
@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
 
 
 def exit_of(error: BaseException) -> ExitCode:
-    """The exit code of an error; what is not ours is unexpected."""
+    """The exit code of an error; errors that are not raised on purpose are ``UNEXPECTED``."""
     if isinstance(error, (Cancelled, KeyboardInterrupt)):
         return ExitCode.STOPPED
     if isinstance(error, VideoError):
@@ -44,7 +44,7 @@ def exit_of(error: BaseException) -> ExitCode:
 
 @contextmanager
 def exit_codes(console: Console) -> Iterator[None]:
-    """Turn errors raised on purpose into one line for people and an exit code; others keep their traceback."""
+    """Turn errors raised on purpose into one line and an exit code; other errors keep their traceback."""
     try:
         yield
     except KeyboardInterrupt:
@@ -57,7 +57,7 @@ def exit_codes(console: Console) -> Iterator[None]:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(exit_of(error)) from None
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); nothing is left to say, not even by the interpreter's last flush.
+        # The reader of our output is gone (`| head`); print nothing more, not even at the interpreter's last flush.
         sys.stdout = None
         raise typer.Exit(ExitCode.OK) from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Where a command may write: never over its input, not over earlier results unasked, and only where it can."""
+"""Checks where a command may write: never over its input, and over earlier results only with --overwrite."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["OverwriteOption", "check_output_file", "check_output_folder", "refus
 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 
-_CURE = "add --overwrite to replace what is there, or choose another place"
+_CURE = "add --overwrite to replace it, or choose another name"
 
 
 def check_output_folder(
     option: str, folder: Path, inputs: Iterable[Path | str], results: Sequence[str], *, overwrite: bool
 ) -> None:
-    """Check a folder for results before any work is done; it is made on trial, and left as it was.
+    """Check a results folder before any work; it is created on trial, and left unchanged.
 
     Args:
-        option: how the user names it, for messages.
-        folder: need not be there.
-        inputs: what the command reads; what does not exist is left to the reader.
+        option: name of the option, for messages.
+        folder: may be missing.
+        inputs: inputs of the command; missing ones are left to their reader.
         results: names of the files and folders that will be written into it.
-        overwrite: whether those may be there already.
+        overwrite: whether they may already exist.
 
     Raises:
-        InvalidInput: it is, contains or lies in an input, or holds results.
-        OSError: it cannot be made or written to.
+        InvalidInput: it is, contains or is inside an input, or contains results.
+        OSError: it cannot be created or written to.
     """
     refuse_inputs(option, folder, inputs)
     there = [name for name in results if (folder / name).exists()]
@@ -45,7 +45,7 @@ def check_output_folder(
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        message = f"{error.strerror}: {option} must name a folder that can be written to"
+        message = f"{error.strerror}: {option} must name a writable folder"
         raise OSError(error.errno, message, str(folder)) from None
     finally:
         for path in missing:
@@ -54,22 +54,22 @@ def check_output_folder(
 
 
 def check_output_file(option: str, file: Path, inputs: Iterable[Path | str], *, overwrite: bool) -> None:
-    """The same for one file.
+    """Check an output file in the same way.
 
     Raises:
-        InvalidInput: it is an input or lies in one, or is there already.
-        OSError: its folder cannot be made or written to.
+        InvalidInput: it is an input or is inside one, or already exists.
+        OSError: its folder cannot be created or written to.
     """
     refuse_inputs(option, file, inputs)
     if file.is_dir():
         raise InvalidInput(option, str(file), "the name of a file, not a folder")
     if file.exists() and not overwrite:
-        raise InvalidInput(option, str(file), f"a file that is not there yet; {_CURE}")
+        raise InvalidInput(option, str(file), f"a file that does not exist yet; {_CURE}")
     check_output_folder(option, file.absolute().parent, (), (), overwrite=True)
 
 
 def refuse_inputs(option: str, out: Path, inputs: Iterable[Path | str]) -> None:
-    """Refuse an output that is, contains or lies in an input.
+    """Refuse an output that is, contains or is inside an input.
 
     Raises:
         InvalidInput: naming both.
@@ -81,8 +81,8 @@ def refuse_inputs(option: str, out: Path, inputs: Iterable[Path | str]) -> None:
             continue
         place = source.resolve()
         if place == target or (out.exists() and out.samefile(source)):
-            raise InvalidInput(option, str(out), f"another place than the input {source}: it would be replaced")
+            raise InvalidInput(option, str(out), f"a path other than the input {source}, which would be overwritten")
         if place.is_dir() and target.is_relative_to(place):
-            raise InvalidInput(option, str(out), f"a place outside of the input {source}")
+            raise InvalidInput(option, str(out), f"a path outside the input {source}")
         if place.is_relative_to(target):
-            raise InvalidInput(option, str(out), f"a folder that does not hold the input {source}")
+            raise InvalidInput(option, str(out), f"a folder that does not contain the input {source}")

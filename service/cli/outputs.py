@@ -1,4 +1,4 @@
-"""The files that a labeled video leaves in its folder."""
+"""The files written for a labeled video."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ RESULTS = (LABELS, COCO, REPORT, OVERLAY, FLIP_BOOK, VIDEO_TABLE, MODEL)
 """All that `label` leaves in its folder."""
 
 SLOWEST, FASTEST = Fraction(1), Fraction(120)
-"""Frames per second of an overlay: a damaged clock must not make a film of days."""
+"""Limits of an overlay's frame rate, so that damaged time stamps do not make it days long."""
 
 
 class Writer:
-    """Writes what labeling one video gives, file by file; each appears when it is complete.
+    """Writes the results of labeling one video, file by file; a file appears when it is complete.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
         video: open until `overlay` is done.
         frame_names: of a folder of frames; empty for a video file.
-        report: gets the times, and counts the labels that pass.
+        report: records the times and counts the labels.
         display: gets the progress.
     """
 
@@ -67,14 +67,14 @@ class Writer:
         folder.mkdir(parents=True, exist_ok=True)
 
     def labels(self, results: Iterable[FrameResult], *, keep_partial: bool) -> None:
-        """Write ``labels.jsonl`` as results come, and ``video.json`` beside it.
+        """Write ``labels.jsonl`` as results arrive, and ``video.json`` beside it.
 
         Args:
             results: in order of frames.
-            keep_partial: whether frames that were finished before the user stopped the run are worth a file.
+            keep_partial: whether to write the finished frames if the user stops the run.
 
         Raises:
-            Cancelled: the user stopped the run, and nothing was finished or `keep_partial` is false.
+            Cancelled: the user stopped the run, and no frame was finished or `keep_partial` is false.
         """
         from micromodels.labels.files import write_jsonl
 
@@ -100,7 +100,7 @@ class Writer:
         self._report.on_event(StageFinished(Stage.WRITE, time.perf_counter() - started))
 
     def overlay(self, ontology: Ontology) -> None:
-        """Write ``overlay.mp4``: the frames that have labels, with the labels drawn in."""
+        """Write ``overlay.mp4``: the labeled frames with their labels drawn in."""
         from micromodels.video import write_video
 
         started = time.perf_counter()
@@ -117,7 +117,7 @@ class Writer:
             yield overlay(image, result, ontology)
 
     def flip_book(self, pictures: Sequence[FlipBookPicture]) -> None:
-        """Write ``flipbook.png`` where training gave pictures."""
+        """Write ``flipbook.png`` if training gave pictures."""
         if not pictures:
             return
         from PIL import Image
@@ -129,7 +129,7 @@ class Writer:
         partial.replace(self._folder / FLIP_BOOK)
 
     def report(self) -> None:
-        """Write ``report.json``; after the video is closed, so that the memory of its process counts."""
+        """Write ``report.json``; call it after the video is closed, so that its process's memory is counted."""
         self._report.write(self._folder / REPORT)
 
     def _written(self) -> Iterator[AnyLabel]:
@@ -139,7 +139,7 @@ class Writer:
 
 
 def _by_frame(labels: Iterable[AnyLabel], frame_count: int) -> Iterator[FrameResult]:
-    """A result for each of the first frames, empty where there is no label; labels come in order of frames."""
+    """One result per frame, empty for a frame without labels; labels must be in order of frames."""
     from micromodels.labels.files import by_frame
 
     groups = by_frame(labels)
@@ -154,7 +154,7 @@ def _by_frame(labels: Iterable[AnyLabel], frame_count: int) -> Iterator[FrameRes
 
 
 def _frame_rate(table: FrameTable) -> Fraction:
-    """Mean frames per second, within reason; 25 for a single frame."""
+    """Mean frames per second, within limits; 25 for a single frame."""
     if table.frame_count < 2:
         return Fraction(25)
     span = table.pts_seconds(table.frame_count - 1) - table.pts_seconds(0)
@@ -162,7 +162,7 @@ def _frame_rate(table: FrameTable) -> Fraction:
 
 
 def write_table(path: Path, table: FrameTable) -> None:
-    """Keep the frame table beside the labels: what an export needs of the video."""
+    """Write the frame table beside the labels; an export needs it."""
     from micromodels.labels.jsonl import atomic_text
 
     with atomic_text(path) as file:
@@ -173,11 +173,11 @@ def read_table(path: Path) -> FrameTable:
     """Read what `write_table` wrote.
 
     Raises:
-        InvalidInput: the file is not there or is not such a table.
+        InvalidInput: the file is missing or is not a frame table.
     """
     from micromodels.video import FrameTable
 
     try:
         return FrameTable.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput("video.json", str(path), f"the frame table beside the labels ({error})") from None
+        raise InvalidInput("video.json", str(path), f"a frame table written by label or batch ({error})") from None

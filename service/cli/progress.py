@@ -1,4 +1,4 @@
-"""What long work looks like in a terminal: bars that move, or plain lines where there is no terminal."""
+"""Progress in a terminal: bars, or plain lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from micromodels.runtime.run import (
 __all__ = ["MAX_PICTURES", "Display"]
 
 MAX_PICTURES = 400
-"""Flip-book pictures that are kept; past it every other step is dropped."""
+"""Most flip-book pictures to keep; beyond it every other step is dropped."""
 
 Item = TypeVar("Item")
 
 
 class Display:
-    """Shows events as progress; a context manager. Collects the flip-book pictures on the way.
+    """Shows events as progress and collects flip-book pictures; a context manager.
 
     Args:
-        console: where to; standard error, so that standard output stays for results.
+        console: of standard error, so that standard output is left for results.
     """
 
     def __init__(self, console: Console) -> None:
@@ -61,7 +61,7 @@ class Display:
 
     @property
     def pictures(self) -> Sequence[FlipBookPicture]:
-        """Flip-book pictures of the experiment that was kept; of all where none was."""
+        """Flip-book pictures of the kept experiment; of all experiments if none was kept."""
         return [p for p in self._pictures if self._kept in (None, p.experiment)]
 
     def say(self, text: str) -> None:
@@ -91,7 +91,7 @@ class Display:
             self.warn(event.message)
 
     def update(self, name: str, done: int, total: int | None, details: str = "") -> None:
-        """Move a bar, made on first use; without a terminal, a line for every tenth of the way."""
+        """Update a bar, created on first use; without a terminal, print a line for every 10 %."""
         if not self._console.is_terminal:
             tenth = done * 10 // total if total else 0
             if tenth > self._said.get(name, -1):
@@ -104,14 +104,14 @@ class Display:
         self._bars.update(self._tasks[name], completed=done, total=total, details=escape(details))
 
     def forget(self, name: str) -> None:
-        """Take a bar away, so that another of its name starts again."""
+        """Remove a bar, so that the next one of its name starts at zero."""
         self._said.pop(name, None)
         task = self._tasks.pop(name, None)
         if task is not None:
             self._bars.remove_task(task)
 
     def track(self, name: str, items: Iterable[Item], total: int) -> Iterator[Item]:
-        """Pass items through and move a bar with them."""
+        """Pass items through and update a bar."""
         self.update(name, 0, total)
         for done, item in enumerate(items, 1):
             yield item
@@ -135,7 +135,7 @@ class Display:
 
 
 def _left(seconds: float) -> str:
-    """Time left, for people."""
+    """Remaining time as text."""
     if seconds < 60:
         return f"{max(0, round(seconds))} s left"
     minutes = round(seconds / 60)

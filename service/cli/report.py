@@ -1,4 +1,4 @@
-"""``micromodels report``: who drew, corrected and accepted each label, from an export alone."""
+"""``micromodels report``: who drew, corrected and accepted each label, read from an export."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["report"]
 
 def report(
     export: Annotated[
-        Path, typer.Argument(metavar="FILE", help="review_report.jsonl, as an export of that format has written it.")
+        Path, typer.Argument(metavar="FILE", help="review_report.jsonl, written by an export of that format.")
     ],
     table: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write a CSV file with a row for every label.")
+        Path | None, typer.Option(metavar="FILE", help="Also write a CSV file with one row per label.")
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Check the report of a video and say who drew, corrected and accepted its labels, with which micro-models.
+    """Check the review report of a video and show who drew, corrected and accepted its labels, and with which models.
 
-    No server is asked. Exit code 5 if parts of the report are missing or contradict each other.
+    Needs no server. Exit code 5 if parts of the report are missing or contradict each other.
     """
     console = Console(highlight=False, emoji=False)
     with exit_codes(Console(stderr=True)), ExitStack() as stack:
@@ -48,13 +48,13 @@ def report(
             found = read_report(export, keep)
         _show(console, found)
         for problem in found.problems:
-            console.print(f"[bold red]not whole:[/] {escape(problem)}", soft_wrap=True)
+            console.print(f"[bold red]problem:[/] {escape(problem)}", soft_wrap=True)
         if found.problems:
             raise typer.Exit(ExitCode.PARTIAL)
 
 
 def _cell(value: object) -> object:
-    """Text that a spreadsheet does not take for a formula: such text gets an apostrophe in front.
+    """Protect text that a spreadsheet would read as a formula by a leading apostrophe.
 
     Source: OWASP, *CSV Injection*.
     """
@@ -71,18 +71,18 @@ def _show(console: Console, found: ReviewSummary) -> None:
     for name, counts in sorted(found.people.items()):
         people.add_row(escape(name), *(str(counts[what]) for what in ("drew", "corrected", "accepted", "changes")))
     console.print(people)
-    models = Table("micro-model version", "labels that stand", "labels ever", "recipe", "trained", "saw labels until")
+    models = Table("micro-model version", "current labels", "labels ever", "recipe", "trained", "trained on labels to")
     for name, entry in sorted(found.models.items()):
         seen = ", ".join(f"revision {number}" for number in entry.get("saw_labels_until_revision", {}).values())
         labels = (str(entry.get("standing", 0)), str(entry.get("ever", 0)))
-        models.add_row(escape(name), *labels, entry.get("recipe", "not kept"), entry.get("trained", ""), seen)
+        models.add_row(escape(name), *labels, entry.get("recipe", "deleted"), entry.get("trained", ""), seen)
     console.print(models)
     _show_verdicts(console, found)
 
 
 def _show_verdicts(console: Console, found: ReviewSummary) -> None:
-    """What people said of each version's predictions; what they took back is not counted."""
-    verdicts = Table("micro-model version", "accepted", "corrected", "overlap of corrected", "overlap of all judged")
+    """Reviews of each version's predictions; undone reviews are not counted."""
+    verdicts = Table("micro-model version", "accepted", "corrected", "IoU of corrected", "IoU of all reviewed")
     for name, entry in sorted(found.models.items()):
         accepted, corrected = entry.get("accepted", 0), entry.get("corrected", 0)
         overlaps = entry.get("overlaps", 0.0)

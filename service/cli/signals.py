@@ -1,4 +1,4 @@
-"""Ctrl-C and its relatives: the first asks the work to stop and keep what is finished, the second ends it at once."""
+"""Ctrl-C and other signals: the first stops the work and keeps finished results, the second quits at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["StopSignals"]
 
 
 class StopSignals:
-    """While it is entered, signals set what `__call__` answers; give it to a run as ``should_stop``.
+    """A context manager in which signals set the answer of `__call__`; pass it to a run as ``should_stop``.
 
-    Ctrl-C or SIGTERM: `StopRequest.CANCEL`; once more: KeyboardInterrupt. Ctrl-\\ (SIGQUIT):
-    `StopRequest.FINISH_EARLY`, which ends the training with what has been learned and goes on to label.
+    Ctrl-C or SIGTERM: `StopRequest.CANCEL`; a second one: KeyboardInterrupt. Ctrl-\\ (SIGQUIT):
+    `StopRequest.FINISH_EARLY`, which ends training with the weights it has and continues with labeling.
 
     Args:
         say: shows a line to the user.
@@ -30,7 +30,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> StopRequest:
-        """What the user has asked for until now."""
+        """What the user has requested so far."""
         return self._asked
 
     def __enter__(self) -> Self:
@@ -51,14 +51,14 @@ class StopSignals:
         if self._asked is StopRequest.CANCEL:
             raise KeyboardInterrupt
         self._asked = StopRequest.CANCEL
-        self._tell("stopping; what is finished is kept (press Ctrl-C again to quit at once)")
+        self._show("stopping; finished work is kept (press Ctrl-C again to quit at once)")
 
     def _finish(self, number: int, frame: FrameType | None) -> None:
         if self._asked is StopRequest.NONE:
             self._asked = StopRequest.FINISH_EARLY
-            self._tell("good enough: training ends here, labeling goes on")
+            self._show("ending training early; continuing with labeling")
 
-    def _tell(self, text: str) -> None:
-        # The signal may have come in the middle of a write to the same stream, which refuses another one then.
+    def _show(self, text: str) -> None:
+        # The signal may have interrupted a write to the same stream, which then refuses another one.
         with contextlib.suppress(RuntimeError):
             self._say(text)

@@ -1,1 +1,1 @@
-"""The words of the service as types: videos, labels, jobs, models, access, errors. No storage, no transport."""
+"""The service's domain types: videos, labels, jobs, models, access, errors. No storage, no transport."""

@@ -1,4 +1,4 @@
-"""Who may do what: roles, the permissions they stand for, and the caller that has them."""
+"""Who may do what: roles, the permissions they grant, and the caller who has them."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ __all__ = [
 
 
 class Role(StrEnum):
-    """What somebody is in one project."""
+    """A user's role in one project."""
 
     VIEWER = "viewer"
-    """Looks at videos and labels."""
+    """May view videos and labels."""
     ANNOTATOR = "annotator"
-    """Also brings videos in, labels them and starts work on them."""
+    """May also add videos, label them and start jobs on them."""
     REVIEWER = "reviewer"
-    """Also accepts, rejects and locks labels."""
+    """May also accept, reject and lock labels."""
     SERVICE = "service"
-    """A program, such as the server of an annotation tool: as an annotator, and it tidies up; it does not review."""
+    """A program, such as the server of an annotation tool: an annotator that may also delete, but not review."""
     ADMIN = "admin"
-    """Everything in the project: also its classes, its members and its audit."""
+    """May do everything in the project, including its classes, members and audit log."""
 
 
 class Permission(StrEnum):
-    """What a call asks for."""
+    """What a method requires."""
 
     SIGNED_IN = "signed_in"
-    """Nothing in particular: any caller with a valid token."""
+    """Any caller with a valid token."""
     READ = "read"
-    """See videos, labels, micro-models and operations of the project."""
+    """View videos, labels, micro-models and operations of the project."""
     WORK = "work"
-    """Bring in videos, write labels, train, propagate and export."""
+    """Add videos, write labels, train, propagate and export."""
     REVIEW = "review"
     """Accept, reject and lock labels."""
     CURATE = "curate"
     """Delete videos, micro-models and operations."""
     MANAGE = "manage"
-    """Change or delete the project, its members and its retention; read its audit."""
+    """Change or delete the project, its members and its retention; read its audit log."""
     SERVER = "server"
-    """Make projects, hand out tokens, verify the audit: for administrators of the server, whatever the project."""
+    """Create projects, issue tokens, verify the audit log: for server administrators, in any project."""
 
 
 PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
@@ -68,32 +68,32 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who calls, as one token shows him."""
+    """Who makes a call, as identified by a token."""
 
     name: str
-    """The user's name; labels, jobs and audit carry it."""
+    """The user's name; labels, jobs and audit log record it."""
     is_admin: bool = False
-    """Administrator of the server: everything, everywhere."""
+    """Whether the caller administers the server: may do everything in every project."""
     roles: Mapping[str, Role] = field(default_factory=dict)
     """By project id."""
     token_id: str = ""
-    """The token that was shown; empty where none was needed."""
+    """The token that was sent; empty if none was required."""
     expires_at: datetime | None = None
-    """When the token ends; None for never."""
+    """When the token expires; None for never."""
 
     def may(self, permission: Permission, project_id: str = "") -> bool:
-        """Whether the caller has a permission, in a project where it is about one."""
+        """Whether the caller has a permission; ``project_id`` is needed for permissions in a project."""
         if self.is_admin or permission is Permission.SIGNED_IN:
             return True
         role = self.roles.get(project_id)
         return role is not None and permission in PERMISSIONS[role]
 
     def check(self, permission: Permission, project_id: str = "") -> None:
-        """Refuse what the caller may not do.
+        """Raise if the caller lacks a permission.
 
         Raises:
-            NotFound: the project is not the caller's; whether it exists is not told.
-            PermissionDenied: it is, but the role does not allow this.
+            NotFound: the caller is not a member of the project. Whether it exists is not revealed.
+            PermissionDenied: the caller is a member, but the role does not allow this.
         """
         if self.may(permission, project_id):
             return
@@ -101,17 +101,18 @@ class Caller:
             raise PermissionDenied(f"{self.name!r} is not an administrator of the server")
         if project_id not in self.roles:
             raise NotFound("project", project_id)
-        needed = ", ".join(role.value for role, has in PERMISSIONS.items() if permission in has)
-        raise PermissionDenied(f"{self.name!r} is {self.roles[project_id].value} here; this needs one of: {needed}")
+        needed = " or ".join(role.value for role, granted in PERMISSIONS.items() if permission in granted)
+        has = self.roles[project_id].value
+        raise PermissionDenied(f"{self.name!r} has the role {has} in project {project_id!r}; required: {needed}")
 
 
 LOCAL_OWNER = Caller("local", is_admin=True)
-"""Who calls where no token is needed: on loopback, without configuration."""
+"""The caller where no token is required: on loopback, without configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token without its secret, which nobody can read again."""
+    """A token without its secret, which cannot be read again."""
 
     token_id: str
     user: str
@@ -119,13 +120,13 @@ class AccessToken:
     """Whether the user administers the server."""
     created_at: datetime
     expires_at: datetime
-    """From then on it is refused; rotation may bring this forward."""
+    """The token is refused from this time on; rotation may bring it forward."""
     revoked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What a user is in a project."""
+    """A user's membership in a project."""
 
     project_id: str
     user: str
@@ -134,36 +135,36 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One row of the audit. It names resources by their ids and holds nothing that a person has typed."""
+    """One row of the audit log. It names resources by their ids and holds no text that a person typed."""
 
     at: datetime
     actor: str
-    """Name of the user; empty where nobody was recognized."""
+    """Name of the user; empty for an unauthenticated call."""
     token_id: str
     method: str
     """``package.Service/Method`` of a call, ``job/KIND`` of a worker, ``cli/COMMAND`` or ``server/TASK``."""
     project_id: str
     resource: str
-    """Resource name; empty where the call is about none."""
+    """Name of the resource that the call is about; empty for none."""
     revision: int
-    """Of the video's labels, where the call made one; else 0."""
+    """Revision of the video's labels that the call made; 0 for none."""
     outcome: str
-    """Name of the gRPC status, e.g. ``OK``."""
+    """Name of the gRPC status, such as ``OK``."""
     detail: Mapping[str, Any]
     """Counts and checksums."""
     sequence: int = 0
-    """Counts from 1 without gaps; 0 before it is stored."""
+    """Counts from 1 without gaps; 0 before the row is stored."""
     hash: str = ""
-    """SHA-256 over all of the above and the hash of the row before, 64 hex digits; empty before it is stored."""
+    """SHA-256 of all fields above and the previous row's hash, 64 hex digits; empty before the row is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What verifying the audit found."""
+    """Result of verifying the audit log."""
 
     rows: int
-    """How many rows hold, from the first on."""
+    """Number of valid rows, counted from the first."""
     head: str
-    """``SEQUENCE:HASH`` of the last row that holds: kept elsewhere, it later proves that nothing before it changed."""
+    """``SEQUENCE:HASH`` of the last valid row. A copy kept elsewhere later proves that no earlier row changed."""
     problem: str
-    """What is wrong, and with which row; empty if nothing is."""
+    """What is wrong, and with which row; empty if the log is intact."""

@@ -49,7 +49,7 @@ def key_from_json(values: Sequence[Any]) -> LabelKey:
 
 
 def encode_label(label: AnyLabel) -> str:
-    """The part of a label that its key does not hold."""
+    """Encode the part of a label that is not in its key."""
     payload: dict[str, Any] = {"by": [label.provenance.kind.value, label.provenance.version]}
     if label.confidence is not None:
         payload["confidence"] = label.confidence
@@ -101,7 +101,7 @@ def _decode_shape(values: list[Any]) -> Shape:
 
 
 def _checked_before(height_px: int, width_px: int, counts: str) -> Mask:
-    """A mask without the check of its runs, which it passed when it was made and which costs most of a read."""
+    """Create a mask without checking its runs: they were checked before, and the check dominates the cost of a read."""
     mask = object.__new__(Mask)
     for name, value in (("height_px", height_px), ("width_px", width_px), ("counts", counts)):
         object.__setattr__(mask, name, value)
@@ -138,7 +138,7 @@ def decode_ontology(data: dict[str, Any]) -> Ontology:
                 frozenset(map(ShapeKind, c["shapes"])),
                 c["max_instances"],
                 c["flip"],
-                tuple(c.get("excludes", ())),  # projects of earlier versions have none
+                tuple(c.get("excludes", ())),  # absent in projects of earlier versions
             )
             for c in data["object_classes"]
         ),

@@ -1,25 +1,25 @@
-"""What the service raises on purpose, besides the library's own errors.
+"""Errors that the service raises on purpose, besides the library's own.
 
 ::
 
     micromodels.errors.MicromodelsError
-    ├── NotFound             the resource does not exist (or is not the caller's)          NOT_FOUND
-    ├── AlreadyExists        an id, or a request id with another body, is taken            ALREADY_EXISTS
-    ├── Aborted              somebody else was faster; read again and retry                ABORTED
+    ├── NotFound             the resource does not exist, or the caller may not see it     NOT_FOUND
+    ├── AlreadyExists        the id is taken, or the request id had another body           ALREADY_EXISTS
+    ├── Aborted              a concurrent change came first; read again and retry          ABORTED
     │   ├── RevisionConflict     labels changed since the base revision
     │   ├── UploadConflict       two writers on one upload
     │   └── StaleLease           a worker lost its job to another one
     ├── DataLoss             bytes do not match their checksum; nothing was stored         DATA_LOSS
-    ├── Unauthenticated      no token, or one that is not valid (any more)                 UNAUTHENTICATED
+    ├── Unauthenticated      no token, or one that is not valid                            UNAUTHENTICATED
     ├── PermissionDenied     the caller's role does not allow it                           PERMISSION_DENIED
     ├── ResourceExhausted    no room (disk, quota, queue)                                  RESOURCE_EXHAUSTED
     ├── Unavailable          the store cannot answer now; retry later                      UNAVAILABLE
-    ├── SessionFailed        the process that computes corrections died, or refused        by its reason
+    ├── SessionFailed        the process that computes corrections failed                  by its reason
     └── StorageFailure       the disk or the database failed; nothing was acknowledged     INTERNAL
     micromodels.errors.OutOfRange
-    └── WrongOffset          an upload goes on elsewhere than where the chunk starts       OUT_OF_RANGE
+    └── WrongOffset          the chunk does not start where the upload ends                OUT_OF_RANGE
 
-The right-hand column is the gRPC status that each stands for. All of them survive pickling.
+The right-hand column is the gRPC status of each. All of them can be pickled.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ __all__ = [
 
 
 class NotFound(MicromodelsError):
-    """There is no such resource.
+    """The resource does not exist.
 
     Args:
-        kind: what was looked for, e.g. ``"video"``.
+        kind: kind of resource, such as ``"video"``.
         name: the id that was given.
     """
 
@@ -86,20 +86,20 @@ class AlreadyExists(MicromodelsError):
 
     def __str__(self) -> str:
         if self.kind == "request_id":
-            return f"request_id {self.name!r} was used before with another body; use a new one"
-        return f"{self.kind} {self.name!r} exists already"
+            return f"request_id {self.name!r} was already used with another body; use a new one"
+        return f"{self.kind} {self.name!r} already exists; choose another"
 
 
 class Aborted(MicromodelsError):
-    """Somebody else was faster: read again and retry."""
+    """A concurrent change came first: read again and retry."""
 
 
 class RevisionConflict(Aborted):
-    """Labels were changed after the revision that the write was based on. Nothing was written.
+    """Labels changed after the revision that the write was based on. Nothing was written.
 
     Args:
         conflicts: the keys that changed, in order of frames.
-        current_revision: the video's revision now; read from there on and merge.
+        current_revision: the video's current revision; read the changes up to it and merge.
     """
 
     def __init__(self, conflicts: tuple[LabelKey, ...], current_revision: int) -> None:
@@ -109,18 +109,19 @@ class RevisionConflict(Aborted):
 
     def __str__(self) -> str:
         if not self.conflicts:
-            return f"the base revision is ahead of the labels, which are at {self.current_revision}; read them again"
+            return f"base_revision is ahead of the labels, which are at {self.current_revision}; read them again"
         shown = ", ".join(str(key) for key in self.conflicts[:5])
         more = f" and {len(self.conflicts) - 5} more" if len(self.conflicts) > 5 else ""
-        return f"changed by somebody else since the base revision: {shown}{more}; now at {self.current_revision}"
+        now = f"the labels are now at {self.current_revision}; read them again"
+        return f"changed by others since base_revision: {shown}{more}; {now}"
 
 
 class UploadConflict(Aborted):
-    """Another call is writing to the same upload at this moment."""
+    """Another call is writing to the same upload."""
 
 
 class StaleLease(Aborted):
-    """The job was given to another worker, or ended; what this worker has done since is refused."""
+    """The job was given to another worker, or has ended; this worker's later results are refused."""
 
 
 class DataLoss(MicromodelsError):
@@ -128,19 +129,19 @@ class DataLoss(MicromodelsError):
 
 
 class Unauthenticated(MicromodelsError):
-    """The caller has shown no token, or one that is unknown, revoked or expired."""
+    """The caller sent no token, or one that is unknown, revoked or expired."""
 
 
 class PermissionDenied(MicromodelsError):
-    """The caller is known, and the role does not allow this; the message says which would."""
+    """The caller's role does not allow this; the message names the roles that would."""
 
 
 class ResourceExhausted(MicromodelsError):
-    """There is no room for this now.
+    """No room for this at present.
 
     Args:
-        message: which bound was met, and its value.
-        retry_after_seconds: when to try again; None where waiting alone will not help.
+        message: which limit was reached, and its value.
+        retry_after_seconds: when to try again; None if waiting does not help.
     """
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
@@ -153,7 +154,7 @@ class ResourceExhausted(MicromodelsError):
 
 
 class Unavailable(MicromodelsError):
-    """The store cannot answer at the moment (locked, restarting, closing); the same call may work later.
+    """The store cannot answer at present (locked, restarting, closing). Retry the same call later.
 
     Args:
         message: what is busy.
@@ -170,10 +171,10 @@ class Unavailable(MicromodelsError):
 
 
 class SessionFailed(MicromodelsError):
-    """What a session was asked could not be computed. Labels that were acknowledged are stored.
+    """A session could not compute what was requested. Acknowledged labels are stored.
 
     Args:
-        error: why, as of a job.
+        error: why, in the form of a job's error.
     """
 
     def __init__(self, error: JobError) -> None:
@@ -185,22 +186,22 @@ class SessionFailed(MicromodelsError):
 
 
 class StorageFailure(MicromodelsError):
-    """The disk or the database failed. Nothing of the call was acknowledged; an operator has to look."""
+    """The disk or the database failed. Nothing of the call was acknowledged; an operator must act."""
 
 
 class WrongOffset(OutOfRange):
     """A chunk does not start where the upload ends.
 
     Args:
-        offset: where the chunk was said to start, in bytes.
-        expected: where the upload goes on, in bytes.
+        offset: where the chunk starts, in bytes.
+        expected: where the upload continues, in bytes.
     """
 
     def __init__(self, offset: int, expected: int) -> None:
         MicromodelsError.__init__(self, offset, expected)
         self.field = "offset"
         self.value = offset
-        self.allowed = f"{expected}, where the upload goes on"
+        self.allowed = f"{expected}, where the upload continues"
         self.expected = expected
 
 
@@ -216,5 +217,5 @@ def disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceExhausted("the disk is full", retry_after_seconds=60.0) from error
+            raise ResourceExhausted("the disk is full; free some space", retry_after_seconds=60.0) from error
         raise StorageFailure(f"the disk failed: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Who did what to the labels of a video: changes, reviews, comments and blind assignments as the store hands them out.
+"""Who did what to the labels of a video: changes, reviews, comments and blind assignments, as the store returns them.
 
 Frozen, plain dataclasses as in ``service.domain.videos``; the same conventions hold.
 """
@@ -32,9 +32,9 @@ class ChangeKind(StrEnum):
     WRITE = "write"
     """A person wrote or deleted labels."""
     CORRECT = "correct"
-    """A person corrected labels and had the spans around them computed again."""
+    """A person corrected labels, and the spans around them were recomputed."""
     RECOMPUTE = "recompute"
-    """The computation that followed from a correction; ``Change.parent`` names that."""
+    """Labels recomputed after a correction, which ``Change.parent`` names."""
     PROPAGATE = "propagate"
     """A job labeled frames."""
     SWAP = "swap"
@@ -42,19 +42,19 @@ class ChangeKind(StrEnum):
     MERGE = "merge"
     DELETE_TRACK = "delete_track"
     REVIEW = "review"
-    """A person accepted, rejected, locked or unlocked labels; the labels stayed as they were."""
+    """A person accepted, rejected, locked or unlocked labels; the labels themselves did not change."""
     ADJUDICATE = "adjudicate"
     """A person chose between the labels of two annotators."""
     UNDO = "undo"
 
     @property
     def is_machine(self) -> bool:
-        """Whether a micro-model decided what was written: it gives way to everything that people said."""
+        """Whether a micro-model wrote the labels. Such a change never overwrites what people wrote or decided."""
         return self in (ChangeKind.RECOMPUTE, ChangeKind.PROPAGATE)
 
     @property
     def moves_labels(self) -> bool:
-        """Whether a person put labels elsewhere as they are, so that predictions may take the place of anchors."""
+        """Whether a person moved labels unchanged, so that predictions may replace anchors."""
         return self in (ChangeKind.SWAP, ChangeKind.SPLIT, ChangeKind.MERGE, ChangeKind.DELETE_TRACK, ChangeKind.UNDO)
 
 
@@ -66,12 +66,12 @@ class Act:
     kind: ChangeKind = ChangeKind.WRITE
     job_id: str = ""
     parent: int = 0
-    """Of a recomputation: the revision of its correction. What people did after that is not overwritten."""
+    """For a recomputation, the revision of its correction. What people wrote after it is not overwritten."""
     undoes: int = 0
     model_version: str = ""
     comment: str = ""
     base: int = 0
-    """Of a job: what was written after this revision is not overwritten; 0 not to look."""
+    """For a job: labels written after this revision are not overwritten; 0 for no check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +81,25 @@ class Change:
     revision: int
     """The first revision that it made; its name in the API."""
     last_revision: int
-    """The last one: a job that goes on writing makes several."""
+    """The last revision; a job that writes several times makes several."""
     kind: ChangeKind
     author: str
     written_at: datetime
     label_count: int
-    """How many labels it wrote, deleted or judged."""
+    """How many labels it wrote, deleted or reviewed."""
     job_id: str = ""
     model_version: str = ""
     parent: int = 0
     undoes: int = 0
-    """The revision of the change that this one took back; 0 for none."""
+    """The revision of the change that this one undid; 0 for none."""
     undone_by: int = 0
-    """The revision of the change that took this one back; 0 while it stands."""
+    """The revision of the change that undid this one; 0 if it was not undone."""
     settled: bool = False
-    """Of a correction: whether what follows from it has been computed."""
+    """For a correction: whether its recomputation has finished."""
     seconds: float = 0.0
-    """Of a correction: from its acknowledgment to the last of the recomputed labels."""
+    """For a correction: seconds from its acknowledgment to the last recomputed label."""
     learned: int = 0
-    """Of a correction: how many corrections its micro-model version has learned from, it among them; 0 for none."""
+    """For a correction: how many corrections its micro-model version has learned from, including it; 0 for none."""
     comment: str = ""
 
 
@@ -107,25 +107,25 @@ class ReviewAction(StrEnum):
     """What a reviewer does with a label."""
 
     ACCEPT = "accept"
-    """It is right: no micro-model changes it any more."""
+    """The label is right: micro-models no longer change it."""
     REJECT = "reject"
-    """It is wrong, and somebody should draw it."""
+    """The label is wrong: a person should redraw it."""
     RESET = "reset"
     """Neither."""
     LOCK = "lock"
-    """Whatever stands here, no micro-model changes it, also after it was edited."""
+    """Micro-models no longer change this key, even after an edit."""
     UNLOCK = "unlock"
     UNDO = "undo"
-    """An earlier act was taken back."""
+    """An earlier review was undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewEvent:
-    """One act of review on one version of a label."""
+    """One review action on one version of a label."""
 
     key: LabelKey
     label_revision: int
-    """The version that was judged."""
+    """The version that was reviewed."""
     revision: int
     action: ReviewAction
     author: str
@@ -134,16 +134,16 @@ class ReviewEvent:
 
 @dataclass(frozen=True, slots=True)
 class ReviewResult:
-    """What a review did, or would do."""
+    """Result of a review, or of a dry run."""
 
     revision: int
-    """Revision of the video after it."""
+    """Revision of the video's labels after it."""
     changed: int
-    """Labels whose review it changed."""
+    """How many labels got another review state."""
     selected: int
-    """Labels that it was about."""
+    """How many labels were selected."""
     expected_wrong_share: float | None = None
-    """Mean of 1 - confidence over the labels accepted; None where none of them has a confidence."""
+    """Mean of 1 - confidence over the accepted labels; None if none of them has a confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +153,14 @@ class LabelVersion:
     record: LabelRecord
     kind: ChangeKind
     origin: tuple[LabelKey, int] | None = None
-    """Key and revision of the version that this one repeats, moved to another track or brought back."""
+    """Key and revision of the version that this one copies (moved to another track, or restored)."""
     reviews: tuple[ReviewEvent, ...] = ()
-    """Acts of review on this version, oldest first."""
+    """Reviews of this version, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelDifference:
-    """What a revision did to one key: before and after it; None where there is no label."""
+    """One key before and after a revision; None for no label."""
 
     key: LabelKey
     revision: int
@@ -170,7 +170,7 @@ class LabelDifference:
 
 @dataclass(frozen=True, slots=True)
 class Comment:
-    """A remark on frames, or on one track on these frames."""
+    """A comment on frames, or on one track on these frames."""
 
     project_id: str
     video_id: str
@@ -178,7 +178,7 @@ class Comment:
     start_frame: int
     stop_frame: int
     name: str
-    """Track or frame class that it is about; empty for the whole frames."""
+    """Track or frame class that the comment is about; empty for whole frames."""
     text: str
     author: str
     created_at: datetime
@@ -194,15 +194,15 @@ class Assignment:
     frames: tuple[int, ...]
     annotators: tuple[str, str]
     submitted: tuple[str, ...]
-    """Annotators who have said that they are done."""
+    """Annotators who have submitted."""
     author: str
     created_at: datetime
     adjudicator: str = ""
     adjudicated_at: datetime | None = None
     adjudicated_revision: int = 0
-    """Revision of the video's labels that the adjudication made; 0 before."""
+    """Revision of the video's labels that the adjudication made; 0 before it."""
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody still labels, so that nobody may see the other's labels."""
+        """Whether an annotator has not submitted yet, so that the other's labels stay hidden."""
         return set(self.submitted) != set(self.annotators)

@@ -1,4 +1,4 @@
-"""What each kind of job is asked to do: typed, validated, kept as JSON in the ledger."""
+"""Parameters of each kind of job: typed, validated, stored as JSON with the job."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ class TrainSpec:
     experiments: int = 1
     """How many settings to try; the best is kept."""
     seed: int = 0
-    """Of the random numbers."""
+    """Seed of the random numbers."""
     effort: float = 1.0
-    """Factor on the work that goes into training, 0.01 to 20; below 1 is quicker and worse."""
+    """Factor on the amount of training, 0.01 to 20; below 1 is faster and less accurate."""
     device: str = ""
     """``auto``, ``cpu`` or ``cuda``; empty for the server's setting."""
     model_id: str = ""
-    """The model that this becomes the next version of; empty for a new model."""
+    """Id of the model that gets a new version; empty for a new model."""
     display_name: str = ""
-    """Of the model, for people."""
+    """Display name of the model."""
 
     def __post_init__(self) -> None:
         _one_of("recipe", self.recipe, RECIPES)
@@ -85,29 +85,29 @@ class AutoLabelSpec(TrainSpec):
 
 @dataclass(frozen=True, slots=True)
 class RetrainSpec(TrainSpec):
-    """Retrain, compare with a version on labels that neither has seen, and replace it if that is better."""
+    """Retrain, compare with an existing version on held-out labels, and replace it if the new one is better."""
 
     kind: ClassVar[JobKind] = JobKind.RETRAIN
     version: int = 0
-    """Of ``model_id``: what to compare with; 0 with an empty ``model_id`` for the one trained last on the video."""
+    """Version of ``model_id`` to compare with; 0 with an empty ``model_id`` for the one trained last on the video."""
     revision: int = 0
-    """Of the video's labels when the job was submitted."""
+    """Revision of the video's labels when the job was submitted."""
     automatic: bool = False
-    """Whether the server started it by itself; such a job gives way when its video is deleted."""
+    """Whether the server started it by itself; such a job is cancelled when its video is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class PropagateSpec:
-    """Label frames with a saved model; the video's human labels, if there are any, are its anchors."""
+    """Label frames with a saved model; the video's human labels, if any, are its anchors."""
 
     kind: ClassVar[JobKind] = JobKind.PROPAGATE
     video_id: str
     model_id: str
     version: int = 0
-    """0 for the newest when the job is submitted."""
+    """Version of the model; 0 for the newest at submission."""
     start_frame: int = 0
     stop_frame: int = 0
-    """First frame that is not labeled; 0 for the end of the video."""
+    """One past the last frame to label; 0 for the end of the video."""
     device: str = ""
     """``auto``, ``cpu`` or ``cuda``; empty for the server's setting."""
 
@@ -140,7 +140,7 @@ _SPECS: dict[JobKind, type[JobSpec]] = {
 
 
 def spec_from_dict(kind: JobKind, data: Mapping[str, Any]) -> JobSpec:
-    """The spec that ``dataclasses.asdict`` wrote.
+    """Read a spec from the form that ``dataclasses.asdict`` wrote.
 
     Raises:
         InvalidInput: a field is missing, unknown or out of bounds.

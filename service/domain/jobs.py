@@ -1,4 +1,4 @@
-"""Jobs, their events, and what a worker may commit."""
+"""Jobs, their events, and what a worker commits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """The life of a job: QUEUED, LEASED, RUNNING, CANCELLING, then one of three ends that never change again."""
+    """Life of a job: QUEUED, LEASED, RUNNING, CANCELLING, then one of three final states."""
 
     QUEUED = "queued"
     LEASED = "leased"
@@ -59,35 +59,35 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A long-running operation as the ledger knows it."""
+    """A long-running operation."""
 
     project_id: str
     job_id: str
     kind: JobKind
     spec: Mapping[str, Any]
-    """The JSON form of its typed spec, see ``service.domain.job_specs``."""
+    """JSON form of its typed spec; see ``service.domain.job_specs``."""
     state: JobState
     video_id: str
     """The video it works on."""
     author: str
     tries: int
-    """How often it was started."""
+    """How many times it was started."""
     finish_early: bool
-    """Whether someone said "good enough, stop now"."""
+    """Whether a user asked training to stop early and continue with the weights it has."""
     progress: Mapping[str, Any]
     """Newest snapshot: any of ``training`` and ``propagation`` (the fields of the last such event), ``experiments`` (a
     list of the finished ones), ``stages`` (seconds by stage), ``frames_done``, ``warnings`` (a list, the newest 20)."""
     result: Mapping[str, Any]
-    """What came out: any of ``video_id``, ``model_id`` and ``version``, ``frames`` (how many were labeled),
+    """Any of ``video_id``, ``model_id`` and ``version``, ``frames`` (how many were labeled),
     ``revision`` (of the labels it wrote), ``files`` (each with ``name``, ``sha256``, ``size_bytes``; read with
-    ``store.blobs``). A cancelled job has what it had finished."""
+    ``store.blobs``). A cancelled job keeps what it finished."""
     checkpoint: Mapping[str, Any]
-    """What a next try would start from."""
+    """What the next try starts from."""
     error: JobError | None
     last_sequence: int
     """Number of the newest event; 0 before the first."""
     traceparent: str
-    """What its trace goes on from; empty where nothing was traced."""
+    """W3C ``traceparent`` of the call that created it; empty without tracing."""
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -95,7 +95,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """One event of a job; sequence numbers grow by one, with gaps where old progress was thinned out."""
+    """One event of a job; sequence numbers grow by one, with gaps where old progress was dropped."""
 
     sequence: int
     kind: str
@@ -110,7 +110,7 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A worker's right to run a job. Every commit shows it; a newer fence makes it void."""
+    """A worker's right to run a job. Every commit presents it; a newer fence invalidates it."""
 
     job_id: str
     fence: int
@@ -131,27 +131,27 @@ class Effects:
     """What one commit of a worker does; every part is optional."""
 
     labels: Sequence[AnyLabel] = ()
-    """Of the job's video. Anchors are left out, and never overwritten."""
+    """Labels of the job's video. Anchors among them are skipped; existing anchors are never overwritten."""
     events: Sequence[NewEvent] = ()
     progress: Mapping[str, Any] | None = None
     checkpoint: Mapping[str, Any] | None = None
-    """What the next try starts from; merged into the one before."""
+    """What the next try starts from; merged into the previous checkpoint."""
     model: NewModel | None = None
     """Its id and version go into checkpoint and result as ``model_id`` and ``version``."""
     frame_table: Mapping[str, Any] | None = None
-    """Makes the job's video ready."""
+    """Frame table of the job's video; makes the video ready."""
     result: Mapping[str, Any] | None = None
-    """Merged into the result so far. Labels add the ``revision`` that they made."""
+    """Merged into the result so far. Writing labels adds their ``revision``."""
     base_revision: int = 0
-    """Keys that somebody wrote after this revision stay as they are; 0 not to look."""
+    """Keys written by others after this revision are kept as they are; 0 for no check."""
     state: JobState | None = None
-    """``RUNNING`` or an end."""
+    """``RUNNING`` or a final state."""
     error: JobError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a worker should know after a commit or a beat."""
+    """Instructions to a worker, returned by a commit or a heartbeat."""
 
     cancel: bool = False
     finish_early: bool = False
@@ -163,7 +163,7 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The sign of life of a held job."""
+    """The heartbeat of a leased job."""
 
     job_id: str
     fence: int

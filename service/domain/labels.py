@@ -1,4 +1,4 @@
-"""Labels as the service keeps them: key, revision, author, review."""
+"""Labels as the service stores them: key, revision, author, review."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["LabelRecord", "ReviewState", "WriteResult"]
 
 
 class ReviewState(StrEnum):
-    """What reviewers have said of one version of a label. A new version starts without a judgment."""
+    """Review state of one version of a label. A new version starts unreviewed."""
 
     NONE = ""
     ACCEPTED = "accepted"
-    """No micro-model replaces it."""
+    """Micro-models no longer replace it."""
     REJECTED = "rejected"
 
 
@@ -27,33 +27,33 @@ class LabelRecord:
 
     key: LabelKey
     label: AnyLabel | None
-    """None where this version is a deletion."""
+    """None if this version is a deletion."""
     revision: int
-    """Revision of the video's labels that this write made; all labels of one batch share it."""
+    """Revision of the video's labels that this write made; shared by all labels of one batch."""
     author: str
     written_at: datetime
     job_id: str = ""
-    """The job that wrote it; empty for a write by a caller."""
+    """The job that wrote it; empty if a caller did."""
     review: ReviewState = ReviewState.NONE
     reviewed_by: str = ""
     reviewed_at: datetime | None = None
     locked: bool = False
-    """Whether micro-models are kept off this key."""
+    """Whether micro-models may not change this key."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether people have accepted or locked what stands here, or that nothing does."""
+        """Whether a person accepted or locked this version, including a locked deletion."""
         return self.locked or (self.label is not None and self.review is ReviewState.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a write of labels did."""
+    """Result of writing labels."""
 
     revision: int
     """Revision of the video after the write (unchanged if nothing was written)."""
     written: int
     deleted: int = 0
     kept_anchors: tuple[LabelKey, ...] = ()
-    """Keys that a model wanted to write and that a human label, an accepted label or a lock holds: left as they
-    were."""
+    """Keys that a model could not write because a human label, an accepted label or a lock is there. They were
+    left unchanged."""

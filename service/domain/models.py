@@ -1,4 +1,4 @@
-"""Micro-models as the service keeps them: versions, files, lineage."""
+"""Micro-models as the service stores them: versions, files, lineage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-__all__ = ["BlobFile", "LearnedState", "ModelVersion", "NewModel", "provenance_version"]
+__all__ = ["AdaptedModel", "BlobFile", "ModelVersion", "NewModel", "provenance_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class BlobFile:
 
 
 def provenance_version(model_id: str, version: int) -> str:
-    """How labels name the version of a micro-model that made them: ``model_id@version``."""
+    """The version of a micro-model in a label's provenance: ``model_id@version``."""
     return f"{model_id}@{version}"
 
 
@@ -37,35 +37,35 @@ class ModelVersion:
     metrics: Mapping[str, Any]
     manifest: Mapping[str, Any] = field(repr=False)
     label_revisions: Mapping[str, int]
-    """For each video id the revision of its labels that training saw."""
+    """By video id, the revision of its labels that training used."""
     files: tuple[BlobFile, ...]
-    """The saved folder; ``store.models.materialize`` writes it out."""
+    """Files of the saved folder; ``store.models.materialize`` writes them out."""
     job_id: str
     created_at: datetime
 
     @property
     def provenance_version(self) -> str:
-        """How labels name it."""
+        """The version as labels name it."""
         return provenance_version(self.model_id, self.version)
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedState:
-    """What a micro-model version has become on a video by learning from corrections."""
+class AdaptedModel:
+    """A micro-model version adapted to a video by learning from corrections."""
 
     model_version: str
-    """What it began with, as labels name it."""
+    """The version it started from, as labels name it."""
     number: int
-    """How many corrections it has learned from since, counted from 1."""
+    """How many corrections it has learned from, at least 1."""
     revision: int
     """Revision of the newest of them."""
     files: tuple[BlobFile, ...]
-    """The saved folder; ``store.learned.materialize`` writes it out."""
+    """Files of the saved folder; ``store.adapted_models.materialize`` writes them out."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewModel:
-    """A trained model to record; ``model_id`` empty for a new one. Its files must be blobs already."""
+    """A trained model to record; ``model_id`` is empty for a new one. Its files must already be blobs."""
 
     model_id: str
     display_name: str

@@ -1,4 +1,4 @@
-"""What the store hands out: frozen, plain dataclasses without protobuf and without a database behind them.
+"""What the store returns: frozen, plain dataclasses, independent of protobuf and of the database.
 
 Ids are single path segments (``[a-z0-9-]``, 1 to 63 characters). Instants are aware datetimes in UTC. Frame ranges are
 half-open.
@@ -36,7 +36,7 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """An ontology and what was labeled with it. ``etag`` changes with every update."""
+    """An ontology and everything labeled with it. ``etag`` changes with every update."""
 
     project_id: str
     display_name: str
@@ -45,32 +45,32 @@ class Project:
     updated_at: datetime
     etag: str
     retention_days: int = 0
-    """A video is deleted for good so many days after it was brought in; 0 for never."""
+    """Videos are deleted for good this many days after they were added; 0 for never."""
 
 
 class UploadState(StrEnum):
-    """The life of an upload."""
+    """State of an upload."""
 
     ACTIVE = "active"
-    """Takes chunks."""
+    """Accepts chunks."""
     FINISHED = "finished"
     """Became a video."""
     FAILED = "failed"
-    """Size or checksum did not match; its bytes are gone."""
+    """Size or checksum did not match; the bytes were deleted."""
     ABORTED = "aborted"
-    """Given up by the caller, or expired; its bytes are gone."""
+    """Cancelled by the caller, or expired; the bytes were deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A video on its way in. ``offset_bytes`` is what is safely stored: the next chunk starts there."""
+    """A video being uploaded. ``offset_bytes`` are safely stored: the next chunk starts there."""
 
     project_id: str
     upload_id: str
     display_name: str
     size_bytes: int
     sha256: str
-    """Expected checksum, 64 hex digits; empty if the caller did not say."""
+    """Expected checksum, 64 hex digits; empty if the caller gave none."""
     offset_bytes: int
     state: UploadState
     video_id: str
@@ -80,20 +80,20 @@ class Upload:
 
 
 class VideoState(StrEnum):
-    """The life of a video."""
+    """State of a video."""
 
     PROBING = "probing"
-    """Its frame table is being built by the job ``probe_job_id``."""
+    """The job ``probe_job_id`` is building its frame table."""
     READY = "ready"
     FAILED = "failed"
-    """It cannot be decoded; ``error`` says why."""
+    """The video cannot be decoded; ``error`` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
     """An immutable source and a summary of its frame table (zeros until it is ``READY``).
 
-    The whole table is read with ``store.videos.frame_table``.
+    ``store.videos.frame_table`` reads the whole table.
     """
 
     project_id: str
@@ -103,9 +103,9 @@ class VideoRecord:
     source_path: str
     """Registered path (file or folder of frames) under an allowed root; empty for an uploaded video."""
     blob: str
-    """SHA-256 of the uploaded bytes, the name of their blob; empty for a registered path."""
+    """SHA-256 of the uploaded bytes and name of their blob; empty for a registered path."""
     content_hash: str
-    """SHA-256 as the frame table has it; empty until probed."""
+    """Content hash of the frame table; empty until probed."""
     size_bytes: int
     frame_count: int
     width_px: int

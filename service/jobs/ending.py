@@ -57,7 +57,7 @@ def _warn_of_crowds(leased: LeasedJob, commits: Commits) -> None:
         return
     commits.commit()
     job = leased.job
-    crowded = leased.patiently(lambda: leased.store.labels.crowded(job.project_id, job.video_id))
+    crowded = leased.patiently(lambda: leased.store.labels.frames_over_limit(job.project_id, job.video_id))
     for name, count in crowded.items():
         message = f"{count} frames have more of {name!r} than max_instances allows; GetDiagnostics shows where"
         commits.progress.add("warned", {"message": message})

@@ -61,7 +61,7 @@ class JobRunner:
         if self._store.is_exclusive:
             shutil.rmtree(self._settings.data_dir / "scratch", ignore_errors=True)
             for beat in self._store.jobs.held("" if self._store.has_own_database else self._place):
-                self._store.jobs.take_back(beat, JobError("WORKER_CRASHED", "the server stopped without warning"))
+                self._store.jobs.reclaim(beat, JobError("WORKER_CRASHED", "the server stopped without warning"))
         self._thread.start()
 
     def stop(self) -> None:
@@ -99,7 +99,7 @@ class JobRunner:
                 "WORKER_CRASHED", f"its server gave no sign of life for {self._settings.lease_seconds:g} s"
             )
             # A thread of this server is alive, only slow: the disk may be.
-            if (beat.job_id, beat.fence) not in mine and self._store.jobs.take_back(beat, reason):
+            if (beat.job_id, beat.fence) not in mine and self._store.jobs.reclaim(beat, reason):
                 _LOG.warning("job %s was taken back: %s", beat.job_id, reason.message)
         self._tidy()
         for kinds, room in ((_HEAVY, self._settings.heavy_jobs), (_LIGHT, self._settings.light_jobs)):
@@ -115,7 +115,7 @@ class JobRunner:
 
     def _supervise(self, supervisor: Supervisor, job: Job) -> None:
         resource = f"projects/{job.project_id}/videos/{job.video_id}"
-        call = Call(Caller(job.author), f"job/{job.kind.value}", job.project_id, resource, only_noted=True)
+        call = Call(Caller(job.author), f"job/{job.kind.value}", job.project_id, resource, audited_if_detail=True)
         about = {"operation": job.job_id, "video": resource}
         with calling(call), span(f"job {job.kind.value}", job.traceparent, **about):
             supervisor.run()  # what it does is audited as its author's

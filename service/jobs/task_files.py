@@ -16,7 +16,7 @@ from service.domain.codec import encode_ontology
 from service.domain.errors import NotFound
 from service.domain.job_specs import JobSpec, PropagateSpec, TrainSpec, spec_from_dict
 from service.domain.jobs import Job, JobKind
-from service.domain.models import LearnedState, ModelVersion
+from service.domain.models import AdaptedModel, ModelVersion
 from service.reports.archive import lay_out
 from service.reports.audit_report import FILE_NAME, write_report
 from service.settings import Settings, cache_folder
@@ -42,7 +42,7 @@ class TaskInputs:
     settled: Iterable[LabelKey] = ()
     """Keys of labels that people accepted or locked."""
     model: ModelVersion | None = None
-    learned: Sequence[LearnedState] = ()
+    learned: Sequence[AdaptedModel] = ()
     """What the model has learned on this video, the oldest state first."""
     spec: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -96,12 +96,12 @@ def lay_out_task(store: Store, settings: Settings, inputs: TaskInputs, scratch: 
     )
 
 
-def _lay_out_learned(store: Store, states: Iterable[LearnedState], scratch: Path) -> list[str]:
+def _lay_out_learned(store: Store, states: Iterable[AdaptedModel], scratch: Path) -> list[str]:
     folders = []
     for state in states:
         folder = scratch / f"learned-{state.number}"
         try:
-            store.learned.materialize(state, folder)
+            store.adapted_models.materialize(state, folder)
         except NotFound:  # its files are lost: the state before it is used
             _LOG.warning("state %d of %s has no files", state.number, state.model_version)
         else:
@@ -196,7 +196,7 @@ def _labels(
     if job.kind is JobKind.EXPORT:
         return _all_labels(store, ids, show_life), [], 0
     if job.kind is JobKind.RETRAIN:
-        records, revision = store.history.news(*ids, 0)
+        records, revision = store.history.labels_since(*ids, 0)
         labels = [record.label for record in records if record.label is not None]
         return labels, [record.key for record in records if record.is_settled], revision
     anchors, revision = store.labels.anchors(*ids)
@@ -222,8 +222,8 @@ def _model(store: Store, job: Job) -> ModelVersion | None:
     return store.models.get(job.project_id, source["model_id"], source["version"])
 
 
-def _learned(store: Store, job: Job, model: ModelVersion | None) -> Sequence[LearnedState]:
+def _learned(store: Store, job: Job, model: ModelVersion | None) -> Sequence[AdaptedModel]:
     """What the model has learned that a retraining is to improve on; nothing once an earlier try has replaced it."""
     if model is None or job.kind is not JobKind.RETRAIN or "model_id" in job.checkpoint:
         return ()
-    return store.learned.of(job.project_id, job.video_id, model.provenance_version)
+    return store.adapted_models.of(job.project_id, job.video_id, model.provenance_version)

@@ -1,4 +1,4 @@
-"""How far two sets of labels of the same frames agree: overlap of shapes, Cohen's kappa of states and classes."""
+"""Agreement of two sets of labels on the same frames: IoU of shapes, Cohen's kappa of states and classes."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from micromodels.types import AnyLabel, FrameLabel, Label
 __all__ = ["Agreement", "agreement", "cohen_kappa"]
 
 MISSING = "missing"
-"""In place of a state or class where only one of the two has the object."""
+"""Stands in for the state or class if only one annotator has the object."""
 _MIN_IOU = 0.1
-"""Objects of different tracks that overlap less are not taken for the same one."""
+"""Objects of different tracks with a lower IoU are not matched."""
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What two annotators have in common."""
+    """Agreement of two annotators."""
 
     frames: int
     objects: int
-    """Objects that at least one of the two has."""
+    """Objects that at least one annotator labeled."""
     matched: int
-    """Objects that both have."""
+    """Objects that both annotators labeled."""
     mean_iou: float | None
-    """Over the objects that at least one shows a shape of; 0 where the other has none. None where there are none."""
+    """Over the objects with a shape from at least one annotator; 0 if the other has none. None without shapes."""
     state_kappa: float | None
     class_kappa: float | None
     frame_class_kappa: float | None
 
 
 def cohen_kappa(pairs: Sequence[Pair]) -> float | None:
-    """Cohen's kappa, (p_o - p_e) / (1 - p_e): the share of pairs that agree, p_o, against that expected by chance,
+    """Cohen's kappa, (p_o - p_e) / (1 - p_e): the share of pairs that agree, p_o, against the share expected by chance,
     p_e = sum over categories of the product of both annotators' shares (Cohen, *Educational and Psychological
-    Measurement* 20, 1960). 1 where all agree; None where there is nothing to compare, or one category only.
+    Measurement* 20, 1960). 1 if all pairs agree; None without pairs, or with one category only.
     """
     if not pairs:
         return None
@@ -54,12 +54,12 @@ def agreement(
 ) -> Agreement:
     """Compare the labels of two annotators.
 
-    Objects of one track on one frame are the same; what is left over is matched by overlap, the greatest first.
+    Objects of one track on one frame are matched; the others are matched by IoU, the greatest first.
 
     Args:
         one: labels of the first.
         other: labels of the second.
-        frames: the frames that both were to label.
+        frames: the frames assigned to both.
         height_px: of the video.
         width_px: of the video.
     """
@@ -116,9 +116,9 @@ def _matches(
 
 
 def _frame_classes(one: Sequence[AnyLabel], other: Sequence[AnyLabel]) -> list[Pair]:
-    def said(labels: Sequence[AnyLabel]) -> dict[tuple[int, str], str]:
+    def values(labels: Sequence[AnyLabel]) -> dict[tuple[int, str], str]:
         words = {True: "present", False: "absent"}
         return {(x.frame, x.frame_class): words[x.present] for x in labels if isinstance(x, FrameLabel)}
 
-    first, second = said(one), said(other)
+    first, second = values(one), values(other)
     return [(first.get(key, MISSING), second.get(key, MISSING)) for key in sorted({*first, *second})]

@@ -1,4 +1,4 @@
-"""Everything that is kept about one video, as one zip: laid out by the supervisor, packed by the child."""
+"""Everything stored about one video, as one zip: the supervisor writes the rows, the job process packs them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FOLDER = "archive"
 
 
 def lay_out(store: Store, job: Job, scratch: Path, alive: Callable[[], None]) -> None:
-    """Write every row about a job's video, and its rows of the audit, as JSON Lines: a file a table.
+    """Write all rows about a job's video, and its audit rows, as JSON Lines: one file per table.
 
     Args:
-        store: where they are.
-        job: the export.
+        store: source of the rows.
+        job: the export job.
         scratch: folder of the job.
-        alive: called after every row, to show signs of life.
+        alive: called after every row, as a heartbeat.
     """
     folder = scratch / _FOLDER
     folder.mkdir()
@@ -51,12 +51,12 @@ def lay_out(store: Store, job: Job, scratch: Path, alive: Callable[[], None]) ->
 
 
 def pack(scratch: Path, video: Path, labels: Iterable[AnyLabel]) -> Path:
-    """A zip of what was laid out, the labels in native form, and the video itself.
+    """Zip the files of ``lay_out``, the labels in native form, and the video.
 
     Args:
         scratch: as in ``lay_out``.
         video: a file or a folder of frames.
-        labels: the current ones.
+        labels: the current labels.
     """
     from micromodels.labels.files import write_jsonl
 
@@ -66,7 +66,7 @@ def pack(scratch: Path, video: Path, labels: Iterable[AnyLabel]) -> Path:
         for path in sorted((scratch / _FOLDER).iterdir()):
             archive.write(path, path.name)
         frames = sorted(path for path in video.rglob("*") if path.is_file()) if video.is_dir() else [video]
-        for path in frames:  # pictures and videos do not get smaller
+        for path in frames:  # pictures and videos do not compress further
             name = path.relative_to(video).as_posix() if video.is_dir() else "source"
             archive.write(path, f"video/{name}", zipfile.ZIP_STORED)
     return target

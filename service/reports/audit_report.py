@@ -1,8 +1,8 @@
-"""The report of an auditor: who drew, accepted and corrected each label, with which micro-model, and when.
+"""The audit report: who drew, accepted and corrected each label, with which micro-model, and when.
 
 JSON Lines, each an object with one key: ``video``; ``micro_model`` for every version that wrote a label; ``change`` for
-every act on the labels, oldest first; ``label`` for every label that there is or was, with its whole history;
-``comment``; and at the end ``summary``.
+every change of the labels, oldest first; ``label`` for every current or deleted label, with its history; ``comment``;
+and at the end ``summary``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from micromodels.labels.files import label_to_dict
 from service.domain.errors import NotFound
 from service.domain.history import Change, LabelVersion
-from service.reports.quality import Acts, all_changes, verdicts_on
+from service.reports.quality import ChangeIndex, all_changes, verdicts_on
 
 if TYPE_CHECKING:
     from service.store import Store
@@ -35,11 +35,11 @@ def write_report(store: Store, project_id: str, video_id: str, path: Path, alive
     """Write the report of a video.
 
     Args:
-        store: where everything is.
+        store: source of the data.
         project_id: the video's project.
         video_id: which video.
         path: the file.
-        alive: called every now and then, to show signs of life.
+        alive: called regularly, as a heartbeat.
     """
     counts: Counter[str] = Counter()
     models: set[str] = set()
@@ -64,7 +64,7 @@ def _entries(
             "label_revision": video.label_revision,
         },
     )
-    acts = Acts(all_changes(store, project_id, video_id))
+    acts = ChangeIndex(all_changes(store, project_id, video_id))
     size = (video.height_px, video.width_px)
     for change in acts.all:
         yield "change", _change(change)
@@ -83,9 +83,12 @@ def _entries(
     after = ""
     while True:
         page = store.reviews.comments(project_id, video_id, after=after)
-        for said in page.items:
-            about = {"start_frame": said.start_frame, "stop_frame": said.stop_frame, "track": said.name}
-            yield "comment", {**about, "text": said.text, "author": said.author, "time": _time(said.created_at)}
+        for comment in page.items:
+            about = {"start_frame": comment.start_frame, "stop_frame": comment.stop_frame, "track": comment.name}
+            yield (
+                "comment",
+                {**about, "text": comment.text, "author": comment.author, "time": _time(comment.created_at)},
+            )
         after = page.next_after
         if not after:
             break
@@ -108,8 +111,8 @@ def _change(change: Change) -> dict[str, Any]:
     return entry | {name: value for name, value in rest.items() if value}
 
 
-def _replaced(versions: list[LabelVersion], acts: Acts, size: tuple[int, int]) -> dict[int, dict[str, Any]]:
-    """By revision of a hand label which micro-model version it replaced, and the overlap with what that predicted."""
+def _replaced(versions: list[LabelVersion], acts: ChangeIndex, size: tuple[int, int]) -> dict[int, dict[str, Any]]:
+    """By revision of a hand label: the micro-model version that it replaced, and the IoU with its prediction."""
     return {
         verdict.revision: {
             "micro_model": verdict.predicted.provenance.version,
@@ -123,7 +126,7 @@ def _replaced(versions: list[LabelVersion], acts: Acts, size: tuple[int, int]) -
 def _label(
     versions: list[LabelVersion], counts: Counter[str], models: set[str], replaced_by: dict[int, dict[str, Any]]
 ) -> dict[str, Any]:
-    """One key with its history; what it is now stands first."""
+    """One key with its history; its current state comes first."""
     newest = versions[-1].record
     key = {"frame": newest.key.frame, ("frame_class" if newest.key.is_frame_class else "track"): newest.key.name}
     history = [_version(version, models) for version in versions]
@@ -181,7 +184,7 @@ def _model(store: Store, project_id: str, name: str) -> dict[str, Any]:
         return {"name": name, "known": False}
     try:
         model = store.models.get(project_id, model_id, int(number))
-    except NotFound:  # deleted since, or of another tool
+    except NotFound:  # deleted, or from another tool
         return {"name": name, "known": False}
     return {
         "name": name,

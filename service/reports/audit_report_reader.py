@@ -1,6 +1,6 @@
-"""Reads the report of an auditor without a server: checks that it is whole, and sums up who did what.
+"""Reads an audit report without a server: checks that it is complete, and sums up who did what.
 
-What ``service.reports.audit_report`` wrote goes in, line by line; memory does not grow with the number of labels.
+Reads the output of ``service.reports.audit_report`` line by line; memory does not grow with the number of labels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLUMNS = (
     "locked",
     "versions",
 )
-"""Of a row for every label; ``predicted_by`` is the micro-model version of the newest prediction."""
+"""Columns of one row per label; ``predicted_by`` is the micro-model version of the newest prediction."""
 
 _FORMAT = 1
 _MAX_PROBLEMS = 20
@@ -44,17 +44,17 @@ Row = dict[str, Any]
 
 @dataclass(slots=True)
 class ReviewSummary:
-    """What a report says as a whole.
+    """Summary of a report.
 
     Attributes:
         video: the entry of the video.
-        people: by name, how many labels that stand they drew, corrected and accepted, and how many changes they made.
-        models: by version, its entry; how many labels of it stand, ever were, are accepted and were corrected; and the
-            sum of the overlaps of corrected ones with what was drawn.
-        states: labels by what they are now: human, predicted, deleted.
+        people: by name, how many current labels they drew, corrected and accepted, and how many changes they made.
+        models: by version, its entry; the counts of its current, past, accepted and corrected labels; and the sum of
+            the IoU of the corrected ones with their correction.
+        states: number of labels by current state: human, predicted, deleted.
         changes: by kind.
-        comments: as they are.
-        problems: what does not fit together; empty if the report is whole.
+        comments: all comments, unchanged.
+        problems: inconsistencies; empty if the report is complete.
     """
 
     video: Mapping[str, Any] = field(default_factory=dict)
@@ -74,18 +74,18 @@ def read_report(path: Path, on_label: Callable[[Row], None] = lambda row: None) 
         on_label: called with a row of ``COLUMNS`` for every label, in the order of frames.
 
     Raises:
-        InvalidInput: it is no such report; names the line.
+        InvalidInput: not an audit report; the error names the line.
         OSError: the file cannot be read.
     """
     found = ReviewSummary()
     reader = _Reader(found)
     for number, (kind, entry) in enumerate(_entries(path), start=1):
         if (number == 1) != (kind == "video"):
-            raise InvalidInput(f"line {number}", kind, "the video in the first line, and only there")
+            raise InvalidInput(f"line {number}", kind, "the video entry in the first line, and only there")
         try:
             row = reader.take(kind, entry)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InvalidInput(f"line {number}", kind, f"an entry as a server writes it ({error!r})") from None
+            raise InvalidInput(f"line {number}", kind, f"an entry written by a server export ({error!r})") from None
         if row is not None:
             on_label(row)
     reader.conclude()
@@ -96,27 +96,27 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                said = json.loads(line)
+                entry = json.loads(line)
             except ValueError as error:
                 raise InvalidInput(f"line {number}", line[:40], f"JSON: {error}") from None
-            if not isinstance(said, dict) or len(said) != 1 or next(iter(said)) not in _KINDS:
+            if not isinstance(entry, dict) or len(entry) != 1 or next(iter(entry)) not in _KINDS:
                 raise InvalidInput(f"line {number}", line[:40], f"an object with one key of {', '.join(_KINDS)}")
-            yield next(iter(said.items()))
+            yield next(iter(entry.items()))
 
 
 class _Reader:
-    """Takes one entry after the other, and compares them with each other."""
+    """Reads entries one by one, and checks them against each other."""
 
     def __init__(self, found: ReviewSummary) -> None:
         self._found = found
         self._authors: dict[int, str] = {}
-        """Who made each revision."""
+        """Author by revision."""
         self._last = 0
         self._summary: Mapping[str, int] | None = None
         self._accepted = self._corrected = 0
 
     def take(self, kind: str, entry: Mapping[str, Any]) -> Row | None:
-        """Take an entry; the row of a label."""
+        """Read an entry; returns the row of a label."""
         found = self._found
         if kind == "video":
             if entry["format"] != _FORMAT:
@@ -163,7 +163,7 @@ class _Reader:
                 model["corrected"] = model.get("corrected", 0) + 1
                 model["overlaps"] = model.get("overlaps", 0.0) + float(version["replaced"]["overlap"])
         if entry["history"] and entry["history"][-1]["label"] != now:
-            self._wrong(f"{where}: its last version is not what stands there")
+            self._wrong(f"{where}: its last version differs from its current state")
         if entry["state"] == "predicted":
             model = found.models[row.get("predicted_by", "")]
             model["standing"] = model.get("standing", 0) + 1
@@ -179,18 +179,18 @@ class _Reader:
     def _check_version(self, version: Mapping[str, Any], where: str) -> None:
         author = self._authors.get(version["revision"])
         if author is None:
-            self._wrong(f"{where}: no change made its revision {version['revision']}")
+            self._wrong(f"{where}: its revision {version['revision']} belongs to no change")
         elif author != version["author"]:
-            self._wrong(f"{where}: revision {version['revision']} is of {author!r}, not of {version['author']!r}")
+            self._wrong(f"{where}: revision {version['revision']} is by {author!r}, not by {version['author']!r}")
 
     def conclude(self) -> None:
-        """Compare with what the report says of itself."""
+        """Check the entries against the summary."""
         states = self._found.states
         if self._summary is None:
-            self._wrong("the summary is missing: the report was cut off")
+            self._wrong("the summary is missing: the file is cut off")
             return
         if self._last != self._found.video["label_revision"]:
-            self._wrong(f"changes end with revision {self._last}, not {self._found.video['label_revision']}")
+            self._wrong(f"changes end at revision {self._last}, not {self._found.video['label_revision']}")
         counted = {**states, "accepted": self._accepted, "corrected": self._corrected}
         for name in sorted({*counted, *self._summary}):
             if counted.get(name, 0) != self._summary.get(name, 0):
@@ -202,7 +202,7 @@ class _Reader:
 
 
 def _of_version(version: Mapping[str, Any]) -> Row:
-    """What one version says of who drew, predicted and accepted; later ones go over earlier ones."""
+    """Who drew, predicted and accepted one version; later versions overwrite earlier ones."""
     row: Row = {}
     if "micro_model" in version:
         row |= {"predicted_by": version["micro_model"], "predicted_at": version["time"]}

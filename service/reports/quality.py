@@ -1,4 +1,4 @@
-"""What people's verdicts say of the labels of a video: computed from its history, without decoding anything."""
+"""Quality of a video's labels, measured by what people accepted and corrected. Computed from the history alone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from service.store import Store
 
 __all__ = [
-    "Acts",
+    "ChangeIndex",
     "Effect",
     "Group",
-    "Said",
     "Verdict",
+    "VerdictTally",
     "VideoDiagnostics",
     "all_changes",
     "diagnose",
@@ -35,12 +35,12 @@ _FRAMES_AT_ONCE = 200
 _HARDEST = 20
 _NEWEST_CORRECTIONS = 100
 _PAUSE_SECONDS = 120.0
-"""A longer time between two acts of a person was not all work."""
+"""A longer gap between two changes by one person does not count as work in full."""
 _ROW_PX, _LEFT_PX, _WIDTH_PX = 18, 120, 1000
 
 
-class Acts:
-    """The changes of a video, to be found by the revisions that they made.
+class ChangeIndex:
+    """Changes of a video, indexed by revision.
 
     Args:
         changes: all of them, newest first.
@@ -56,18 +56,18 @@ class Acts:
                 self._learned[change.model_version].append((change.revision, change.learned))
 
     def of(self, revision: int) -> Change | None:
-        """What made a revision; None for those from before changes were written down."""
+        """The change that made a revision; None for revisions older than the change log."""
         position = bisect_right(self._starts, revision)
         return self.all[position - 1] if position else None
 
     def learned_before(self, model_version: str, revision: int) -> int:
-        """How many corrections a micro-model version had learned from before a revision."""
+        """How many corrections a micro-model version had learned from by a revision."""
         known = self._learned[model_version]
         position = bisect_right(known, (revision, 0))
         return known[position - 1][1] if position else 0
 
     def work_seconds(self) -> float:
-        """How long people worked, as far as the times of their acts tell."""
+        """How long people worked, estimated from the times of their changes."""
         times: defaultdict[str, list[float]] = defaultdict(list)
         for change in self.all:
             if not change.kind.is_machine:
@@ -77,20 +77,20 @@ class Acts:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a person said of a prediction."""
+    """A person's decision on a prediction: accepted, or corrected."""
 
     revision: int
-    """Of the act."""
+    """Revision of the decision."""
     predicted: AnyLabel
     drawn: AnyLabel | None
-    """What was drawn in its place; None where it was accepted."""
+    """The correction; None if the prediction was accepted."""
     overlap: float
-    """Of the two, 0 to 1; 1 where it was accepted."""
+    """IoU of prediction and correction, 0 to 1; 1 if accepted."""
 
 
 @dataclass(slots=True)
-class Said:
-    """Verdicts of one act on predictions of one micro-model version."""
+class VerdictTally:
+    """Verdicts of one change on predictions of one micro-model version."""
 
     accepted: int = 0
     overlaps: list[float] = field(default_factory=list)
@@ -98,45 +98,45 @@ class Said:
 
 @dataclass(slots=True)
 class Effect:
-    """What a correction did to other labels."""
+    """Effect of a correction on other labels."""
 
     change: Change
     changed: int = 0
     confidences: list[tuple[float, float]] = field(default_factory=list)
-    """Of changed labels before and after it."""
+    """Confidence of changed labels, before and after the correction."""
     agreements: list[tuple[float, float]] = field(default_factory=list)
-    """Overlaps of changed labels, before and after it, with what a person drew there later."""
+    """IoU of changed labels, before and after the correction, with what a person drew there later."""
 
 
 @dataclass(slots=True)
 class Group:
-    """Counts of a class, a track or a micro-model version, summed up as its labels come."""
+    """Running counts of a class, a track or a micro-model version."""
 
     labels: int = 0
     manual: int = 0
     accepted: int = 0
     overlaps: list[float] = field(default_factory=list)
-    """Of the predictions that people replaced, with what they drew."""
+    """IoU of corrected predictions with their corrections."""
     confidences: list[float] = field(default_factory=list)
-    """Of the predictions that stand."""
-    said: defaultdict[tuple[int, str], Said] = field(default_factory=lambda: defaultdict(Said))
-    """Verdicts by revision of the act and micro-model version."""
+    """Confidence of current predictions."""
+    by_act: defaultdict[tuple[int, str], VerdictTally] = field(default_factory=lambda: defaultdict(VerdictTally))
+    """Verdicts by revision of the change and micro-model version."""
 
     @property
     def quality(self) -> float | None:
-        """Mean over all verdicts: the overlap of a corrected prediction, 1 for an accepted one; None without any."""
+        """Mean over all verdicts: the IoU of a corrected prediction, 1 for an accepted one; None without verdicts."""
         verdicts = len(self.overlaps) + self.accepted
         return (sum(self.overlaps) + self.accepted) / verdicts if verdicts else None
 
     def take(self, verdict: Verdict) -> None:
         """Count a verdict."""
-        said = self.said[verdict.revision, verdict.predicted.provenance.version]
+        tally = self.by_act[verdict.revision, verdict.predicted.provenance.version]
         if verdict.drawn is None:
             self.accepted += 1
-            said.accepted += 1
+            tally.accepted += 1
         else:
             self.overlaps.append(verdict.overlap)
-            said.overlaps.append(verdict.overlap)
+            tally.overlaps.append(verdict.overlap)
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class VideoDiagnostics:
     """The figures of a video."""
 
     frame_count: int
-    acts: Acts
+    acts: ChangeIndex
     manual_frames: set[int] = field(default_factory=set)
     total: Group = field(default_factory=Group)
     classes: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
@@ -152,28 +152,28 @@ class VideoDiagnostics:
     versions: defaultdict[str, Group] = field(default_factory=lambda: defaultdict(Group))
     """By micro-model version, as labels name it."""
     confusions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """How often by property, predicted and corrected."""
+    """Count by (property, predicted value, corrected value)."""
     frames: defaultdict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Overlaps of corrections by frame."""
+    """IoU of corrections by frame."""
     effects: dict[int, Effect] = field(default_factory=dict)
-    """By revision what the newest corrections did, oldest first."""
+    """Effects of the newest corrections by revision, oldest first."""
     strips: dict[str, dict[int, float | None]] = field(default_factory=dict)
-    """By track and frame the confidence; None for a hand label."""
+    """Confidence by track and frame; None for a hand label."""
 
     def hardest(self) -> list[tuple[int, list[float]]]:
-        """Frames with corrections, the worst first."""
+        """Frames with corrections, worst first."""
         worst = sorted(self.frames.items(), key=lambda item: (sum(item[1]) - len(item[1]), item[0]))
         return worst[:_HARDEST]
 
 
 def diagnose(store: Store, project_id: str, video_id: str) -> VideoDiagnostics:
-    """Go through the history of a video.
+    """Compute the figures from the history of a video.
 
     Raises:
-        NotFound: there is no such video.
+        NotFound: no such video.
     """
     video = store.videos.get(project_id, video_id)
-    found = VideoDiagnostics(video.frame_count, Acts(all_changes(store, project_id, video_id)))
+    found = VideoDiagnostics(video.frame_count, ChangeIndex(all_changes(store, project_id, video_id)))
     corrections = [change for change in found.acts.all if change.kind is ChangeKind.CORRECT]
     found.effects = {change.revision: Effect(change) for change in corrections[-_NEWEST_CORRECTIONS:]}
     size = (video.height_px, video.width_px)
@@ -189,7 +189,7 @@ def all_changes(store: Store, project_id: str, video_id: str) -> list[Change]:
     """Every change of a video's labels, newest first, read page by page.
 
     Raises:
-        NotFound: there is no such video.
+        NotFound: no such video.
     """
     found: list[Change] = []
     before = 0
@@ -235,8 +235,8 @@ def _count(found: VideoDiagnostics, versions: list[LabelVersion], size: tuple[in
             group.confidences.append(newest.label.confidence)
 
 
-def verdicts_on(versions: Sequence[LabelVersion], acts: Acts, size: tuple[int, int]) -> Iterator[Verdict]:
-    """What people said of the predictions of one key, oldest first, but for what they took back.
+def verdicts_on(versions: Sequence[LabelVersion], acts: ChangeIndex, size: tuple[int, int]) -> Iterator[Verdict]:
+    """Verdicts on the predictions of one key, oldest first, without undone ones.
 
     Args:
         versions: of the key, oldest first.
@@ -254,14 +254,14 @@ def verdicts_on(versions: Sequence[LabelVersion], acts: Acts, size: tuple[int, i
     label = newest.record.label
     if label is not None and not label.is_anchor and newest.record.review is ReviewState.ACCEPTED:
         accepted = [event.revision for event in newest.reviews if event.action is ReviewAction.ACCEPT]
-        # A label that was moved with its judgment has it from where it came.
+        # A label that was moved keeps the review of its origin.
         yield Verdict(accepted[-1] if accepted else newest.record.revision, label, None, 1.0)
 
 
 def _count_effects(
     found: VideoDiagnostics, versions: Sequence[LabelVersion], verdicts: Sequence[Verdict], size: tuple[int, int]
 ) -> None:
-    """What corrections made of one key."""
+    """Count the effects of corrections on one key."""
     touched: dict[int, tuple[AnyLabel | None, AnyLabel | None]] = {}
     before: AnyLabel | None = None
     for version in versions:
@@ -301,7 +301,7 @@ def _properties(predicted: AnyLabel, drawn: AnyLabel) -> Iterator[tuple[str, str
 
 
 def draw(strips: Mapping[str, Mapping[int, float | None]], frame_count: int) -> bytes:
-    """A PNG: a row a track, a column some frames, from red (unsure) to green (sure), hand labels in blue.
+    """A PNG with one row per track and time to the right: red (unsure) to green (sure), hand labels in blue.
 
     Args:
         strips: as in ``VideoDiagnostics``.

@@ -40,7 +40,9 @@ class LabelUpdates:
         Args:
             correction: what the request changes; the worker gets these keys as they were before. Empty for none.
         """
-        records, revision = self._store.history.news(*self._ids, self._revision, but=self._own, also=self._differing)
+        records, revision = self._store.history.labels_since(
+            *self._ids, self._revision, but=self._own, also=self._differing
+        )
         updates: Updates = {record.key: (record.label, record.is_settled) for record in records}
         corrected = {item.key: item.revision for item in correction}
         self._differing = {r.key for r in records if r.key in corrected and r.revision > corrected[r.key]}

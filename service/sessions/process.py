@@ -85,7 +85,7 @@ class SessionProcess:
         self._worker = WorkerProcess(task, preload=preload, trace_file=settings.trace_file)
 
     def _lay_out(self, model: ModelVersion, labels: Updates, scratch: Path) -> Task:
-        learned = self._store.learned.of(*self._ids, self._model_version)
+        learned = self._store.adapted_models.of(*self._ids, self._model_version)
         inputs = TaskInputs(
             *self._ids,
             kind=SESSION,
@@ -188,7 +188,7 @@ class SessionProcess:
     def _store_learned(self, folder: Path, revision: int) -> int:
         """Store a learned state, from which the next worker starts; returns its number."""
         files = [self._store.blobs.add_file(path) for path in sorted(folder.iterdir())]
-        return self._store.learned.add(*self._ids, self._model_version, files, revision=revision).number
+        return self._store.adapted_models.add(*self._ids, self._model_version, files, revision=revision).number
 
     def _crash(self) -> JobError:
         self.end()

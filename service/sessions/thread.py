@@ -162,7 +162,7 @@ class SessionThread:
     def _call(self, author: str, method: str) -> Call:
         project_id, video_id = self.ids
         resource = f"projects/{project_id}/videos/{video_id}"
-        return Call(Caller(author), f"session/{method}", project_id, resource, only_noted=True)
+        return Call(Caller(author), f"session/{method}", project_id, resource, audited_if_detail=True)
 
     def _do(self, pending: PendingRequest) -> Any:
         request = pending.request

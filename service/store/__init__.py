@@ -1,4 +1,4 @@
-"""Everything that is kept: projects, videos, labels, jobs and models, in one database and one place for blobs."""
+"""Storage of projects, videos, labels, jobs and models: one database, and one blob store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import TracebackType
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
-from service.access.calls import forget_notes
+from service.access.calls import discard_audit_detail
 from service.domain.access import (
     AccessToken,
     AuditReport,
@@ -39,8 +39,8 @@ from service.domain.labels import (
     WriteResult,
 )
 from service.domain.models import (
+    AdaptedModel,
     BlobFile,
-    LearnedState,
     ModelVersion,
     NewModel,
 )
@@ -55,7 +55,7 @@ from service.domain.videos import (
 from service.settings import Settings
 from service.store import schema
 from service.store.access import Access
-from service.store.adapted_models import Learned
+from service.store.adapted_models import AdaptedModels
 from service.store.assignments import Assignments
 from service.store.audit import Audit
 from service.store.blobs import Blobs
@@ -75,6 +75,7 @@ from service.store.videos import Uploads, Videos
 
 __all__ = [
     "AccessToken",
+    "AdaptedModel",
     "AuditReport",
     "AuditRow",
     "Beat",
@@ -86,7 +87,6 @@ __all__ = [
     "JobKind",
     "JobState",
     "LabelRecord",
-    "LearnedState",
     "Lease",
     "Member",
     "ModelVersion",
@@ -109,12 +109,12 @@ __all__ = [
 
 
 class Store:
-    """The store of one data folder. Calls block; all of it may be used from any thread.
+    """The store of one data folder. Calls block, and may be made from any thread.
 
-    What a method has returned is on the disk. Any method that reaches the database may raise
+    When a method returns, its result is durable. Any method that uses the database may raise
     ``service.domain.errors.Unavailable`` (locked or out of reach), ``ResourceExhausted`` (disk full),
-    ``StorageFailure`` (disk or database broken) or ``Aborted`` (another server wrote the same rows), beside the
-    errors it documents.
+    ``StorageFailure`` (disk or database broken) or ``Aborted`` (another server wrote the same rows), besides its
+    documented errors.
 
     Attributes:
         projects: see ``Projects``.
@@ -127,12 +127,12 @@ class Store:
         assignments: see ``Assignments``.
         jobs: see ``Jobs``; API operations are jobs.
         models: see ``Models``.
-        learned: see ``Learned``.
+        adapted_models: see ``AdaptedModels``.
         blobs: see ``Blobs``.
         access: see ``Access``.
         audit: see ``Audit``.
         erasure: see ``Erasure``.
-        clock: the time of day for what expires.
+        clock: time of day for everything that expires.
     """
 
     def __init__(self, settings: Settings, database: Database, blobs: Blobs, lock: int | None) -> None:
@@ -148,13 +148,13 @@ class Store:
         self.assignments = Assignments(database)
         self.jobs = Jobs(database)
         self.models = Models(database, self.blobs)
-        self.learned = Learned(database, self.blobs)
+        self.adapted_models = AdaptedModels(database, self.blobs)
         self.clock = SteadyClock(_last_instant(database))
         self.access = Access(database, self.clock)
         self.audit = Audit(database, self.clock)
         self.erasure = Erasure(database, blobs, settings, self.audit, self.clock)
         database.before_commit = self.audit.before_commit
-        database.after_failure = forget_notes
+        database.after_failure = discard_audit_detail
         self._database = database
         self._lock = lock
         if database.is_sqlite:
@@ -164,20 +164,20 @@ class Store:
 
     @classmethod
     def open(cls, settings: Settings, *, exclusive: bool = True) -> Store:
-        """Open, or make, the store in ``settings.data_dir`` and bring its tables up to date.
+        """Open or create the store in ``settings.data_dir`` and upgrade its tables.
 
         Args:
             settings: which folder and database.
-            exclusive: be the only server on this folder.
+            exclusive: whether to be the only server on this folder.
 
         Raises:
-            FailedPrecondition: another server has the folder, or a newer version wrote the database.
-            InvalidInput: a URL of the settings is of a kind that is not known, or its package is not installed.
+            FailedPrecondition: another server uses the folder, or a newer version wrote the database.
+            InvalidInput: a URL of the settings is of an unknown kind, or its package is not installed.
             StorageFailure: folder, database or object store cannot be opened.
             Unavailable: database or object store cannot be reached.
         """
         with disk_errors():
-            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds videos of people
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: it may hold patient videos
         lock = _lock(settings.data_dir / "lock") if exclusive else None
         try:
             blobs = open_blobs(settings)
@@ -190,11 +190,11 @@ class Store:
     @staticmethod
     @contextmanager
     def lock_folder(settings: Settings) -> Iterator[None]:
-        """Be the only server on the data folder for the block, without opening what is in it.
+        """Lock the data folder against other servers for the block, without opening the store.
 
         Raises:
-            FailedPrecondition: another server has the folder.
-            StorageFailure: it cannot be made.
+            FailedPrecondition: another server uses the folder.
+            StorageFailure: the folder cannot be created.
         """
         with disk_errors():
             settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -205,10 +205,10 @@ class Store:
             os.close(lock)
 
     def tidy(self, unused_seconds: float = 3600.0) -> None:
-        """Finish deletions, delete videos past their time, idle uploads, old request ids and blobs nobody refers to.
+        """Finish deletions; delete expired videos, idle uploads, old request ids and unreferenced blobs.
 
         Args:
-            unused_seconds: only blobs that were last added longer ago go.
+            unused_seconds: only blobs last added longer ago are deleted.
         """
         if self._database.reserve is not None:
             with disk_errors():
@@ -235,11 +235,11 @@ class Store:
 
     @property
     def has_own_database(self) -> bool:
-        """Whether nobody but the servers on this folder can reach the database."""
+        """Whether only servers on this folder can reach the database."""
         return self._database.is_sqlite
 
     def close(self) -> None:
-        """Close the database and give the folder free."""
+        """Close the database and unlock the folder."""
         self.audit.close()
         self._database.close()
         if self._lock is not None:
@@ -256,25 +256,25 @@ class Store:
 
 
 def referenced_blobs(connection: sa.Connection) -> frozenset[str]:
-    """Names of all blobs that rows refer to."""
+    """Names of all blobs referenced by rows."""
     names = set(connection.execute(sa.select(schema.videos.c.blob)).scalars())
     names.update(connection.execute(sa.select(schema.job_events.c.picture)).scalars())
     for files in connection.execute(sa.select(schema.models.c.files)).scalars():
         names.update(file["sha256"] for file in files)
     for result in connection.execute(sa.select(schema.jobs.c.result)).scalars():
         names.update(file["sha256"] for file in result.get("files", ()))
-    if sa.inspect(connection).has_table(schema.learned_states.name):  # a backup reads tables of earlier versions too
+    if sa.inspect(connection).has_table(schema.learned_states.name):  # a backup also reads tables of earlier versions
         for files in connection.execute(sa.select(schema.learned_states.c.files)).scalars():
             names.update(file["sha256"] for file in files)
     return frozenset(names - {""})
 
 
 def open_blobs(settings: Settings) -> Blobs:
-    """The blobs where the settings have them.
+    """Open the blob store of the settings.
 
     Raises:
-        InvalidInput: the URL is of a kind that is not known, or its package is not installed.
-        StorageFailure: folder or object store cannot be used.
+        InvalidInput: the URL is of an unknown kind, or its package is not installed.
+        StorageFailure: the folder or object store cannot be used.
         Unavailable: the object store cannot be reached.
     """
     folder, url = settings.data_dir / "blobs", settings.object_store_url
@@ -291,12 +291,13 @@ def _last_instant(database: Database) -> datetime | None:
 
 
 def _lock(path: Path) -> int:
-    """Hold the folder's lock; the system frees it however this process ends."""
+    """Lock the folder; the system releases the lock when this process ends in any way."""
     with disk_errors():
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise FailedPrecondition(f"another server uses the data folder {str(path.parent)!r}") from None
+        folder = str(path.parent)
+        raise FailedPrecondition(f"another server uses the data folder {folder!r}; stop it first") from None
     return descriptor

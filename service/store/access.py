@@ -1,4 +1,4 @@
-"""Users, their tokens, and what they are in which project."""
+"""Users, their access tokens, and their roles in projects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import InvalidInput
 from service.access.bearer import Bearer, new_bearer
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.access import LOCAL_OWNER, AccessToken, Caller, Member, Role
 from service.domain.errors import NotFound, Unauthenticated
 from service.domain.videos import Page
@@ -31,7 +31,7 @@ class Access:
 
     Args:
         database: migrated.
-        clock: judges expiry.
+        clock: decides about expiry.
     """
 
     def __init__(self, database: Database, clock: SteadyClock) -> None:
@@ -39,17 +39,17 @@ class Access:
         self._clock = clock
 
     def find(self, bearer: Bearer) -> Caller:
-        """Whose a token is, with all roles.
+        """The caller of a token, with all roles.
 
         Raises:
-            Unauthenticated: it is unknown, revoked or expired. Which of these is not told.
+            Unauthenticated: it is unknown, revoked or expired; the error does not say which.
         """
         query = sa.select(_TOKENS, _USERS.c.name, _USERS.c.is_admin).join(_USERS, _USERS.c.key == _TOKENS.c.user)
         with self._database.begin() as connection:
             row = connection.execute(query.where(_TOKENS.c.token_id == bearer.token_id)).first()
             fits = bearer.fits("" if row is None else row.sha256)
             if row is None or not fits or row.revoked_at is not None or row.expires_at <= self._clock.now():
-                raise Unauthenticated("the token is unknown, revoked or expired; ask for a new one")
+                raise Unauthenticated("the token is unknown, revoked or expired; ask an administrator for a new one")
             roles = connection.execute(
                 sa.select(_PROJECTS.c.project_id, _MEMBERS.c.role)
                 .join(_PROJECTS, _PROJECTS.c.key == _MEMBERS.c.project)
@@ -59,23 +59,23 @@ class Access:
         return Caller(row.name, bool(row.is_admin), mine, row.token_id, row.expires_at)
 
     def is_expired(self, caller: Caller) -> bool:
-        """Whether the token that a caller has shown has ended since."""
+        """Whether a caller's token has expired."""
         return caller.expires_at is not None and caller.expires_at <= self._clock.now()
 
     def issue(self, user: str, *, days: float = DEFAULT_DAYS, is_admin: bool = False) -> tuple[AccessToken, Bearer]:
-        """A new token; the user is made if not there. The secret is given out here and never again.
+        """Create a token, and the user if new. The secret is returned only here.
 
         Args:
-            user: 1 to 63 of ``a-z``, ``0-9`` and ``-``. It stands in labels and in the audit.
-            days: how long it is valid, more than 0 and at most ``MAX_DAYS``.
-            is_admin: make the user an administrator of the server; False leaves the user as is.
+            user: 1 to 63 of ``a-z``, ``0-9`` and ``-``. Labels and the audit log record it.
+            days: days for which it is valid, more than 0 and at most ``MAX_DAYS``.
+            is_admin: make the user a server administrator; False leaves the user unchanged.
 
         Raises:
-            InvalidInput: a name or a time that is not allowed.
+            InvalidInput: a name or a number of days that is not allowed.
         """
         check_id("user", user)
         if user == LOCAL_OWNER.name:
-            raise InvalidInput("user", user, f"another name: {user!r} is whoever needs no token")
+            raise InvalidInput("user", user, f"another name: {user!r} is reserved for callers without a token")
         expires = self._expiry(days)
         with self._database.begin(write=True) as connection:
             found = connection.execute(sa.select(_USERS.c.key).where(_USERS.c.name == user)).scalar()
@@ -97,7 +97,7 @@ class Access:
             return _token(self._row(connection, token_id))
 
     def list(self, *, after: str = "", limit: int = 100) -> Page[AccessToken]:
-        """All tokens, oldest first, those that have ended included.
+        """All tokens, oldest first, including expired and revoked ones.
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
@@ -109,7 +109,7 @@ class Access:
         return Page(tuple(map(_token, rows[:limit])), str(rows[limit - 1].key) if len(rows) > limit else "")
 
     def revoke(self, token_id: str) -> AccessToken:
-        """End a token now; one that has ended stays as it is.
+        """Revoke a token; no effect if it has expired or was revoked.
 
         Raises:
             NotFound: there is none.
@@ -119,21 +119,21 @@ class Access:
             if row.revoked_at is None:
                 mine = _TOKENS.c.key == row.key
                 connection.execute(_TOKENS.update().where(mine).values(revoked_at=self._clock.now()))
-            note(token=token_id, user=row.name)
+            audit_detail(token=token_id, user=row.name)
             return _token(self._row(connection, token_id))
 
     def rotate(
         self, token_id: str, *, days: float = DEFAULT_DAYS, overlap_hours: float = 0.0
     ) -> tuple[AccessToken, Bearer]:
-        """A new token for the same user; the old one ends after an overlap.
+        """Create a new token for the same user; the old one expires after an overlap.
 
         Args:
-            token_id: the old one, which must be valid still.
-            days: how long the new one is valid.
-            overlap_hours: how long the old one goes on; it never gets longer by this.
+            token_id: the old token, which must still be valid.
+            days: days for which the new token is valid.
+            overlap_hours: hours until the old token expires; never extends its validity.
 
         Raises:
-            InvalidInput: a time that is not allowed, or the old token has ended.
+            InvalidInput: a time that is not allowed, or the old token is no longer valid.
             NotFound: there is none.
         """
         expires = self._expiry(days)
@@ -142,14 +142,14 @@ class Access:
         with self._database.begin(write=True) as connection:
             row, moment = self._row(connection, token_id), self._clock.now()
             if row.revoked_at is not None or row.expires_at <= moment:
-                raise InvalidInput("token", token_id, "a token that is still valid; make a new one instead")
+                raise InvalidInput("token", token_id, "a token that is still valid; create a new one instead")
             end = min(row.expires_at, moment + timedelta(hours=overlap_hours))
             connection.execute(_TOKENS.update().where(_TOKENS.c.key == row.key).values(expires_at=end))
             bearer = self._insert(connection, row.user, expires)
             return _token(self._row(connection, bearer.token_id)), bearer
 
     def set_role(self, project_id: str, user: str, role: Role) -> Member:
-        """Make a user a member of a project, or change the role.
+        """Add a user to a project, or change the user's role.
 
         Raises:
             NotFound: there is no such project, or no such user.
@@ -161,21 +161,21 @@ class Access:
                 connection.execute(_MEMBERS.update().where(*mine).values(role=role.value))
             else:
                 connection.execute(_MEMBERS.insert().values(project=project, user=key, role=role.value))
-            note(user=user, role=role.value)
+            audit_detail(user=user, role=role.value)
         return Member(project_id, user, role)
 
     def remove_role(self, project_id: str, user: str) -> None:
-        """Take a user out of a project.
+        """Remove a user from a project.
 
         Raises:
-            NotFound: there is no such project, or the user is no member of it.
+            NotFound: no such project, or the user is not a member.
         """
         with self._database.begin(write=True, frees=True) as connection:
             project, key = self._pair(connection, project_id, user)
             mine = (_MEMBERS.c.project == project, _MEMBERS.c.user == key)
             if not connection.execute(_MEMBERS.delete().where(*mine)).rowcount:
                 raise NotFound("member", user)
-            note(user=user)
+            audit_detail(user=user)
 
     def members(self, project_id: str, *, after: str = "", limit: int = 100) -> Page[Member]:
         """Members of a project in the order in which they joined.
@@ -201,7 +201,7 @@ class Access:
         bearer = new_bearer()
         values = {"user": user, "token_id": bearer.token_id, "sha256": bearer.sha256, "expires_at": expires}
         connection.execute(_TOKENS.insert().values(**values, created_at=self._clock.now()))
-        note(token=bearer.token_id)
+        audit_detail(token=bearer.token_id)
         return bearer
 
     def _row(self, connection: sa.Connection, token_id: str) -> sa.Row[Any]:

@@ -1,4 +1,4 @@
-"""What micro-models have learned from corrections of a video: states that outlive the process which learned."""
+"""Micro-models adapted to a video by learning from corrections, stored so that they outlive the session process."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from service.access.calls import note
-from service.domain.models import BlobFile, LearnedState
+from service.access.calls import audit_detail
+from service.domain.models import AdaptedModel, BlobFile
 from service.store import schema
 from service.store.blobs import Blobs
 from service.store.database import Database, now
 from service.store.models import materialize
 from service.store.videos import video_row
 
-__all__ = ["Learned"]
+__all__ = ["AdaptedModels"]
 
 _STATES = schema.learned_states
 _KEPT = 24
-"""Of one micro-model version on one video; ``micromodels.correction.retraining`` compares with the older ones."""
+"""Most states per micro-model version and video; ``micromodels.correction.retraining`` compares with older ones."""
 _KEPT_OF_ALL = 32
-"""Of all versions on one video."""
+"""Most states per video."""
 
 
-class Learned:
-    """Learned states of a store's videos, newest known by the greatest number."""
+class AdaptedModels:
+    """Adapted models of a store's videos; the newest has the greatest number."""
 
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
@@ -34,15 +34,15 @@ class Learned:
 
     def add(
         self, project_id: str, video_id: str, model_version: str, files: Sequence[BlobFile], *, revision: int
-    ) -> LearnedState:
-        """Keep the state after one more correction; the oldest give way, their files with the next sweep of the blobs.
+    ) -> AdaptedModel:
+        """Store the state after one more correction. The oldest are dropped; the next blob sweep deletes their files.
 
         Args:
             project_id: the video's project.
             video_id: which video.
-            model_version: ``model_id@version`` that it began with.
-            files: its folder; they must be blobs already.
-            revision: of the correction that it has learned from.
+            model_version: ``model_id@version`` it started from.
+            files: files of its folder; they must already be blobs.
+            revision: of the newest correction it learned from.
 
         Raises:
             NotFound: there is no such video.
@@ -54,7 +54,7 @@ class Learned:
             values = {"video": video.key, "model_version": model_version, "number": last + 1, "revision": revision}
             values |= {"files": [asdict(file) for file in files], "created_at": now()}
             connection.execute(_STATES.insert().values(**values))
-            note(micro_model=model_version, learned_state=last + 1)
+            audit_detail(micro_model=model_version, learned_state=last + 1)
             for which, kept in ((mine, _KEPT), (mine[:1], _KEPT_OF_ALL)):
                 old = (
                     sa.select(_STATES.c.key)
@@ -65,10 +65,10 @@ class Learned:
                 )
                 doomed = connection.execute(old).scalars().all()
                 connection.execute(_STATES.delete().where(_STATES.c.key.in_(doomed)))
-        return LearnedState(model_version, last + 1, revision, tuple(files))
+        return AdaptedModel(model_version, last + 1, revision, tuple(files))
 
-    def of(self, project_id: str, video_id: str, model_version: str) -> list[LearnedState]:
-        """What one version has learned on a video, the oldest first; empty if nothing.
+    def of(self, project_id: str, video_id: str, model_version: str) -> list[AdaptedModel]:
+        """The stored states of one version on a video, oldest first.
 
         Raises:
             NotFound: there is no such video.
@@ -78,10 +78,10 @@ class Learned:
             query = sa.select(_STATES).where(_STATES.c.video == video.key, _STATES.c.model_version == model_version)
             rows = connection.execute(query.order_by(_STATES.c.number)).all()
         return [
-            LearnedState(row.model_version, row.number, row.revision, tuple(BlobFile(**file) for file in row.files))
+            AdaptedModel(row.model_version, row.number, row.revision, tuple(BlobFile(**file) for file in row.files))
             for row in rows
         ]
 
-    def materialize(self, state: LearnedState, folder: Path) -> None:
-        """Write the saved folder out, for ``load_model``; raises as ``Models.materialize``."""
-        materialize(self._blobs, f"{state.model_version} as learned", state.files, folder)
+    def materialize(self, state: AdaptedModel, folder: Path) -> None:
+        """Write out the saved folder, for ``load_model``; raises as ``Models.materialize``."""
+        materialize(self._blobs, f"{state.model_version}, adapted", state.files, folder)

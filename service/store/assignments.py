@@ -1,4 +1,4 @@
-"""Frames that two people label without seeing each other's labels, until somebody chooses between the two."""
+"""Blind assignments: two people label the same frames without seeing each other's labels; a third one adjudicates."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ class Assignments:
 
         Args:
             project_id: the video's project.
-            video_id: a video that is ready.
-            frames: 1 to 10000, each once.
-            annotators: two names.
+            video_id: video, which must be ready.
+            frames: 1 to 10000 frames, each once.
+            annotators: two different names.
             author: who assigns.
-            request_id: the same one with the same body gives the same assignment.
+            request_id: a repeat with the same body returns the same assignment.
 
         Raises:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the video is not ready.
-            InvalidInput: no frames, one twice, too many, or not two annotators.
+            InvalidInput: no frames, too many, or one twice; or not two annotators.
             NotFound: there is no such video.
-            OutOfRange: a frame that the video does not have.
+            OutOfRange: a frame outside the video.
         """
         if not 1 <= len(frames) <= _MAX_FRAMES or len(set(frames)) != len(frames):
-            allowed = f"1 to {_MAX_FRAMES} frames, each once"
+            allowed = f"1 to {_MAX_FRAMES} different frames"
             raise InvalidInput("assignment.frame_indices", f"{len(frames)} frames", allowed)
         if len(annotators) != 2 or len(set(annotators)) != 2 or not all(annotators):
             raise InvalidInput("assignment.annotators", list(annotators), "two different names")
@@ -73,7 +73,7 @@ class Assignments:
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id)
             if video.state != VideoState.READY.value:
-                raise FailedPrecondition(f"video {video_id!r} is {video.state}; it must be ready first")
+                raise FailedPrecondition(f"video {video_id!r} is {video.state}; only a ready video can be assigned")
             for frame in frames:
                 if not 0 <= frame < video.frame_count:
                     raise OutOfRange("assignment.frame_indices", frame, f"0 to {video.frame_count - 1}")
@@ -122,19 +122,19 @@ class Assignments:
         submit: bool = False,
         request_id: str = "",
     ) -> Assignment:
-        """Write labels of an annotator; ``submit`` says that this was all.
+        """Write labels of an annotator.
 
         Args:
             ids: project, video and assignment.
-            labels: human labels on assigned frames, checked before.
+            labels: human labels on assigned frames, already checked.
             deletes: keys of the annotator's labels to delete.
             annotator: whose they are.
-            submit: whether nothing more will come.
-            request_id: the same one with the same body writes once.
+            submit: whether the annotator is done: nothing can be written afterwards.
+            request_id: a repeat with the same body writes only once.
 
         Raises:
             AlreadyExists: the request id was used with another body.
-            FailedPrecondition: nobody of that name is to label, or has submitted.
+            FailedPrecondition: ``annotator`` does not belong to the assignment, or has submitted.
             InvalidInput: a key twice, or a frame that is not assigned.
             NotFound: there is no such assignment.
         """
@@ -145,7 +145,7 @@ class Assignments:
             if annotator not in row.annotators:
                 raise FailedPrecondition(f"{annotator!r} is not an annotator of this assignment")
             if annotator in row.submitted:
-                raise FailedPrecondition(f"{annotator!r} has submitted; nothing more can be written")
+                raise FailedPrecondition(f"{annotator!r} has submitted; labels can no longer be changed")
             frames, moment = set(row.frames), now()
             for index, change in enumerate(changes):
                 key = change.key
@@ -174,11 +174,11 @@ class Assignments:
         Args:
             ids: project, video and assignment.
             annotator: whose.
-            reader: who asks; others' labels are shown when both have submitted.
+            reader: name of the caller; may read others' labels after both have submitted.
 
         Raises:
-            FailedPrecondition: they are not to be seen yet.
-            InvalidInput: nobody of that name is to label.
+            FailedPrecondition: the labels are still hidden from the reader.
+            InvalidInput: ``annotator`` does not belong to the assignment.
             NotFound: there is no such assignment.
         """
         with self._database.begin() as connection:
@@ -186,7 +186,7 @@ class Assignments:
             if annotator not in row.annotators:
                 raise InvalidInput("annotator", annotator, " or ".join(row.annotators))
             if annotator != reader and _assignment(ids, row).is_open:
-                raise FailedPrecondition("the labels of others are to be seen when both annotators have submitted")
+                raise FailedPrecondition("labels of others are hidden until both annotators have submitted")
             return _read(connection, row, annotator)
 
     def adjudicate(
@@ -198,19 +198,19 @@ class Assignments:
         author: str,
         request_id: str = "",
     ) -> Assignment:
-        """Make the chosen labels human labels of the video, each under the name of who drew it.
+        """Make the chosen labels human labels of the video, each with its annotator as author.
 
         Args:
             ids: project, video and assignment.
-            annotator: whose labels are taken where ``choices`` says nothing.
-            choices: annotators by frame.
-            author: who chooses.
-            request_id: the same one with the same body does it once.
+            annotator: whose labels to take on frames that ``choices`` does not name.
+            choices: chosen annotator by frame.
+            author: the adjudicator.
+            request_id: a repeat with the same body takes effect only once.
 
         Raises:
             AlreadyExists: the request id was used with another body.
-            FailedPrecondition: somebody has not submitted, it was done before, or a frame would have more hand labels
-                of a class than the project allows.
+            FailedPrecondition: an annotator has not submitted, the assignment is already adjudicated, or a frame would
+                have more hand labels of a class than the project allows.
             InvalidInput: a name that is not an annotator, or a frame that is not assigned.
             NotFound: there is no such assignment.
         """
@@ -220,7 +220,7 @@ class Assignments:
             if _assignment(ids, row).is_open:
                 raise FailedPrecondition("both annotators must submit first")
             if row.adjudicated_revision:
-                raise FailedPrecondition(f"it was adjudicated by {row.adjudicator!r}; undo that first")
+                raise FailedPrecondition(f"already adjudicated by {row.adjudicator!r}; undo that first")
             for frame, name in ((None, annotator), *choices.items()):
                 if name not in row.annotators:
                     raise InvalidInput("annotator" if frame is None else "choices", name, " or ".join(row.annotators))

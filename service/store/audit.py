@@ -1,8 +1,8 @@
-"""The audit: who did what to which video and labels, as a chain of rows that only grows.
+"""The audit log: who did what to which video and labels, as an append-only hash chain.
 
-Each row's hash covers the row and the hash before it, so a changed, added or missing row breaks the chain from there
-on. A transaction that writes on behalf of a call adds its row itself (``before_commit``); reads and refusals are queued
-and stored together, at the latest ``FLUSH_SECONDS`` later: so much of them a crash can lose, and no more.
+Each row's hash covers the row and the previous hash, so a changed, added or missing row breaks the chain from there on.
+A transaction that writes for a call adds its row itself (``before_commit``). Rows of reads and refusals are queued and
+stored together within ``FLUSH_SECONDS``; a crash loses at most those.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from service.store.database import Database
 __all__ = ["FLUSH_SECONDS", "Audit", "call_row"]
 
 FLUSH_SECONDS = 0.5
-"""How long the row of a read may wait."""
+"""How long the row of a read may stay queued."""
 
 _LOG = logging.getLogger(__name__)
 _TABLE = schema.audit
 _HEAD = schema.audit_head
 _FIRST_HASH = "0" * 64
-_QUEUE_ROWS = 20_000  # rows that wait while the database cannot be written to; the rest is counted
+_QUEUE_ROWS = 20_000  # rows that stay queued while the database is not writable; further ones are only counted
 _PAGE_ROWS = 2000
 _HASHED = ("sequence", "at", "actor", "token_id", "method", "project_id", "resource", "revision", "outcome", "detail")
-"""What a row's hash covers, in this order, beside the hash of the row before."""
+"""Columns that a row's hash covers, in this order, besides the previous row's hash."""
 _FULL_ROWS = 500
 
 
 def call_row(call: Call, clock: SteadyClock, outcome: str) -> AuditRow:
-    """The row of a call, with what was noted for it."""
+    """The row of a call, with its audit detail."""
     return AuditRow(
         at=clock.now(),
         actor=call.caller.name,
@@ -57,11 +57,11 @@ def call_row(call: Call, clock: SteadyClock, outcome: str) -> AuditRow:
 
 
 class Audit:
-    """The audit of a store. May be used from any thread.
+    """The audit log of a store. May be used from any thread.
 
     Args:
         database: migrated.
-        clock: gives rows their instants.
+        clock: time of the rows.
     """
 
     def __init__(self, database: Database, clock: SteadyClock) -> None:
@@ -75,9 +75,9 @@ class Audit:
         self._thread: threading.Thread | None = None
 
     def before_commit(self, connection: sa.Connection) -> None:
-        """Add the running call's row to a transaction that writes; the store has every such transaction do this."""
+        """Add the current call's row to a writing transaction; the store calls this in every such transaction."""
         call = current_call()
-        if call is None or not call.is_audited or (call.only_noted and not call.detail):
+        if call is None or not call.is_audited or (call.audited_if_detail and not call.detail):
             return
         self.append(connection, [call_row(call, self._clock, "OK")])
         call.rows += 1
@@ -95,13 +95,13 @@ class Audit:
         outcome: str = "OK",
         detail: Mapping[str, Any] | None = None,
     ) -> AuditRow:
-        """Add a row for the server's own work to a transaction, and return it as it is stored."""
+        """Add a row for the server's own work to a transaction, and return it as stored."""
         at = self._clock.now()
         row = AuditRow(at, actor, "", method, project_id, resource, revision, outcome, detail or {})
         return self.append(connection, [row])[0]
 
     def append(self, connection: sa.Connection, rows: Sequence[AuditRow]) -> list[AuditRow]:
-        """Add rows in the caller's transaction, and return them as they are stored. Do it last: it locks the chain."""
+        """Add rows in the caller's transaction, and return them as stored. Call it last: it locks the chain."""
         head = connection.execute(sa.select(_HEAD).with_for_update()).one()
         sequence, last, stored = int(head.sequence), str(head.hash), []
         for row in rows:
@@ -113,11 +113,11 @@ class Audit:
         connection.execute(_HEAD.update().values(sequence=sequence, hash=last))
         return stored
 
-    def note(self, call: Call, outcome: str) -> None:
-        """Have the row of a call that wrote nothing stored soon; never blocks.
+    def enqueue(self, call: Call, outcome: str) -> None:
+        """Queue the row of a call that wrote nothing; never blocks.
 
         Args:
-            call: what was called.
+            call: the call.
             outcome: name of the gRPC status.
         """
         row = call_row(call, self._clock, outcome)
@@ -135,14 +135,14 @@ class Audit:
 
     @property
     def waiting(self) -> int:
-        """How many rows wait to be stored."""
+        """Number of queued rows."""
         return len(self._queue)
 
     def flush(self) -> None:
-        """Store the rows that wait.
+        """Store the queued rows.
 
         Raises:
-            MicromodelsError: the database cannot be written to; the rows go on waiting.
+            MicromodelsError: the database is not writable; the rows stay queued.
         """
         with self._flushing:
             count, lost = len(self._queue), self._lost
@@ -159,7 +159,7 @@ class Audit:
             self._lost -= lost
 
     def close(self) -> None:
-        """Store the rows that wait, and end."""
+        """Store the queued rows, and stop."""
         self._closed = True
         self._wake.set()
         if self._thread is not None:
@@ -167,7 +167,7 @@ class Audit:
         try:
             self.flush()
         except MicromodelsError:
-            _LOG.exception("%d rows of the audit were not stored", len(self._queue))
+            _LOG.exception("%d audit log rows could not be stored and are lost", len(self._queue))
 
     def _run(self) -> None:
         while not self._closed:
@@ -176,19 +176,19 @@ class Audit:
             try:
                 self.flush()
             except MicromodelsError as error:
-                _LOG.warning("%d rows of the audit wait: %s", len(self._queue), error)
+                _LOG.warning("%d audit log rows are waiting to be stored: %s", len(self._queue), error)
 
     def rows(
         self, *, project_id: str = "", resource: str = "", method: str = "", after: int = 0, limit: int = 0
     ) -> Iterator[AuditRow]:
-        """Rows in order, those that wait included.
+        """Rows in order, including queued ones.
 
         Args:
             project_id: only of this project; empty for all.
-            resource: only of this resource and what lies below it; empty for all.
+            resource: only of this resource and its children; empty for all.
             method: only of this method; empty for all.
             after: only rows with a larger sequence.
-            limit: at most so many; 0 for all.
+            limit: maximum number of rows; 0 for all.
         """
         self.flush()
         query = sa.select(_TABLE).order_by(_TABLE.c.sequence)
@@ -215,7 +215,7 @@ class Audit:
         """Recompute the whole chain.
 
         Args:
-            expected: ``SEQUENCE:HASH`` of an earlier report, which the chain must still contain; empty not to check.
+            expected: ``SEQUENCE:HASH`` of an earlier report, which the chain must still contain; empty for no check.
 
         Raises:
             InvalidInput: ``expected`` is not of this form.
@@ -230,14 +230,14 @@ class Audit:
                 break  # written since
             problem = _fault(row, sequence, last)
             if not problem and wanted and wanted[0] == row.sequence and wanted[1] != row.hash:
-                problem = f"row {row.sequence} is not the one that was expected: the chain was written again"
+                problem = f"row {row.sequence} is not the expected one: the chain was rewritten"
             if problem:
                 break
             sequence, last = row.sequence, row.hash
         if not problem and (sequence, last) != (head.sequence, head.hash):
-            problem = f"row {sequence + 1} and all behind it are missing: the chain ended with row {head.sequence}"
+            problem = f"row {sequence + 1} and all after it are missing: the chain ended with row {head.sequence}"
         if not problem and wanted and wanted[0] > sequence:
-            problem = f"row {sequence + 1} and all behind it are missing: row {wanted[0]} was there"
+            problem = f"row {sequence + 1} and all after it are missing: row {wanted[0]} existed"
         return AuditReport(sequence, f"{sequence}:{last}", problem)
 
     def _stored(self) -> Iterator[sa.Row[Any]]:
@@ -255,9 +255,9 @@ class Audit:
 def _fault(row: sa.Row[Any], before: int, last: str) -> str:
     if row.sequence != before + 1:
         return f"row {before + 1} is missing: row {row.sequence} follows row {before}"
-    values = {**row._mapping, "at": schema.Instant().process_bind_param(row.at, None)}  # the detail as it is kept
+    values = {**row._mapping, "at": schema.Instant().process_bind_param(row.at, None)}  # the detail as stored
     if _hash(values, last) != row.hash:
-        return f"row {row.sequence} was changed: its hash does not fit"
+        return f"row {row.sequence} was changed: its hash does not match"
     return ""
 
 
@@ -266,7 +266,7 @@ def _parse_head(text: str) -> tuple[int, str] | None:
         return None
     number, _, digest = text.partition(":")
     if not number.isdecimal() or len(digest) != 64:
-        raise InvalidInput("expected", text, "SEQUENCE:HASH as an earlier verification printed it")
+        raise InvalidInput("expected", text, "SEQUENCE:HASH, as printed by an earlier verification")
     return int(number), digest
 
 
@@ -294,7 +294,7 @@ def _hash(values: Mapping[str, Any], before: str) -> str:
 def _row(found: sa.Row[Any]) -> AuditRow:
     try:
         detail = json.loads(found.detail)
-    except ValueError:  # somebody has edited it, which the hash shows
+    except ValueError:  # edited in the database; the hash reveals it
         detail = {"unreadable": found.detail}
     return AuditRow(
         at=found.at,

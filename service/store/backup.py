@@ -1,13 +1,14 @@
-"""Backup and restore: everything that is kept, in a folder of plain files with checksums.
+"""Backup and restore: all data, in a folder of plain files with checksums.
 
-A backup is independent of the kind of database: what came out of SQLite can go into PostgreSQL and back. It holds::
+A backup does not depend on the kind of database: one from SQLite can be restored into PostgreSQL and vice versa. It
+holds::
 
-    backup.json          written last: version of the tables, and for each file its rows, size and SHA-256
-    tables/NAME.jsonl    one row a line, as {column: value}
+    backup.json          written last: version of the tables, and rows, size and SHA-256 of each file
+    tables/NAME.jsonl    one row per line, as {column: value}
     blobs/ab/abcdef...   the blobs that rows refer to, named by the SHA-256 of their bytes
 
-It is taken from one snapshot of the database while servers go on. Caches, scratch files and the bytes of unfinished
-uploads are not in it: after a restore these uploads begin again.
+It is taken from one snapshot of the database while servers keep running. Caches, scratch files and the bytes of
+unfinished uploads are not included: after a restore these uploads start over.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ _FORMAT = 1
 _ATTEMPTS = 3
 _ROWS_AT_ONCE = 500
 _CHUNK_BYTES = 1 << 20
-# A worker that outlives the restore, somewhere, may hold a newer fence than the backup knows.
+# A worker that survives the restore may hold a newer fence than the backup.
 _FENCE_STEP = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup holds, or a restore has brought back."""
+    """Content of a backup, or result of a restore."""
 
     rows: int
     blobs: int
@@ -58,18 +59,18 @@ class BackupReport:
     created_at: str
     """ISO 8601, UTC."""
     erased_again: int = 0
-    """Videos that the backup has, and that had been deleted since."""
+    """Videos in the backup that were deleted after it was taken, and have been deleted again."""
 
 
 def back_up(settings: Settings, folder: Path) -> BackupReport:
-    """Write a backup, while servers may go on.
+    """Write a backup; servers may keep running.
 
     Args:
-        settings: which data folder, database and object store.
+        settings: data folder, database and object store.
         folder: a new or empty folder.
 
     Raises:
-        FailedPrecondition: the folder is not empty, or there is no database yet.
+        FailedPrecondition: the folder is not empty, or the database does not exist yet.
         NotFound: a blob that the database refers to is missing.
         ResourceExhausted: the disk is full.
         StorageFailure: disk, database or object store failed.
@@ -78,10 +79,10 @@ def back_up(settings: Settings, folder: Path) -> BackupReport:
     with disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise FailedPrecondition(f"{str(folder)!r} is not empty; a backup wants a new folder")
+            raise FailedPrecondition(f"{str(folder)!r} is not empty; choose an empty folder")
     url = database_url(settings)
     if url.startswith("sqlite") and not (settings.data_dir / "database.sqlite").is_file():
-        raise FailedPrecondition(f"there is no database in {str(settings.data_dir)!r}")
+        raise FailedPrecondition(f"no database in {str(settings.data_dir)!r}; name a server's data folder with --data")
     database, blobs = Database(url, migrate=False), open_blobs(settings)
     try:
         for attempt in range(_ATTEMPTS):
@@ -90,7 +91,7 @@ def back_up(settings: Settings, folder: Path) -> BackupReport:
             try:
                 files = {name: _copy(blobs, name, folder / "blobs") for name in sorted(names)}
                 break
-            except NotFound:  # deleted after the snapshot, perhaps: then the next one does not refer to it
+            except NotFound:  # perhaps deleted after the snapshot; then a new snapshot does not refer to it
                 if attempt == _ATTEMPTS - 1:
                     raise
     finally:
@@ -110,21 +111,21 @@ def back_up(settings: Settings, folder: Path) -> BackupReport:
 
 
 def restore(settings: Settings, folder: Path, receipts: Sequence[Path] = ()) -> BackupReport:
-    """Fill a new data folder (and database, and object store) from a backup of this or an earlier version.
+    """Restore a backup of this or an earlier version into a new data folder, database and object store.
 
-    Everything is checked first against its checksum, and rows become visible in one transaction at the end: what is
-    broken leaves no half of a database behind. Jobs that ran when the backup was taken are queued again. Videos that
-    were deleted after it was taken are deleted again, with jobs on them, where a receipt of that is found.
+    All checksums are verified first, and rows become visible in one transaction at the end, so a damaged backup leaves
+    no partial database. Jobs that were running when the backup was taken are queued again. Videos that were deleted
+    after it was taken are deleted again, with their jobs, if a deletion receipt is found.
 
     Args:
-        settings: where to; the database must be empty. Receipts that lie in the data folder already are heeded.
-        folder: what ``back_up`` wrote.
-        receipts: more of them, as ``read_receipts`` takes them.
+        settings: where to restore; the database must be empty. Receipts already in the data folder are used too.
+        folder: the backup.
+        receipts: further receipts; see ``read_receipts``.
 
     Raises:
         DataLoss: a file of the backup is missing or has changed.
-        FailedPrecondition: it is no backup, a newer version made it, or the database is not empty.
-        InvalidInput: a file of receipts is none.
+        FailedPrecondition: not a backup, made by a newer version, or the database is not empty.
+        InvalidInput: a file is not a receipts file.
         ResourceExhausted: the disk is full.
         StorageFailure: disk, database or object store failed.
         Unavailable: database or object store cannot be reached.
@@ -139,7 +140,7 @@ def restore(settings: Settings, folder: Path, receipts: Sequence[Path] = ()) -> 
     with Store.lock_folder(settings):
         url = database_url(settings)
         if url.startswith("sqlite") and (settings.data_dir / "database.sqlite").exists():
-            raise FailedPrecondition(f"{str(settings.data_dir)!r} has a database already; restore into a new folder")
+            raise FailedPrecondition(f"{str(settings.data_dir)!r} already has a database; restore into a new folder")
         blobs = open_blobs(settings)
         for name, file in manifest["blobs"].items():
             _check(folder / "blobs" / name[:2] / name, {**file, "sha256": name})
@@ -154,12 +155,12 @@ def restore(settings: Settings, folder: Path, receipts: Sequence[Path] = ()) -> 
                     (settings.data_dir / f"database.sqlite{suffix}").unlink(missing_ok=True)
             raise
         database.close()
-    Database(url).close()  # brings the tables up to date
+    Database(url).close()  # upgrades the tables
     return replace(_report(manifest), erased_again=_erase_again(settings, deleted.values()))
 
 
 def _erase_again(settings: Settings, deleted: Iterable[Receipt]) -> int:
-    """Delete what was deleted; nobody else can be at work yet."""
+    """Repeat deletions. No server is running on the restored data yet."""
     with Store.open(settings) as store:
         for receipt in deleted:
             try:
@@ -171,7 +172,7 @@ def _erase_again(settings: Settings, deleted: Iterable[Receipt]) -> int:
 
 
 def _cancel_all(store: Store, receipt: Receipt) -> None:
-    """Cancel the jobs of a project that are on a video, or use a micro-model, which may have seen it."""
+    """Cancel a project's jobs that work on a video, or use a micro-model, which may have seen it."""
     waiting = [state for state in JobState if not state.is_final]
     after = ""
     while True:
@@ -195,18 +196,18 @@ def _report(manifest: Mapping[str, Any]) -> BackupReport:
     )
 
 
-# Out.
+# Writing a backup.
 
 
 def _dump(database: Database, folder: Path) -> tuple[str, dict[str, Any], frozenset[str]]:
-    """Write all tables of one snapshot; returns their version, what was written, and the blobs that rows refer to."""
+    """Write all tables of one snapshot; returns their version, the written files, and the referenced blobs."""
     with disk_errors():
         folder.mkdir()
     written: dict[str, Any] = {}
     with database.begin() as connection:
         schema = database.version(connection)
         if schema is None:
-            raise FailedPrecondition("there is nothing in the database yet")
+            raise FailedPrecondition("the database is empty: nothing to back up yet")
         tables = sa.MetaData()
         tables.reflect(connection)
         for table in tables.sorted_tables:
@@ -234,7 +235,7 @@ def _dump_table(connection: sa.Connection, table: sa.Table, path: Path) -> dict[
 
 
 def _copy(blobs: Blobs, name: str, folder: Path) -> dict[str, Any]:
-    """Copy a blob, checking its bytes on the way."""
+    """Copy a blob and check its bytes."""
     target = folder / name[:2] / name
     source = blobs.path(name)
     with disk_errors():
@@ -247,7 +248,7 @@ def _copy(blobs: Blobs, name: str, folder: Path) -> dict[str, Any]:
             outgoing.flush()
             os.fsync(outgoing.fileno())
         if digest.hexdigest() != name:
-            raise DataLoss(f"blob {name!r} is damaged: its bytes have the SHA-256 {digest.hexdigest()}")
+            raise DataLoss(f"blob {name!r} is damaged: its SHA-256 is {digest.hexdigest()}")
         sync_folder(target.parent)
         return {"size_bytes": target.stat().st_size}
 
@@ -262,7 +263,7 @@ def _write_durably(path: Path, data: bytes) -> None:
         temporary.replace(path)
 
 
-# In.
+# Restoring a backup.
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -270,22 +271,23 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
     except FileNotFoundError:
         raise FailedPrecondition(
-            f"{str(folder)!r} is no backup, or one that was not finished: no {_MANIFEST}"
+            f"{str(folder)!r} is not a backup, or an unfinished one: {_MANIFEST} is missing"
         ) from None
     except ValueError as error:
         raise DataLoss(f"{str(folder / _MANIFEST)!r} is damaged: {error}") from None
     if not isinstance(manifest, dict) or not {"format", "schema", "tables", "blobs", "created_at"} <= manifest.keys():
         raise DataLoss(f"{str(folder / _MANIFEST)!r} is damaged: parts are missing")
     if manifest["format"] != _FORMAT:
-        raise FailedPrecondition(f"the backup has format {manifest['format']}; this version reads {_FORMAT}")
+        found = manifest["format"]
+        raise FailedPrecondition(f"the backup has format {found}, this version reads {_FORMAT}; upgrade micromodels")
     return manifest
 
 
 def _check(path: Path, expected: Mapping[str, Any]) -> None:
-    """Compare a file with what the manifest says.
+    """Compare a file with the manifest.
 
     Raises:
-        DataLoss: it is missing or differs.
+        DataLoss: the file is missing or differs.
     """
     digest, size_bytes = hashlib.sha256(), 0
     try:
@@ -294,33 +296,33 @@ def _check(path: Path, expected: Mapping[str, Any]) -> None:
                 digest.update(chunk)
                 size_bytes += len(chunk)
     except FileNotFoundError:
-        raise DataLoss(f"the backup is not whole: {str(path)!r} is missing") from None
+        raise DataLoss(f"the backup is incomplete: {str(path)!r} is missing") from None
     if (size_bytes, digest.hexdigest()) != (expected["size_bytes"], expected["sha256"]):
         raise DataLoss(
-            f"the backup is damaged: {str(path)!r} does not have the size and SHA-256 that it was written with"
+            f"the backup is damaged: {str(path)!r} no longer has the size and SHA-256 recorded in {_MANIFEST}"
         )
 
 
 def _load(connection: sa.Connection, folder: Path, files: Mapping[str, Any]) -> None:
-    """Fill the empty tables of the backup's version."""
+    """Fill the empty tables, which have the backup's version."""
     tables = sa.MetaData()
     tables.reflect(connection)
     unknown = files.keys() - tables.tables.keys()
     if unknown:
-        raise DataLoss(f"the backup has tables that its version does not: {', '.join(sorted(unknown))}")
+        raise DataLoss(f"the backup has tables that its version does not have: {', '.join(sorted(unknown))}")
     for table in tables.sorted_tables:
         if table.name not in files:
             continue
         count, binary = 0, [column.name for column in table.c if isinstance(column.type, sa.LargeBinary)]
         if connection.execute(sa.select(sa.literal(1)).select_from(table)).first() is not None:
-            connection.execute(table.delete())  # rows that the migrations themselves have made
+            connection.execute(table.delete())  # rows created by the migrations
         for column in table.c:
             if isinstance(column.type, sa.JSON):
                 column.type.none_as_null = True
         for rows in _batches(folder / "tables" / f"{table.name}.jsonl"):
             for row in rows:
                 row.update({name: bytes.fromhex(row[name]) for name in binary if row[name] is not None})
-            connection.execute(table.insert(), [_MEND.get(table.name, dict)(row) for row in rows])
+            connection.execute(table.insert(), [_RESETS.get(table.name, dict)(row) for row in rows])
             count += len(rows)
         if count != files[table.name]["rows"]:
             raise DataLoss(f"the backup is damaged: table {table.name!r} has {count} rows")
@@ -343,8 +345,8 @@ def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _mend_job(row: dict[str, Any]) -> dict[str, Any]:
-    """Nobody works on it any more; a worker that thinks so has an old fence from now on."""
+def _reset_job(row: dict[str, Any]) -> dict[str, Any]:
+    """No worker holds the job any more; the new fence invalidates any worker that still does."""
     if row["state"] in (JobState.LEASED.value, JobState.RUNNING.value):
         row["state"] = JobState.QUEUED.value
     elif row["state"] == JobState.CANCELLING.value:
@@ -353,11 +355,11 @@ def _mend_job(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _mend_upload(row: dict[str, Any]) -> dict[str, Any]:
-    """Its bytes are not in the backup: it goes on at 0."""
+def _reset_upload(row: dict[str, Any]) -> dict[str, Any]:
+    """The upload's bytes are not in the backup: it restarts at 0."""
     if row["state"] == UploadState.ACTIVE.value:
         row["offset_bytes"] = 0
     return row
 
 
-_MEND: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"jobs": _mend_job, "uploads": _mend_upload}
+_RESETS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"jobs": _reset_job, "uploads": _reset_upload}

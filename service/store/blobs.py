@@ -1,7 +1,7 @@
-"""Immutable bytes, named by their SHA-256, in a folder; or in an object store, of which the folder is a cache then.
+"""Immutable bytes, named by their SHA-256, in a folder; or in an object store, with the folder as its cache.
 
-A blob appears whole or not at all, and is on the disk before its name is given out: temporary file, fsync, rename,
-fsync of the folder. The same bytes are kept once. With an object store, a blob is there before it is in the folder.
+A blob appears completely or not at all, and is durable before its name is returned: temporary file, fsync, rename,
+fsync of the folder. Equal bytes are stored once. With an object store, a blob is stored there before the folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder durable."""
+    """Make renames and new files in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -44,21 +44,21 @@ class Blobs:
     reached).
 
     Args:
-        folder: made if it is not there.
-        objects: where the blobs really are; None where the folder is that.
+        folder: created if missing.
+        objects: object store that holds the blobs; None to keep them in the folder.
     """
 
     def __init__(self, folder: Path, objects: ObjectStore | None = None) -> None:
         self._folder = folder
         self._objects = objects
         self._added: dict[str, float] = {}
-        """When this process added what, by its monotonic clock: files' times go wrong with the clock on the wall."""
+        """When this process added each blob, by the monotonic clock; file times follow the wall clock."""
         self._temporary = folder / "tmp"
         with disk_errors():
             self._temporary.mkdir(parents=True, exist_ok=True)
 
     def add_bytes(self, data: bytes) -> str:
-        """Keep bytes and return their SHA-256.
+        """Store bytes and return their SHA-256.
 
         Raises:
             ResourceExhausted: the disk is full.
@@ -78,7 +78,7 @@ class Blobs:
         return sha256
 
     def add_file(self, path: Path) -> BlobFile:
-        """Keep a copy of a file.
+        """Store a copy of a file.
 
         Raises:
             ResourceExhausted: the disk is full.
@@ -99,11 +99,11 @@ class Blobs:
         return BlobFile(path.name, digest.hexdigest(), size_bytes)
 
     def adopt(self, path: Path, sha256: str) -> None:
-        """Keep a file without copying it; it must lie on the same file system and never be written to again.
+        """Store a file without copying it. It must be on the same file system and never be written to again.
 
         Args:
-            path: stays as it is, for the caller to delete.
-            sha256: its checksum, which the caller has just computed.
+            path: the file; the caller deletes it afterwards.
+            sha256: its checksum, just computed by the caller.
 
         Raises:
             StorageFailure: the disk failed.
@@ -115,10 +115,10 @@ class Blobs:
             self._publish(temporary, sha256)
 
     def path(self, sha256: str) -> Path:
-        """The file of a blob; do not write to it.
+        """The file of a blob; read only.
 
         Raises:
-            DataLoss: the object store has other bytes under this name.
+            DataLoss: the object store returned other bytes.
             InvalidInput: not a SHA-256 in hex.
             NotFound: there is no such blob.
             ResourceExhausted: the disk has no room for a copy.
@@ -162,11 +162,11 @@ class Blobs:
         return self.path(sha256).stat().st_size
 
     def sweep(self, referenced: frozenset[str], unused_seconds: float) -> int:
-        """Delete blobs that nothing refers to, and left-over temporary files; returns how many.
+        """Delete unreferenced blobs and leftover temporary files; returns how many.
 
         Args:
             referenced: names to keep.
-            unused_seconds: only what was last added longer ago goes, since a blob is added before its reference.
+            unused_seconds: only delete what was last added longer ago, because a blob is added before its reference.
         """
         moment, limit, removed = time.monotonic(), time.time() - unused_seconds, 0
         for name in [name for name, added in self._added.items() if moment - added > unused_seconds]:
@@ -179,17 +179,17 @@ class Blobs:
         return removed if self._objects is None else self._objects.sweep(keep, unused_seconds)
 
     def remove(self, names: Collection[str], since: float) -> list[str]:
-        """Delete blobs at once, and return the names of those that are gone.
+        """Delete blobs at once, and return the names of the deleted ones.
 
         Args:
-            names: blobs that nothing refers to.
-            since: instant of ``time.monotonic()``; what was added again later stays, for its reference is under way.
+            names: unreferenced blobs.
+            since: time of ``time.monotonic()``; blobs added again after it stay, because a reference will follow.
         """
         gone = []
         for sha256 in names:
             place, aside = self._place(sha256), self._temporary / f"{sha256}.gone"
             with contextlib.suppress(FileNotFoundError):
-                place.replace(aside)  # first out of the way: who adds the same bytes from here on makes a new file
+                place.replace(aside)  # move it away first: adding the same bytes from now on creates a new file
             if self._added.get(sha256, since) > since:
                 with contextlib.suppress(FileNotFoundError):
                     aside.replace(place)
@@ -201,7 +201,7 @@ class Blobs:
         return gone
 
     def prune(self, limit_bytes: int) -> None:
-        """With an object store, delete copies in the folder, the longest unused first, until the rest fits."""
+        """With an object store, delete the least recently used copies in the folder until the rest fits."""
         if self._objects is None:
             return
         files = {path: path.stat() for path in self._folder.glob("??/*")}
@@ -218,7 +218,7 @@ class Blobs:
         return self._folder / sha256[:2] / sha256
 
     def _touch(self, sha256: str) -> bool:
-        """Whether the blob is there; if so, it counts as added now."""
+        """Whether the blob exists; if so, it counts as added now."""
         try:
             os.utime(self._place(sha256))
         except FileNotFoundError:

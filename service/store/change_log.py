@@ -1,4 +1,4 @@
-"""The book of changes: which act made which revision of a video's labels; written in the transaction of the act."""
+"""The change log: which change made which revision of a video's labels; written in the same transaction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import NotFound
 from service.domain.history import Act, Change, ChangeKind
 from service.store import schema
@@ -19,11 +19,11 @@ _MACHINE = [kind.value for kind in ChangeKind if kind.is_machine]
 
 
 def record_change(connection: sa.Connection, video: int, revision: int, act: Act, label_count: int) -> None:
-    """Make an act the origin of a revision, and the revision the video's newest.
+    """Record the change that makes a revision, and make the revision the video's newest.
 
-    A job, or a recomputation, that wrote the revision before this one too goes on with the same change.
+    If a job or recomputation also wrote the previous revision, its change is extended.
     """
-    note(revision=revision, change=act.kind.value, labels=label_count)
+    audit_detail(revision=revision, change=act.kind.value, labels=label_count)
     videos = schema.videos
     connection.execute(videos.update().where(videos.c.key == video).values(label_revision=revision))
     if act.kind.is_machine:
@@ -39,7 +39,7 @@ def record_change(connection: sa.Connection, video: int, revision: int, act: Act
 
 
 def human_revisions(connection: sa.Connection, video: int, after: int) -> frozenset[int]:
-    """Revisions that people have made after one; each act of a person has one revision of its own."""
+    """Revisions made by people after a given one; each change by a person has its own revision."""
     query = sa.select(_TABLE.c.revision).where(_TABLE.c.video == video, _TABLE.c.revision > after)
     return frozenset(connection.execute(query.where(_TABLE.c.kind.not_in(_MACHINE))).scalars())
 

@@ -1,9 +1,9 @@
-"""The time of day for everything that expires, safe against clocks that jump.
+"""The time of day for everything that expires, robust against clock jumps.
 
-The wall clock is believed at the start, but never when it lies before an instant that is already on record; from then
-on the machine's uptime is counted. A wall clock that runs up to a day ahead of this is followed (that is how a clock is
-put right); one that jumps further, or back, is not. So a jump neither lets an expired token in again nor, while the
-server runs, ends all tokens or the time that videos are kept.
+At the start the wall clock is used, unless it is earlier than the newest recorded time; from then on the machine's
+uptime is added. If the wall clock runs ahead of that by up to a day it is followed, since that is how clocks are
+corrected; larger jumps, and jumps back, are ignored. So a jump neither revives an expired token nor, while the server
+runs, expires all tokens or deletes all videos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FOLLOWED = timedelta(days=1)
 
 
 def _uptime_seconds() -> float:
-    """Seconds that the machine is up, suspension included where the system counts it."""
+    """Uptime of the machine in seconds, including suspension if the system counts it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -33,12 +33,12 @@ class SteadyClock:
     """See the module. May be used from any thread.
 
     Args:
-        not_before: the latest instant on record; None if there is none.
+        not_before: the newest recorded time; None for an empty record.
         wall: the time of day.
-        uptime_seconds: a clock that only runs forward.
+        uptime_seconds: a monotonic clock.
 
     Attributes:
-        gap: how far ahead of the record the wall clock was at the start; zero without a record.
+        gap: how far the wall clock was ahead of the record at the start; zero without a record.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class SteadyClock:
         begun = wall()
         self.gap = max(begun - not_before, timedelta()) if not_before is not None else timedelta()
         if not_before is not None and begun < not_before:
-            _LOG.warning("the clock is %s behind the newest record; time goes on from the record", not_before - begun)
+            _LOG.warning("the clock is %s behind the newest record; using the record's time", not_before - begun)
             begun = not_before
         self._at, self._mark = begun, uptime_seconds()
         self._warned = False
 
     def now(self) -> datetime:
-        """The instant; never earlier than an answer before."""
+        """The current time; never earlier than a previous answer."""
         with self._lock:
             uptime = self._uptime()
             self._at += timedelta(seconds=max(uptime - self._mark, 0.0))
@@ -70,5 +70,5 @@ class SteadyClock:
                 self._at += ahead
             elif abs(ahead) > _FOLLOWED and not self._warned:
                 self._warned = True
-                _LOG.warning("the clock jumped by %s; expiry goes by the machine's uptime until the next start", ahead)
+                _LOG.warning("the clock jumped by %s; expiry follows the machine's uptime until the next start", ahead)
             return self._at

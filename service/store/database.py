@@ -1,4 +1,4 @@
-"""The connection to the database: opening, migrations, transactions, and the translation of its errors."""
+"""The database: connection, migrations, transactions, and translation of errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _WRITE = "micromodels_write"
-_MIGRATING = 0x6D6D7302  # the key of an advisory lock in PostgreSQL: two servers that start together migrate in turn
+_MIGRATING = 0x6D6D7302  # key of a PostgreSQL advisory lock: servers that start together migrate in turn
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _BUSY_SECONDS = 15.0
 
@@ -46,24 +46,24 @@ _BUSY_SECONDS = 15.0
 class Database:
     """A migrated database. ``begin`` may be called from any thread.
 
-    SQLite has one writer at a time. In PostgreSQL writers run side by side: whoever changes what an earlier statement
-    of its transaction has read must have locked that row (``with_for_update``), and ``once`` serializes the calls with
-    one request id. What is only read is a snapshot in both.
+    SQLite has one writer at a time. In PostgreSQL writers run concurrently: a transaction that changes a row it read
+    before must have locked the row (``with_for_update``), and ``once`` serializes calls with the same request id. Reads
+    see a snapshot in both.
 
     Args:
         url: SQLAlchemy URL of a SQLite or PostgreSQL database.
-        migrate: bring its tables up to date; otherwise they stay as they are.
+        migrate: whether to upgrade the tables.
 
     Attributes:
-        reserve: what writes ask for room; None not to ask.
-        before_commit: called last in every transaction that writes, inside it.
-        after_failure: called when such a transaction was rolled back.
+        reserve: checks the disk space before writes; None for no check.
+        before_commit: called at the end of every writing transaction, inside it.
+        after_failure: called when such a transaction is rolled back.
 
     Raises:
         FailedPrecondition: the database was written by a newer version of the service.
         InvalidInput: the URL names another kind of database, or its driver is not installed.
-        StorageFailure: it cannot be opened.
-        Unavailable: it cannot be reached.
+        StorageFailure: the database cannot be opened.
+        Unavailable: the database cannot be reached.
     """
 
     def __init__(self, url: str, *, migrate: bool = True) -> None:
@@ -86,24 +86,24 @@ class Database:
 
     @contextmanager
     def begin(self, write: bool = False, *, frees: bool = False) -> Iterator[sa.Connection]:
-        """One transaction: committed at the end of the block, rolled back on any exception.
+        """A transaction: committed at the end of the block, rolled back on any exception.
 
         Args:
-            write: it may write.
-            frees: it also goes through on a full disk, since it makes room or ends something: see ``Reserve``.
+            write: whether it may write.
+            frees: whether it may also write on a full disk, because it frees space or ends something; see ``Reserve``.
 
         Raises:
-            Aborted: another server wrote the same rows at the same moment.
+            Aborted: another server wrote the same rows at the same time.
             ResourceExhausted: the disk is full.
             StorageFailure: the database failed, now or in an earlier write.
-            Unavailable: it stays locked, or cannot be reached.
+            Unavailable: the database stays locked, or cannot be reached.
         """
         if write:
             self._admit(frees)
         with self._broken_for_good(), _database_errors(), self._watched(write):
-            if write and self.is_sqlite:  # it has one writer: queue here rather than poll for its lock
+            if write and self.is_sqlite:  # SQLite has one writer: queue here rather than poll for its lock
                 if not self._writing.acquire(timeout=_BUSY_SECONDS):
-                    raise Unavailable("the database is busy")
+                    raise Unavailable("the database is busy; retry")
                 try:
                     with self._engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
                         yield connection
@@ -111,7 +111,7 @@ class Database:
                 finally:
                     self._writing.release()
             else:
-                # One snapshot for all statements of a reader; a writer must see what it has waited for.
+                # A reader needs one snapshot for all statements; a writer must see the rows that it waited for.
                 level = "READ COMMITTED" if write else "REPEATABLE READ"
                 options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": level}
                 with self._engine.connect().execution_options(**options) as connection, connection.begin():
@@ -120,15 +120,15 @@ class Database:
                         self.before_commit(connection)
 
     def _admit(self, frees: bool) -> None:
-        """Refuse a write that must not, or cannot, go well."""
+        """Refuse a write that would fail, or must not be tried."""
         if self._failure:
-            raise StorageFailure(f"nothing is written any more until a restart: {self._failure}")
+            raise StorageFailure(f"storage failed; read-only until the server restarts: {self._failure}")
         if self.reserve is not None:
             self.reserve.open() if frees else self.reserve.admit()
 
     @contextmanager
     def _broken_for_good(self) -> Iterator[None]:
-        """After the disk has failed once, a commit that seems to go well proves nothing: write no more."""
+        """Stop all writes after the first disk failure: a later commit that seems to succeed proves nothing."""
         try:
             yield
         except StorageFailure as error:
@@ -146,10 +146,10 @@ class Database:
             raise
 
     def scrub(self) -> None:
-        """Make what was deleted unreadable in the files too, as far as the database is asked to.
+        """Make deleted rows unreadable in the database files too, as far as possible.
 
-        SQLite overwrites deleted rows (``secure_delete``); this empties its log, which has older pages. PostgreSQL
-        reuses the space of deleted rows after its own vacuum.
+        SQLite overwrites deleted rows (``secure_delete``); this also truncates its write-ahead log, which has older
+        pages. PostgreSQL reuses the space of deleted rows after its own vacuum.
         """
         if self.is_sqlite:
             with _database_errors(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as plain:
@@ -160,20 +160,20 @@ class Database:
         self._engine.dispose()
 
     def version(self, connection: sa.Connection) -> str | None:
-        """The version of the tables, the name of the last migration; None where there are none."""
+        """Version of the tables: the name of the last migration; None without tables."""
         from alembic.migration import MigrationContext
 
         return MigrationContext.configure(connection).get_current_revision()
 
     def create_at(self, version: str, fill: Callable[[sa.Connection], None]) -> None:
-        """Make the tables of an earlier version in an empty database and fill them, in one transaction.
+        """Create the tables of an earlier version in an empty database and fill them, in one transaction.
 
         Args:
             version: name of a migration.
             fill: writes rows.
 
         Raises:
-            FailedPrecondition: the database is not empty, or this version does not know that one.
+            FailedPrecondition: the database is not empty, or ``version`` is unknown.
         """
         self._migrate(version, fill)
 
@@ -188,40 +188,40 @@ class Database:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
             if fill is not None and sa.inspect(connection).get_table_names():
-                raise FailedPrecondition("the database is not empty")
+                raise FailedPrecondition("the database is not empty; use a new one")
             config.attributes["connection"] = connection
             try:
                 command.upgrade(config, target)
             except CommandError as error:
-                raise FailedPrecondition(f"the database was written by another version: {error}") from error
+                raise FailedPrecondition(f"the database is from another version of micromodels: {error}") from error
             if fill is not None:
                 fill(connection)
 
 
 def database_url(settings: Settings) -> str:
-    """The URL of the database that settings name."""
+    """The database URL of the settings."""
     return settings.database_url or f"sqlite:///{settings.data_dir.resolve() / 'database.sqlite'}"
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """What a look at a database shows."""
+    """State of a database."""
 
     kind: str
     """``sqlite`` or ``postgresql``."""
     revision: str
-    """Version of its tables; empty where there are none yet."""
+    """Version of its tables; empty without tables."""
     newest: str
-    """Version of the tables that this program has."""
+    """Version of the tables in this program."""
     problem: str
-    """What is wrong with it; empty if nothing was found."""
+    """What is wrong; empty if no problem was found."""
 
 
 def inspect_database(settings: Settings) -> DatabaseState:
-    """Look at a database without changing it; SQLite's pages are checked too.
+    """Inspect a database without changing it; also checks SQLite's pages.
 
     Raises:
-        InvalidInput: the URL is not one of a database that is known.
+        InvalidInput: the URL is of an unknown kind.
     """
     from alembic.config import Config
     from alembic.migration import MigrationContext
@@ -238,8 +238,8 @@ def inspect_database(settings: Settings) -> DatabaseState:
         with engine.connect() as connection:
             revision = MigrationContext.configure(connection).get_current_revision() or ""
             if kind == "sqlite":
-                said = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
-                problem = "" if said == "ok" else said
+                result = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+                problem = "" if result == "ok" else result
     except sa.exc.DBAPIError as error:
         problem = str(error.orig)
     finally:
@@ -257,12 +257,12 @@ def _engine(url: str) -> sa.Engine:
         if backend == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
             milliseconds = f"{_BUSY_SECONDS * 1000:.0f}"
-            # A connection that broke while it was idle (the database was restarted) is replaced when it is next used.
+            # Replace connections that broke while idle, such as after a restart of the database, at their next use.
             options["pool_pre_ping"] = True
             options["connect_args"] = {
                 "connect_timeout": int(_BUSY_SECONDS),
                 "options": f"-c lock_timeout={milliseconds} -c synchronous_commit=on -c timezone=utc",
-                "prepare_threshold": None,  # works behind a connection pooler too
+                "prepare_threshold": None,  # also works behind a connection pooler
             }
         elif backend != "sqlite":
             raise InvalidInput("database_url", backend, allowed)
@@ -270,7 +270,7 @@ def _engine(url: str) -> sa.Engine:
             parsed, pool_size=8, max_overflow=8, pool_timeout=_BUSY_SECONDS, hide_parameters=True, **options
         )
     except sa.exc.ArgumentError:
-        raise InvalidInput("database_url", "what is set", allowed) from None  # it may hold a password
+        raise InvalidInput("database_url", "the configured URL", allowed) from None  # it may contain a password
     except ModuleNotFoundError as error:
         needs = "a database whose driver is installed: pip install 'micromodels[postgres]'"
         raise InvalidInput("database_url", backend, needs) from error
@@ -278,12 +278,12 @@ def _engine(url: str) -> sa.Engine:
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
     del record
-    connection.isolation_level = None  # the driver's own BEGINs come too late and never are IMMEDIATE
+    connection.isolation_level = None  # the driver's own BEGINs come too late and are never IMMEDIATE
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        "secure_delete=ON",  # a deleted video leaves nothing in the file
+        "secure_delete=ON",  # nothing of a deleted video stays in the file
         f"busy_timeout={_BUSY_SECONDS * 1000:.0f}",
     ):
         connection.execute(f"PRAGMA {pragma}")
@@ -299,14 +299,14 @@ def _database_errors() -> Iterator[None]:
     try:
         yield
     except sa.exc.IntegrityError as error:
-        raise Aborted("somebody else wrote the same rows at this moment; try again") from error
+        raise Aborted("another server wrote the same rows at the same time; retry") from error
     except sa.exc.TimeoutError as error:
-        raise Unavailable("the database is busy") from error
+        raise Unavailable("the database is busy; retry") from error
     except sa.exc.DBAPIError as error:
         raise _translated(error) from error
 
 
-# PostgreSQL says what went wrong in a code of five characters; the longest match counts.
+# PostgreSQL's error codes have five characters; the longest matching prefix counts.
 _BY_SQLSTATE: dict[str, str] = {
     "08": "unavailable",  # the connection broke
     "25006": "unavailable",  # read-only: a standby that has not been promoted yet
@@ -319,7 +319,7 @@ _BY_SQLSTATE: dict[str, str] = {
 
 
 def _translated(error: sa.exc.DBAPIError) -> Exception:
-    """The service's error for one of the driver."""
+    """The service's error for an error of the driver."""
     text = " ".join(str(error.orig).split())
     state = getattr(error.orig, "sqlstate", None)
     kind = next((_BY_SQLSTATE[state[:n]] for n in (5, 2) if state and state[:n] in _BY_SQLSTATE), "")
@@ -328,21 +328,21 @@ def _translated(error: sa.exc.DBAPIError) -> Exception:
     elif error.connection_invalidated or (state is None and re.search("locked|busy|connection|server closed", text)):
         kind = "unavailable"
     if kind == "full":
-        return ResourceExhausted("the disk of the database is full", retry_after_seconds=60.0)
+        return ResourceExhausted("the database's disk is full; free some space", retry_after_seconds=60.0)
     if kind == "unavailable":
         return Unavailable(f"the database is not available: {text}")
     if kind == "aborted":
-        return Aborted("somebody else wrote the same rows at this moment; try again")
+        return Aborted("another server wrote the same rows at the same time; retry")
     return StorageFailure(f"the database failed: {text}")
 
 
 def now() -> datetime:
-    """The instant that rows are stamped with; nothing is decided by it."""
+    """Time stamp for rows; never used for decisions."""
     return datetime.now(UTC)
 
 
 def new_id() -> str:
-    """A fresh id that cannot be guessed."""
+    """A new id that cannot be guessed."""
     return secrets.token_hex(8)
 
 
@@ -352,30 +352,30 @@ def row_key(row: sa.Row[Any]) -> LabelKey:
 
 
 def check_id(field: str, value: str) -> None:
-    """Refuse what is not an id.
+    """Raise if a value is not an id.
 
     Raises:
         InvalidInput: not 1 to 63 of ``a-z``, ``0-9`` and ``-``, or a hyphen at an end.
     """
     if not _ID.fullmatch(value):
-        raise InvalidInput(field, value, "1 to 63 characters a-z, 0-9 and -, no hyphen at the ends")
+        raise InvalidInput(field, value, "1 to 63 characters a-z, 0-9 and -, not starting or ending with -")
 
 
 def check_text(field: str, value: str, longest: int = 200) -> None:
-    """Refuse overlong text and control characters.
+    """Raise if a text is too long or has control characters.
 
     Raises:
         InvalidInput: too long, or a control character in it.
     """
     if len(value) > longest or any(ord(char) < 32 for char in value):
-        raise InvalidInput(field, value, f"at most {longest} characters, none of them a control character")
+        raise InvalidInput(field, value, f"at most {longest} characters without control characters")
 
 
 def page_start(after: str) -> int:
-    """The row that a listing goes on behind.
+    """The row after which a listing continues.
 
     Raises:
-        InvalidInput: not what an earlier page gave.
+        InvalidInput: not from an earlier page.
     """
     if not after:
         return 0
@@ -387,14 +387,14 @@ def page_start(after: str) -> int:
 def once(
     connection: sa.Connection, scope: str, request_id: str, body: object, act: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Act, or give the answer again if this request was answered before; in the same transaction as the act.
+    """Call ``act`` once per request id: a repeat returns the first answer. Runs in the caller's transaction.
 
     Args:
         connection: a writing transaction.
-        scope: what request ids are unique in, e.g. ``"jobs.create/PROJECT"``.
-        request_id: chosen by the caller; empty: always act.
-        body: the rest of the request as JSON-like data; compared by checksum.
-        act: does the work and returns a JSON answer to remember.
+        scope: where request ids are unique, such as ``"jobs.create/PROJECT"``.
+        request_id: chosen by the caller; empty to always act.
+        body: the rest of the request as JSON-like data, compared by checksum.
+        act: does the work and returns the JSON answer to remember.
 
     Raises:
         AlreadyExists: the request id was used with another body.
@@ -404,7 +404,7 @@ def once(
     check_text("request_id", request_id)
     digest = hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
     table = schema.requests
-    if connection.dialect.name != "sqlite":  # two calls with one id at the same moment: the second waits for the first
+    if connection.dialect.name != "sqlite":  # of two concurrent calls with one id the second waits for the first
         number = int.from_bytes(hashlib.sha256(f"{scope}\0{request_id}".encode()).digest()[:8], signed=True)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
     row = connection.execute(

@@ -1,7 +1,7 @@
-"""Receipts of deleted videos outside of the database, so that restoring an older backup does not bring videos back.
+"""Receipts of deleted videos outside the database, so that restoring an older backup does not bring the videos back.
 
-The file ``receipts.jsonl`` in the data folder has a line for each deletion, the row of the audit as JSON. The exported
-audit, and a newer backup, serve as well where the folder is lost.
+The file ``receipts.jsonl`` in the data folder has one line per deletion: its audit row as JSON. If the folder is lost,
+an exported audit log or a newer backup serves as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["FILE_NAME", "RECEIPT", "Receipt", "append_receipts", "read_receipts"
 
 FILE_NAME = "receipts.jsonl"
 RECEIPT = "server/video_deleted"
-"""Method of the audit row that is a receipt."""
+"""Method of audit rows that are receipts."""
 
 _RESOURCE = re.compile(r"projects/([a-z0-9-]{1,63})/videos/([a-z0-9-]{1,63})")
 _MAX_LINE_BYTES = 64 << 20
@@ -31,13 +31,13 @@ _MAX_LINE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """That a video was deleted."""
+    """Record of a deleted video."""
 
     project_id: str
     video_id: str
     actor: str
     detail: Mapping[str, Any]
-    """What was removed, and ``deleted_at`` as it was written down."""
+    """What was removed, and ``deleted_at``."""
 
     @property
     def resource(self) -> str:
@@ -46,12 +46,12 @@ class Receipt:
 
 
 def append_receipts(folder: Path, rows: Iterable[AuditRow], *, again: bool = False) -> None:
-    """Write receipts down durably.
+    """Append receipts durably.
 
     Args:
         folder: the data folder.
-        rows: of the audit.
-        again: in place of all that was written before.
+        rows: audit rows.
+        again: replace the whole file instead.
 
     Raises:
         ResourceExhausted: the disk is full.
@@ -71,14 +71,14 @@ def append_receipts(folder: Path, rows: Iterable[AuditRow], *, again: bool = Fal
 
 
 def read_receipts(path: Path) -> dict[str, Receipt]:
-    """The receipts in a file, by the name of the video; of several for one video the last.
+    """The receipts in a file, by the name of the video; the last one if a video has several.
 
     Args:
-        path: ``receipts.jsonl``, an exported audit, or the folder of a backup. Other rows are passed over, and a last
-            line that was cut off is.
+        path: ``receipts.jsonl``, an exported audit log, or a backup folder. Other rows, and an incomplete last line,
+            are skipped.
 
     Raises:
-        InvalidInput: it cannot be read, or is not such a file.
+        InvalidInput: the file cannot be read, or is not of these kinds.
     """
     if path.is_dir():
         path = path / "tables" / "audit.jsonl"
@@ -86,19 +86,19 @@ def read_receipts(path: Path) -> dict[str, Receipt]:
         with path.open("rb") as file:
             return {receipt.resource: receipt for receipt in _receipts(file)}
     except OSError as error:
-        raise InvalidInput("receipts", str(path), f"a file that can be read ({error.strerror})") from None
+        raise InvalidInput("receipts", str(path), f"a readable file ({error.strerror})") from None
 
 
 def _receipts(lines: Iterable[bytes]) -> Iterator[Receipt]:
     for number, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):
-            return  # the write of the last one was interrupted, and so was the deletion: it is still to be done
+            return  # the last write was interrupted before its deletion was finished; the deletion is done later
         try:
             row = json.loads(line) if len(line) <= _MAX_LINE_BYTES else None
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("method"), str):
-            raise InvalidInput("receipts", f"line {number}", "a row of the audit as JSON")
+            raise InvalidInput("receipts", f"line {number}", "an audit row as JSON")
         if row["method"] == RECEIPT:
             yield _receipt(row, number)
 
@@ -106,7 +106,7 @@ def _receipts(lines: Iterable[bytes]) -> Iterator[Receipt]:
 def _receipt(row: Mapping[str, Any], number: int) -> Receipt:
     detail, resource, actor = row.get("detail"), row.get("resource"), row.get("actor")
     try:
-        detail = json.loads(detail) if isinstance(detail, str) else detail  # as the table has it
+        detail = json.loads(detail) if isinstance(detail, str) else detail  # text in the table's form
     except (ValueError, RecursionError):
         detail = None
     named = _RESOURCE.fullmatch(resource) if isinstance(resource, str) else None

@@ -1,4 +1,4 @@
-"""Room that is kept for when the disk is full: SQLite cannot even delete without some."""
+"""Reserved space for a full disk: without free space SQLite cannot even delete."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from service.domain.errors import ResourceExhausted
 
 __all__ = ["Reserve"]
 
-_LOW_SHARE = 0.5  # of the reserve: with less than this free, ordinary writes are refused
+_LOW_SHARE = 0.5  # ordinary writes are refused when free space falls below this share of the reserve
 
 
 class Reserve:
-    """A file of a fixed size beside the database.
+    """A file of fixed size beside the database.
 
-    Ordinary writes ask ``admit``, which refuses them while the disk is nearly full, before they fail half-way. Writes
-    that make room, or end something, ask ``open``, which gives the file's bytes to them. ``refill`` makes it again
-    when there is room. Without it the last bytes would go to writes, and nothing could be deleted any more.
+    Ordinary writes call ``admit``, which refuses them while the disk is nearly full, before they fail half-way. Writes
+    that free space, or end something, call ``open``, which deletes the file to make room for them. ``refill`` creates
+    the file again when space is available. Without it, writes would use the last bytes and deleting would fail.
 
     Args:
-        folder: on the disk that is watched.
+        folder: folder on the disk to watch.
         size_bytes: 0 for no reserve and no check.
     """
 
@@ -31,27 +31,28 @@ class Reserve:
         self._size_bytes = size_bytes
 
     def admit(self) -> None:
-        """Let a write go on.
+        """Admit an ordinary write.
 
         Raises:
             ResourceExhausted: the disk is nearly full.
         """
         if self._size_bytes and self._free_bytes() < self._size_bytes * _LOW_SHARE:
-            raise ResourceExhausted("the disk is full; reading and deleting go on", retry_after_seconds=60.0)
+            reason = "the disk is full: free some space; reading and deleting still work"
+            raise ResourceExhausted(reason, retry_after_seconds=60.0)
 
     def open(self) -> None:
-        """Give the reserve to a write that must succeed."""
+        """Free the reserve for a write that must succeed."""
         if self._size_bytes and self._free_bytes() < self._size_bytes * _LOW_SHARE:
             self._path.unlink(missing_ok=True)
 
     def refill(self) -> None:
-        """Make the file, if it is not there and there is room for it."""
+        """Create the file if it is missing and the disk has space."""
         if not self._size_bytes or self._path.exists() or self._free_bytes() < 2 * self._size_bytes:
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, self._size_bytes)
-        except OSError:  # somebody else was faster
+        except OSError:  # another thread was faster
             with contextlib.suppress(OSError):
                 self._path.unlink()
         finally:

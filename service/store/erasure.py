@@ -1,8 +1,8 @@
-"""True deletion of a video, and everything that is kept about one.
+"""Permanent deletion of a video, and access to everything stored about one.
 
-A micro-model memorizes the videos that it was trained on, so it goes with any of them; so does every version that was
-made from it. What was removed is listed in a receipt, which stays in the audit. Rows go in one transaction, which
-leaves a note of the files that have to follow: a crash in between is made good at the next start.
+A micro-model memorizes the videos it was trained on. Deleting a video therefore also deletes micro-models trained on
+it, and every version made from those. A receipt in the audit log lists what was removed. Rows are deleted in one
+transaction, which records the files to delete next; after a crash the next start deletes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, MicromodelsError
-from service.access.calls import current_caller, note
+from service.access.calls import audit_detail, current_caller
 from service.domain.access import (
     AuditRow,
 )
@@ -50,14 +50,14 @@ _PAGE_ROWS = 1000
 
 
 class Erasure:
-    """Deletes videos for good.
+    """Deletes videos permanently.
 
     Args:
         database: migrated.
-        blobs: where files are.
+        blobs: store of the files.
         settings: the server's.
-        audit: keeps receipts.
-        clock: judges how old a video is.
+        audit: stores receipts.
+        clock: decides how old a video is.
     """
 
     def __init__(self, database: Database, blobs: Blobs, settings: Settings, audit: Audit, clock: SteadyClock) -> None:
@@ -68,13 +68,13 @@ class Erasure:
         self._clock = clock
         self._begun = time.monotonic()
         self._listeners: list[Callable[[str, str], None]] = []
-        self._behind = True  # whether receipts may be missing in the file: a crash may have come first
+        self._incomplete = True  # whether the receipts file may lack receipts, such as after a crash
 
     def listen(self, forget: Callable[[str, str], None]) -> Callable[[], None]:
-        """Have ``forget(project_id, video_id)`` called for every video that this process deletes; returns an end.
+        """Call ``forget(project_id, video_id)`` for every video that this process deletes; returns a stop function.
 
-        It is called when the rows are gone, in the thread that deletes: whoever keeps something of videos in memory, or
-        files of them open, lets go of it.
+        It is called after the rows are deleted, in the deleting thread. Listeners must drop what they hold in memory of
+        the video, and close its files.
         """
         self._listeners = [*self._listeners, forget]
 
@@ -86,27 +86,27 @@ class Erasure:
     def delete(
         self, project_id: str, video_id: str, *, actor: str = "", before: Mapping[str, Any] | None = None
     ) -> AuditRow:
-        """Delete a video with all that was made of it, and return the receipt.
+        """Delete a video with everything derived from it, and return the receipt.
 
         Args:
             project_id: the video's project.
             video_id: which video.
-            actor: who the receipt names; empty for the caller.
-            before: what the receipt tells of an earlier deletion of the same video.
+            actor: name in the receipt; empty for the caller.
+            before: receipt detail of an earlier deletion of the same video.
 
         Raises:
-            FailedPrecondition: a job on it, or one that uses a micro-model which saw it, has not ended.
+            FailedPrecondition: a job works on it, or uses a micro-model trained on it.
             NotFound: there is no such video.
         """
         since = time.monotonic()
         with self._database.begin(write=True, frees=True) as connection:
             row = video_row(connection, project_id, video_id, lock=True)
             if job_id := is_busy(connection, row.project, video_id):
-                raise FailedPrecondition(f"job {job_id!r} on video {video_id!r} is not finished; cancel it first")
+                raise FailedPrecondition(f"job {job_id!r} works on video {video_id!r}; cancel it first")
             models = _models_that_saw(connection, row.project, video_id)
             _refuse_running(connection, row.project, models)
             todo = {**_inventory(connection, row, models), "before": dict(before or {})}
-            note(**{name: value for name, value in todo["counts"].items() if value})
+            audit_detail(**{name: value for name, value in todo["counts"].items() if value})
             _delete_rows(connection, project_id, row, models)
             values = {"project_id": project_id, "video_id": video_id, "todo": todo, "created_at": self._clock.now()}
             values["actor"] = actor or current_caller().name
@@ -115,19 +115,19 @@ class Erasure:
         return self._finish(made, since)
 
     def finish_all(self) -> int:
-        """Remove the files of deletions that a crash interrupted; returns how many there were."""
+        """Delete the files of deletions that a crash interrupted; returns the number of deletions."""
         with self._database.begin() as connection:
             keys = connection.execute(sa.select(schema.erasures.c.key)).scalars().all()
         for key in keys:
             self._finish(key, time.monotonic())
-        if self._behind:
+        if self._incomplete:
             self._write_down(list(self._audit.rows(method=RECEIPT)), again=True)
         return len(keys)
 
     def repeat(self, receipts: Iterable[Receipt]) -> int:
-        """Delete again what a backup has brought back; returns how many videos that were.
+        """Delete videos again that a restored backup brought back; returns how many.
 
-        Receipts that the audit does not have are put into it. Jobs that stand in the way must have been cancelled.
+        Receipts missing from the audit log are added to it. Cancel the videos' jobs first.
 
         Raises:
             FailedPrecondition: a job has not ended; see ``delete``.
@@ -140,12 +140,12 @@ class Erasure:
                 count += 1
             except NotFound:
                 self._put_back(receipt)
-        self._behind = True
+        self._incomplete = True
         self.finish_all()
         return count
 
     def _put_back(self, receipt: Receipt) -> None:
-        """Give the audit a receipt that it has lost."""
+        """Add a lost receipt to the audit log."""
         try:
             self.receipt(receipt.project_id, receipt.video_id)
         except NotFound:
@@ -160,16 +160,16 @@ class Erasure:
                 )
 
     def _write_down(self, rows: list[AuditRow], *, again: bool = False) -> None:
-        """Keep receipts beside the database; where the disk refuses, the next round does it."""
+        """Write receipts to the file beside the database; if the disk fails, the next round retries."""
         try:
             append_receipts(self._settings.data_dir, rows, again=again)
-            self._behind = self._behind and not again
+            self._incomplete = self._incomplete and not again
         except MicromodelsError as error:
-            self._behind = True
-            _LOG.warning("receipts are written down later: %s", error)
+            self._incomplete = True
+            _LOG.warning("deletion receipts could not be written to receipts.jsonl, will retry: %s", error)
 
     def receipt(self, project_id: str, video_id: str) -> AuditRow:
-        """What was removed with a video that was deleted.
+        """The receipt of a deleted video.
 
         Raises:
             NotFound: there is none.
@@ -181,10 +181,10 @@ class Erasure:
         return found
 
     def sweep(self) -> list[AuditRow]:
-        """Delete the videos that are older than their projects keep them; returns the receipts.
+        """Delete the videos past their project's retention; returns the receipts.
 
-        A video with a job that has not ended waits for the next time. After a start that found the clock far ahead of
-        the newest record, nothing is deleted for a day: the clock may be wrong, and deletion cannot be undone.
+        A video with an unfinished job is deleted in a later sweep. If the clock was far ahead of the newest record at
+        the start, nothing is deleted for a day, because the clock may be wrong and deletion cannot be undone.
         """
         if self._clock.gap > _TRUSTED_GAP and time.monotonic() - self._begun < _SETTLED_SECONDS:
             return []
@@ -212,10 +212,10 @@ class Erasure:
         ]
 
     def records(self, project_id: str, video_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every row about a video, as (table, columns by name): its own, and those of every table that refers to it.
+        """Every row about a video, as (table, columns by name): its own, and those of all tables that refer to it.
 
         Raises:
-            NotFound: there is no such video (before the first row comes).
+            NotFound: no such video (raised before the first row).
         """
         with self._database.begin() as connection:
             row = video_row(connection, project_id, video_id)
@@ -241,7 +241,7 @@ class Erasure:
                 return
 
     def _finish(self, key: int, since: float) -> AuditRow:
-        """Remove the files, and write the receipt."""
+        """Delete the files, and write the receipt."""
         erasures = schema.erasures
         with self._database.begin() as connection:
             row = connection.execute(sa.select(erasures).where(erasures.c.key == key)).one()
@@ -279,7 +279,7 @@ class Erasure:
 
 
 def _about_videos() -> list[sa.Table]:
-    """Every table whose rows belong to a video by a column of that name."""
+    """Every table with a ``video`` column."""
     return [
         table
         for table in schema.metadata.sorted_tables
@@ -288,13 +288,13 @@ def _about_videos() -> list[sa.Table]:
 
 
 def _models_that_saw(connection: sa.Connection, project: int, video_id: str) -> list[sa.Row[Any]]:
-    """Versions that were trained on a video, and those made from them."""
+    """Versions trained on a video, and versions made from them."""
     models, jobs = schema.models, schema.jobs
     trained = sa.select(jobs.c.job_id).where(jobs.c.project == project, jobs.c.video_id == video_id)
     by_job = set(connection.execute(trained).scalars())
     query = sa.select(models).where(models.c.project == project).order_by(models.c.model_id, models.c.version)
     doomed: dict[tuple[str, int], sa.Row[Any]] = {}
-    for row in connection.execute(query):  # parents come before their children
+    for row in connection.execute(query):  # parents precede their children
         saw = video_id in row.label_revisions or (row.job_id and row.job_id in by_job)
         if saw or (row.parent_version and (row.model_id, row.parent_version) in doomed):
             doomed[row.model_id, row.version] = row
@@ -302,7 +302,7 @@ def _models_that_saw(connection: sa.Connection, project: int, video_id: str) -> 
 
 
 def _learned(video: sa.Row[Any], models: Iterable[sa.Row[Any]]) -> sa.ColumnElement[bool]:
-    """Which learned states go with a video: its own, and what versions that saw it have learned on others."""
+    """The adapted models to delete with a video: its own, and those of deleted versions on other videos."""
     states = schema.learned_states
     doomed = [provenance_version(model.model_id, model.version) for model in models]
     return sa.or_(states.c.video == video.key, states.c.model_version.in_(doomed))
@@ -313,11 +313,11 @@ def _refuse_running(connection: sa.Connection, project: int, models: Iterable[sa
     query = sa.select(jobs.c.job_id, jobs.c.spec).where(jobs.c.project == project, jobs.c.state.not_in(FINAL_STATES))
     for row in connection.execute(query):
         if row.spec.get("model_id") in ids:
-            raise FailedPrecondition(f"job {row.job_id!r} uses a micro-model that saw the video; cancel it first")
+            raise FailedPrecondition(f"job {row.job_id!r} uses a micro-model trained on the video; cancel it first")
 
 
 def _inventory(connection: sa.Connection, video: sa.Row[Any], models: list[sa.Row[Any]]) -> dict[str, Any]:
-    """What will be removed: counts, files, and checksums of the models."""
+    """What will be deleted: counts, files, and checksums of the models."""
     jobs, events, labels = schema.jobs, schema.job_events, schema.labels
     mine = (jobs.c.project == video.project, jobs.c.video_id == video.video_id)
     states = sa.select(schema.learned_states.c.files).where(_learned(video, models))
@@ -371,7 +371,7 @@ def _delete_rows(connection: sa.Connection, project_id: str, video: sa.Row[Any],
 
 
 def _forget_answers(connection: sa.Connection, project_id: str, video: sa.Row[Any]) -> None:
-    """Drop remembered answers that name what goes: the same request makes something new."""
+    """Delete remembered answers that name deleted resources, so that the same request creates new ones."""
     jobs, uploads, requests = schema.jobs, schema.uploads, schema.requests
     gone = {video.video_id}
     mine = (jobs.c.project == video.project, jobs.c.video_id == video.video_id)
@@ -389,7 +389,7 @@ def _forget_answers(connection: sa.Connection, project_id: str, video: sa.Row[An
 
 
 def _still_referenced(connection: sa.Connection, names: list[str]) -> set[str]:
-    """Those of some blobs that something else needs: the same bytes are kept once."""
+    """Those of the blobs that other rows still refer to; equal bytes are stored once."""
     videos, events = schema.videos, schema.job_events
     found = set(connection.execute(sa.select(videos.c.blob).where(videos.c.blob.in_(names))).scalars())
     found.update(connection.execute(sa.select(events.c.picture).where(events.c.picture.in_(names))).scalars())
@@ -402,12 +402,12 @@ def _still_referenced(connection: sa.Connection, names: list[str]) -> set[str]:
 
 
 def _remove_folder(folder: Path) -> int:
-    """Delete a folder and give the bytes that were in it."""
+    """Delete a folder; returns its size in bytes."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     shutil.rmtree(folder, ignore_errors=True)
     return size
 
 
 def _plain(value: Any) -> Any:
-    """A column's value as JSON has it."""
+    """A column's value for JSON."""
     return value.isoformat() if isinstance(value, datetime) else value

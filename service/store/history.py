@@ -1,4 +1,4 @@
-"""What became of the labels of a video: versions of a label, changes of a video, and taking a change back."""
+"""History of a video's labels: versions of labels, changes, and undo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition
 from micromodels.labels.keys import LabelKey
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import RevisionConflict
 from service.domain.history import (
     Act,
@@ -40,13 +40,13 @@ _AT_ONCE = 500
 
 
 class History:
-    """The past of a store's labels."""
+    """History of a store's labels."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def of_label(self, project_id: str, video_id: str, key: LabelKey) -> list[LabelVersion]:
-        """Every version of one label, oldest first, deletions included.
+        """Every version of one label, oldest first, including deletions.
 
         Raises:
             NotFound: there is no such video.
@@ -80,7 +80,7 @@ class History:
             project_id: the video's project.
             video_id: which video.
             before: only changes with a smaller revision; 0 for all.
-            limit: how many at most.
+            limit: maximum number of changes.
             kinds: only these; empty for all.
 
         Raises:
@@ -98,7 +98,7 @@ class History:
         return Page(items, str(items[-1].revision) if len(rows) > limit else "")
 
     def change(self, project_id: str, video_id: str, revision: int) -> Change:
-        """The change that begins with a revision.
+        """The change that starts with a revision.
 
         Raises:
             NotFound: there is no such video or change.
@@ -110,14 +110,14 @@ class History:
     def recomputed(
         self, project_id: str, video_id: str, parent: int, *, after: int = 0, limit: int = 2000
     ) -> list[LabelDifference]:
-        """What followed from a correction, in order of revisions, whole revisions only.
+        """Labels recomputed after a correction, in order of revisions, whole revisions only.
 
         Args:
             project_id: the video's project.
             video_id: which video.
             parent: revision of the correction.
-            after: only differences of later revisions than this.
-            limit: about how many.
+            after: only differences of later revisions.
+            limit: approximate number of differences.
 
         Raises:
             NotFound: there is no such video.
@@ -136,7 +136,7 @@ class History:
         return found
 
     def recomputed_counts(self, project_id: str, video_id: str, parent: int) -> tuple[int, int]:
-        """How many labels, and how many frames, a correction has changed besides its own.
+        """How many other labels, and on how many frames, a correction has changed.
 
         Raises:
             NotFound: there is no such video.
@@ -153,7 +153,7 @@ class History:
         return len(rows), len({row.frame for row in rows})
 
     def differences(self, project_id: str, video_id: str, revision: int) -> list[LabelDifference]:
-        """What a revision did, key by key.
+        """The labels before and after a revision, by key.
 
         Raises:
             NotFound: there is no such video.
@@ -162,7 +162,7 @@ class History:
             video = video_row(connection, project_id, video_id)
             return _differences(connection, video.key, revision)
 
-    def news(
+    def labels_since(
         self,
         project_id: str,
         video_id: str,
@@ -171,14 +171,14 @@ class History:
         but: Collection[int] = (),
         also: Collection[LabelKey] = (),
     ) -> tuple[list[LabelRecord], int]:
-        """Labels that were written, deleted or judged after a revision, as they are now, and the revision now.
+        """Labels written, deleted or reviewed after a revision, as they are now, and the current revision.
 
         Args:
             project_id: the video's project.
             video_id: which video.
-            since: the revision; 0 for all labels, of deletions only those that are locked.
-            but: revisions whose labels are known.
-            also: keys to tell of in any case.
+            since: the revision; 0 for all labels, and only locked deletions.
+            but: revisions to skip.
+            also: keys to include in any case.
 
         Raises:
             NotFound: there is no such video.
@@ -201,15 +201,15 @@ class History:
     def settle(
         self, project_id: str, video_id: str, revision: int, *, seconds: float, model_version: str, learned: int = 0
     ) -> None:
-        """Note that everything which follows from a correction is stored.
+        """Record that the recomputation after a correction is completely stored.
 
         Args:
             project_id: the video's project.
             video_id: which video.
             revision: of the correction.
-            seconds: how long it took.
-            model_version: what computed.
-            learned: number of the learned state that it has led to; 0 for none.
+            seconds: duration of the recomputation.
+            model_version: version that computed it.
+            learned: number of the resulting adapted model; 0 for none.
 
         Raises:
             NotFound: there is no such video.
@@ -221,34 +221,34 @@ class History:
             connection.execute(done.values(**values))
 
     def undo(self, project_id: str, video_id: str, revision: int, *, author: str, request_id: str = "") -> WriteResult:
-        """Take a change back, with all that was computed because of it: what was before becomes a new revision.
+        """Undo a change and everything computed from it: the previous labels become a new revision.
 
-        Predictions that were replaced or accepted since stay as they are now.
+        Predictions that were replaced or accepted since then stay.
 
         Args:
             project_id: the video's project.
             video_id: which video.
             revision: of the change.
-            author: who asks.
-            request_id: the same one with the same body gives the same answer.
+            author: who undoes it.
+            request_id: a repeat with the same body returns the same answer.
 
         Raises:
             AlreadyExists: the request id was used with another body.
-            FailedPrecondition: it was undone before, or is the work of a micro-model.
+            FailedPrecondition: the change is already undone, or is the work of a micro-model.
             NotFound: there is no such video or change.
-            RevisionConflict: people have changed some of these labels since.
+            RevisionConflict: people have changed some of these labels since then.
         """
 
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id, lock=True)
             change = change_record(change_row(connection, video.key, revision))
             if change.undone_by:
-                raise FailedPrecondition(f"change {revision} was undone by change {change.undone_by}")
+                raise FailedPrecondition(f"change {revision} is already undone, by change {change.undone_by}")
             if change.kind in _NOT_UNDONE:
-                hint = f"; undo change {change.parent}, which it follows from" if change.parent else ""
+                hint = f"; undo change {change.parent} instead, which caused it" if change.parent else ""
                 raise FailedPrecondition(f"change {revision} is the work of a micro-model ({change.kind.value}){hint}")
             made = Act(author, ChangeKind.UNDO, undoes=revision)
-            note(undoes=revision, made_by_others=change.author != author)
+            audit_detail(undoes=revision, made_by_others=change.author != author)
             result = _undo_reviews(connection, video, change, made)
             if result is None:
                 result = _undo_labels(connection, video, change, made)
@@ -292,7 +292,7 @@ def _kinds(connection: sa.Connection, video: int) -> list[tuple[int, int, str]]:
 
 def _kind_of(kinds: Sequence[tuple[int, int, str]], revision: int) -> ChangeKind:
     position = bisect_right(kinds, revision, key=lambda kind: kind[0])
-    return ChangeKind(kinds[position - 1][2]) if position else ChangeKind.WRITE  # before changes were written down
+    return ChangeKind(kinds[position - 1][2]) if position else ChangeKind.WRITE  # older than the change log
 
 
 def _by_key(connection: sa.Connection, keys: Collection[int]) -> dict[int, tuple[LabelKey, int]]:
@@ -341,7 +341,7 @@ def _predecessors(connection: sa.Connection, video: int, rows: Sequence[sa.Row[A
 
 
 def _undo_labels(connection: sa.Connection, video: sa.Row[Any], change: Change, act: Act) -> WriteResult:
-    """Write what was before a change, and before what was computed because of it."""
+    """Write the labels from before a change and before its recomputation."""
     query = sa.select(_CHANGES).where(_CHANGES.c.video == video.key)
     mine = sa.or_(_CHANGES.c.revision == change.revision, _CHANGES.c.parent == change.revision)
     ranges = [(row.revision, row.last_revision) for row in connection.execute(query.where(mine))]
@@ -369,14 +369,14 @@ def _undo_labels(connection: sa.Connection, video: sa.Row[Any], change: Change, 
     if conflicts:
         raise RevisionConflict(tuple(sorted(conflicts)), int(video.label_revision))
     result = write_labels(connection, video, todo, act)
-    if result.revision == video.label_revision:  # all of it is as it was: still an act that the history tells
+    if result.revision == video.label_revision:  # no label differs; the history still records the undo
         record_change(connection, video.key, result.revision + 1, act, 0)
         return WriteResult(result.revision + 1, 0)
     return result
 
 
 def _says_the_same(now: sa.Row[Any], then: sa.Row[Any]) -> bool:
-    """Whether a row is another one, or brings it back."""
+    """Whether a row is the other row, or a copy of it."""
     brought_back = now.payload is None or (now.origin is not None and now.origin in (then.key, then.origin))
     return bool(now.key == then.key or (now.payload == then.payload and brought_back))
 
@@ -389,7 +389,7 @@ def _restored(key: LabelKey, old: sa.Row[Any] | None, row: sa.Row[Any]) -> Label
 
 
 def _undo_reviews(connection: sa.Connection, video: sa.Row[Any], change: Change, act: Act) -> WriteResult | None:
-    """Put judgments back as a review found them; None if this change judged nothing."""
+    """Restore the review states from before a review; None if the change was not a review."""
     mine = (_EVENTS.c.video == video.key, _EVENTS.c.revision == change.revision)
     events = connection.execute(sa.select(_EVENTS).where(*mine).order_by(_EVENTS.c.key)).all()
     if not events:

@@ -1,8 +1,8 @@
-"""How many objects of a class a frame has, and how many it may have (``ObjectClass.max_instances``).
+"""Limits on the number of objects of a class per frame (``ObjectClass.max_instances``).
 
-What people do is refused where it leaves a frame with more than allowed, and with more than before. Only hand labels
-count where people draw: a prediction that is one too many must not keep them from drawing what is really there.
-Micro-models are not refused; ``crowded`` tells on how many frames they went beyond the limit.
+A person's change is refused if it leaves a frame with more objects than allowed, and with more than before. For
+drawing, only hand labels count: a wrong prediction must not prevent people from drawing a real object. Micro-models are
+never refused; ``frames_over_limit`` counts the frames on which they exceed the limit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from micromodels.errors import FailedPrecondition
 from micromodels.types import Ontology, State
 from service.store import schema
 
-__all__ = ["crowded", "is_present", "within_limits"]
+__all__ = ["frames_over_limit", "is_present", "within_limits"]
 
 _LABELS = schema.labels
 _PRESENT = (State.VISIBLE.value, State.OCCLUDED.value)
@@ -27,7 +27,7 @@ _FRAMES_AT_ONCE = 500
 
 
 def is_present(payload: str) -> bool:
-    """Whether an encoded label of an object says that it is there."""
+    """Whether an encoded object label is not absent."""
     return json.loads(payload)["state"] in _PRESENT
 
 
@@ -35,12 +35,12 @@ def is_present(payload: str) -> bool:
 def within_limits(
     connection: sa.Connection, video: int, frames: Collection[int], ontology: Ontology, *, by_hand: bool
 ) -> Iterator[None]:
-    """Refuse what the block writes if it goes beyond a limit.
+    """Raise if the block's writes exceed a limit.
 
     Args:
         connection: a writing transaction.
         video: key of its row.
-        frames: on which something is written.
+        frames: frames that the block writes to.
         ontology: of the project.
         by_hand: whether only hand labels count.
 
@@ -57,12 +57,12 @@ def within_limits(
         if found > max(limits[name], before[frame, name]):
             drawn = " drawn by hand" if by_hand else ""
             raise FailedPrecondition(
-                f"frame {frame} would have {found} of {name!r}{drawn}; max_instances is {limits[name]}"
+                f"frame {frame} would have {found} of {name!r}{drawn}; its max_instances is {limits[name]}"
             )
 
 
-def crowded(connection: sa.Connection, video: int, frame_count: int, ontology: Ontology) -> Counter[str]:
-    """On how many frames there are more objects of a class than allowed, predictions included."""
+def frames_over_limit(connection: sa.Connection, video: int, frame_count: int, ontology: Ontology) -> Counter[str]:
+    """Number of frames with more objects of a class than allowed, including predictions."""
     limits = _limits(ontology)
     found: Counter[str] = Counter()
     for start in range(0, frame_count if limits else 0, _FRAMES_AT_ONCE):
@@ -79,7 +79,7 @@ def _limits(ontology: Ontology) -> dict[str, int]:
 def _counts(
     connection: sa.Connection, video: int, frames: Collection[int], limits: Collection[str], by_hand: bool
 ) -> Counter[tuple[int, str]]:
-    """Objects that are there, by frame and class."""
+    """Number of objects that are not absent, by frame and class."""
     columns: list[sa.Column[Any]] = [_LABELS.c.frame, _LABELS.c.class_name, _LABELS.c.payload]
     query = sa.select(*columns).where(schema.IS_ANCHOR if by_hand else schema.IS_CURRENT, _LABELS.c.video == video)
     query = query.where(_LABELS.c.payload.is_not(None), _LABELS.c.is_frame_class.is_(False))

@@ -1,4 +1,4 @@
-"""What a commit of a worker does to the tables, in the transaction that has checked its fence."""
+"""Applies a worker's commit to the tables, in the transaction that has checked its fence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.errors import NotFound
 from service.domain.history import Act, ChangeKind
 from service.domain.jobs import (
@@ -37,12 +37,12 @@ _THIN_LIMITS = {
 
 
 def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects) -> dict[str, Any]:
-    """Apply effects to a locked job; returns id and version of the model that was recorded."""
+    """Apply effects to a locked job; returns id and version of the recorded model."""
     values: dict[str, Any] = {}
     model: dict[str, Any] = {}
     if effects.model is not None:
         model = insert_model(connection, row, effects.model)
-        note(micro_model=f"{model['model_id']}@{model['version']}")
+        audit_detail(micro_model=f"{model['model_id']}@{model['version']}")
     if effects.progress is not None:
         values["progress"] = dict(effects.progress)
     if effects.checkpoint is not None or model:
@@ -57,11 +57,11 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
             values["result"] = {**values.get("result", row.result), "revision": written.revision}
         if effects.frame_table is not None:
             _make_ready(connection, video, effects.frame_table)
-            note(frames=effects.frame_table["frame_count"])
+            audit_detail(frames=effects.frame_table["frame_count"])
     events = [*effects.events]
     if effects.state is not None:
         values |= _enter(connection, row, effects)
-        note(operation=row.job_id, state=values["state"])
+        audit_detail(operation=row.job_id, state=values["state"])
         events.append(NewEvent("state", {"state": values["state"]}))
     if events:
         values["last_sequence"] = _append_events(connection, row, events)
@@ -71,13 +71,13 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
 
 
 def _enter(connection: sa.Connection, row: sa.Row[Any], effects: Effects) -> dict[str, Any]:
-    """Columns of a job that enters a state."""
+    """Column values of a job that enters a state."""
     state = effects.state
     assert state is not None
     values: dict[str, Any] = {"state": state.value}
     if state is JobState.RUNNING:
         values["started_at"] = row.started_at or now()
-        if row.state == JobState.CANCELLING.value:  # cancelled between lease and start: it stays so
+        if row.state == JobState.CANCELLING.value:  # cancelled between lease and start: keep that state
             values["state"] = row.state
     elif state.is_final:
         values["ended_at"] = now()
@@ -112,7 +112,7 @@ def _make_ready(connection: sa.Connection, video: sa.Row[Any], table: Mapping[st
 
 
 def _append_events(connection: sa.Connection, row: sa.Row[Any], events: Sequence[NewEvent]) -> int:
-    """Number and store events; old progress is thinned out so that a long job stays bounded."""
+    """Number and store events; old progress events are dropped so that a long job stays bounded."""
     moment = now()
     last = int(row.last_sequence)
     rows = [
@@ -128,7 +128,7 @@ def _append_events(connection: sa.Connection, row: sa.Row[Any], events: Sequence
 
 
 def _thin(connection: sa.Connection, job: int, kind: str, limit: int) -> None:
-    """Drop every second event of a kind if there are more than ``limit``; the newest fifth stays whole."""
+    """If a kind has more than ``limit`` events, drop every second one, except in the newest fifth."""
     mine = (_EVENTS.c.job == job, _EVENTS.c.kind == kind)
     count = connection.execute(sa.select(sa.func.count()).where(*mine)).scalar_one()
     if count <= limit:

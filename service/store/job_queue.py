@@ -1,4 +1,4 @@
-"""Putting jobs into the ledger; see ``ledger`` for what becomes of them."""
+"""Adds jobs to the queue; ``service.store.jobs`` runs them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def insert_job(
 
 
 def is_busy(connection: sa.Connection, project: int, video_id: str) -> str:
-    """The id of a job on the video that has not ended; empty if there is none."""
+    """The id of an unfinished job on the video; empty if none."""
     query = sa.select(_JOBS.c.job_id).where(_JOBS.c.project == project, _JOBS.c.video_id == video_id)
     return connection.execute(query.where(_JOBS.c.state.not_in(FINAL_STATES))).scalar() or ""

@@ -1,11 +1,11 @@
-"""The ledger of jobs: who may run what, and what came of it.
+"""Jobs: who may run them, and their results.
 
 A worker holds a job by a lease with a fence, a number that grows whenever the job changes hands. Everything a worker
-achieves (labels, events, a model, the end of the job) is committed in one transaction that first checks the fence, so
-a worker that lost its job, because it hung, was stopped or was cut off, can do no harm.
+produces (labels, events, a model, the end of the job) is committed in a transaction that first checks the fence, so a
+worker that lost its job because it hung, stopped or was cut off can do no harm.
 
-Whether a holder is alive is judged by the beats that it writes, counted against the *observer's* monotonic clock
-(``Watch``): no decision depends on the time of day of any machine.
+Workers write heartbeats, and an observer checks them against its *own* monotonic clock (``Watch``): no decision
+depends on the time of day of any machine.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from service.store.projects import project_row
 __all__ = ["Jobs", "Watch"]
 
 DEFAULT_TRIES = 3
-"""A job that took its worker down this often is set aside as failed."""
+"""A job that crashed its worker this often fails."""
 
 MAX_TRIES = {"DEVICE_LOST": 2, "OOM": 2}
-"""For some reasons it is sooner."""
+"""Lower limits for some reasons."""
 
 _LOG = logging.getLogger(__name__)
 _JOBS = schema.jobs
@@ -54,10 +54,10 @@ _HELD = [JobState.LEASED.value, JobState.RUNNING.value, JobState.CANCELLING.valu
 
 
 class Watch:
-    """Finds leases whose holder shows no sign of life, by this process' monotonic clock.
+    """Finds leases without heartbeats, by this process' monotonic clock.
 
     Args:
-        lease_seconds: how long a beat may stay the same.
+        lease_seconds: how long a heartbeat may stay unchanged.
     """
 
     def __init__(self, lease_seconds: float) -> None:
@@ -65,10 +65,10 @@ class Watch:
         self._seen: dict[Beat, float] = {}
 
     def lapsed(self, held: Collection[Beat], clock_seconds: float) -> list[Beat]:
-        """Those of ``held`` that have been seen unchanged for the time of a lease.
+        """Those of ``held`` that stayed unchanged for the duration of a lease.
 
         Args:
-            held: all held jobs, as ``Jobs.held`` gives them.
+            held: all leased jobs, from ``Jobs.held``.
             clock_seconds: ``time.monotonic()``.
         """
         self._seen = {beat: self._seen.get(beat, clock_seconds) for beat in held}
@@ -110,7 +110,7 @@ def _job_row(connection: sa.Connection, project_id: str, job_id: str, lock: bool
 
 
 class Jobs:
-    """Jobs of a store: the callers' side first, then the workers' side."""
+    """Jobs of a store: first the methods for callers, then those for workers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -127,7 +127,7 @@ class Jobs:
         author: str = "",
         request_id: str = "",
     ) -> Job:
-        """Queue a job. ``service.jobs.submit`` checks the spec; call that instead.
+        """Queue a job. Call ``service.jobs.submit`` instead, which checks the spec.
 
         Raises:
             AlreadyExists: the request id was used with another body.
@@ -142,7 +142,7 @@ class Jobs:
             body = [kind.value, dict(spec), video_id, author]
             answer = once(connection, f"jobs.create/{project_id}", request_id, body, act)
             job = _job(project_id, _job_row(connection, project_id, answer["job_id"]))
-        self._tell(job.job_id)
+        self._notify(job.job_id)
         return job
 
     def get(self, project_id: str, job_id: str) -> Job:
@@ -181,7 +181,7 @@ class Jobs:
         return Page(items, str(rows[limit - 1].key) if len(rows) > limit else "")
 
     def newest(self, project_id: str, video_id: str, kind: JobKind) -> Job | None:
-        """The last job of a kind on a video; None if there was none.
+        """The newest job of a kind on a video; None if none.
 
         Raises:
             NotFound: there is no such project.
@@ -195,7 +195,7 @@ class Jobs:
         return None if row is None else _job(project_id, row)
 
     def cancel(self, project_id: str, job_id: str) -> Job:
-        """Ask a job to end; what it has finished is kept. A job that has ended stays as it is.
+        """Ask a job to stop; finished work is kept. No effect on a job that has ended.
 
         Raises:
             NotFound: there is no such job.
@@ -207,11 +207,11 @@ class Jobs:
             elif row.state in (JobState.LEASED.value, JobState.RUNNING.value):
                 apply_effects(connection, row, Effects(state=JobState.CANCELLING))
             job = _job(project_id, _job_row(connection, project_id, job_id))
-        self._tell(job_id)
+        self._notify(job_id)
         return job
 
     def finish_early(self, project_id: str, job_id: str) -> Job:
-        """Say "good enough": training ends with the weights it has, and the job goes on with them.
+        """Ask a job to end training early, with the weights it has, and to continue with them.
 
         Raises:
             FailedPrecondition: the job has ended.
@@ -220,14 +220,14 @@ class Jobs:
         with self._database.begin(write=True, frees=True) as connection:
             row = _job_row(connection, project_id, job_id, lock=True)
             if row.state in FINAL_STATES:
-                raise FailedPrecondition(f"operation {job_id!r} has ended: {row.state}")
+                raise FailedPrecondition(f"operation {job_id!r} has already ended ({row.state})")
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(finish_early=True))
             job = _job(project_id, _job_row(connection, project_id, job_id))
-        self._tell(job_id)
+        self._notify(job_id)
         return job
 
     def delete(self, project_id: str, job_id: str) -> None:
-        """Forget a job that has ended, with its events. Labels and models stay.
+        """Delete a job that has ended, with its events. Labels and models stay.
 
         Raises:
             FailedPrecondition: the job has not ended.
@@ -252,9 +252,9 @@ class Jobs:
         return [JobEvent(r.sequence, r.kind, r.payload, r.picture, r.created_at) for r in rows]
 
     def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Have ``callback(job_id)`` called after every commit that changes a job; returns what ends it.
+        """Call ``callback(job_id)`` after every commit that changes a job; returns a stop function.
 
-        It is called in the thread that committed, so it must be quick. Only this process' commits are heard.
+        It is called in the committing thread, so it must be quick, and only for this process' commits.
         """
         with self._listening:
             self._listeners = [*self._listeners, callback]
@@ -265,21 +265,21 @@ class Jobs:
 
         return stop
 
-    def _tell(self, job_id: str) -> None:
+    def _notify(self, job_id: str) -> None:
         for callback in self._listeners:
             try:
                 callback(job_id)
-            except Exception:  # what is committed is committed, whoever fails to hear of it
+            except Exception:  # the commit stands, even if a listener fails
                 _LOG.exception("a listener failed")
 
     def lease(self, worker: str, kinds: Collection[JobKind]) -> tuple[Lease, Job] | None:
-        """Take the next queued job of some kinds; None if there is none.
+        """Take the next queued job of some kinds; None if none.
 
-        Users take turns: next is the one who has waited longest since a job of theirs was taken. Among the jobs of one
-        user projects take turns, and within one the oldest job goes first.
+        Users take turns: next is the user whose last job was taken longest ago. Within a user, projects take turns, and
+        within a project the oldest job is first.
 
         Args:
-            worker: who takes it.
+            worker: name of the worker.
             kinds: what the worker can run now.
         """
         projects, others = schema.projects, _JOBS.alias()
@@ -291,7 +291,7 @@ class Jobs:
             .order_by(last_turn, projects.c.served, _JOBS.c.key)
             .limit(1)
         )
-        with self._database.begin() as connection:  # looking first keeps idle workers from locking out writers
+        with self._database.begin() as connection:  # check first, so that idle workers do not lock out writers
             if connection.execute(query).first() is None:
                 return None
         with self._database.begin(write=True) as connection:
@@ -304,11 +304,11 @@ class Jobs:
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(**values))
             apply_effects(connection, row, Effects(state=JobState.LEASED))
             job = _job(row.project_id, _job_row(connection, row.project_id, row.job_id))
-        self._tell(job.job_id)
+        self._notify(job.job_id)
         return Lease(job.job_id, row.fence + 1, worker), job
 
     def beat(self, lease: Lease) -> Orders:
-        """Show a sign of life.
+        """Write a heartbeat.
 
         Raises:
             StaleLease: the job is no longer this worker's.
@@ -316,13 +316,13 @@ class Jobs:
         return self.commit(lease, Effects())
 
     def commit(self, lease: Lease, effects: Effects, *, after_beat: int | None = None) -> Orders:
-        """Apply everything or nothing; also a sign of life.
+        """Apply everything or nothing; counts as a heartbeat.
 
         Args:
-            lease: the worker's.
-            effects: what to apply.
-            after_beat: ``Orders.beat`` of this worker's last commit, to try again where the answer to this one got
-                lost: if the store has applied it already, it is not applied twice. None not to check.
+            lease: the worker's lease.
+            effects: the effects to apply.
+            after_beat: ``Orders.beat`` of this worker's previous commit, for a retry after the answer was lost: effects
+                that were already applied are not applied twice. None for no check.
 
         Raises:
             StaleLease: the job is no longer this worker's; nothing was applied.
@@ -337,18 +337,18 @@ class Jobs:
             connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(beat=row.beat + 1))
             model = apply_effects(connection, row, effects)
         if effects != Effects():
-            self._tell(lease.job_id)
+            self._notify(lease.job_id)
         cancel = row.state == JobState.CANCELLING.value
         return Orders(cancel, row.finish_early, model, row.beat + 1)
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """How many jobs there are, by kind and state."""
+        """Number of jobs by (kind, state)."""
         query = sa.select(_JOBS.c.kind, _JOBS.c.state, sa.func.count()).group_by(_JOBS.c.kind, _JOBS.c.state)
         with self._database.begin() as connection:
             return {(kind, state): count for kind, state, count in connection.execute(query)}
 
     def held(self, worker_prefix: str = "") -> Sequence[Beat]:
-        """All jobs that some worker holds, for ``Watch``; ``worker_prefix`` for those of some workers only."""
+        """All leased jobs, for ``Watch``; with ``worker_prefix`` only those of some workers."""
         query = sa.select(_JOBS.c.job_id, _JOBS.c.fence, _JOBS.c.beat).where(_JOBS.c.state.in_(_HELD))
         if worker_prefix:
             query = query.where(_JOBS.c.worker.startswith(worker_prefix, autoescape=True))
@@ -356,13 +356,13 @@ class Jobs:
             return [Beat(row.job_id, row.fence, row.beat) for row in connection.execute(query)]
 
     def requeue(self, lease: Lease, reason: JobError | None) -> JobState:
-        """Give a job back that did not get to its end; returns the state that it is in then.
+        """Return an unfinished job to the queue; returns its new state.
 
-        It is queued again; or it ends, cancelled if that was asked for, failed if this was its last try.
+        The job is queued again, or ends: as cancelled if that was requested, as failed if this was its last try.
 
         Args:
-            lease: the holder's.
-            reason: what went wrong; None if nothing did (the server stops), which does not count as a try.
+            lease: the worker's lease.
+            reason: what went wrong; None if the server is stopping, which does not count as a try.
 
         Raises:
             StaleLease: the job is no longer this worker's.
@@ -372,27 +372,27 @@ class Jobs:
             if row is None:
                 raise StaleLease(f"worker {lease.worker!r} does not hold job {lease.job_id!r} with fence {lease.fence}")
             state = _requeue(connection, row, reason)
-        self._tell(lease.job_id)
+        self._notify(lease.job_id)
         return state
 
-    def take_back(self, seen: Beat, reason: JobError) -> bool:
-        """Requeue a job whose holder is gone; False if the holder has given a sign of life since ``seen``.
+    def reclaim(self, seen: Beat, reason: JobError) -> bool:
+        """Requeue a job whose worker is gone; False if the worker wrote a heartbeat after ``seen``.
 
         Args:
-            seen: what was observed.
-            reason: what is known of the holder's end.
+            seen: the last observed heartbeat.
+            reason: how the worker ended, as far as known.
         """
         with self._database.begin(write=True, frees=True) as connection:
             row = _held_row(connection, seen.job_id, seen.fence)
             if row is None or row.beat != seen.beat:
                 return False
             _requeue(connection, row, reason)
-        self._tell(seen.job_id)
+        self._notify(seen.job_id)
         return True
 
 
 def _ends(effects: Effects) -> bool:
-    """Whether a commit has to go through on a full disk too: a beat, and the end of a job without new labels."""
+    """Whether a commit must succeed even on a full disk: heartbeats, and the end of a job without new labels."""
     return effects == Effects() or (effects.state is not None and effects.state.is_final and not effects.labels)
 
 
@@ -408,7 +408,7 @@ def _requeue(connection: sa.Connection, row: sa.Row[Any], reason: JobError | Non
     if row.state == JobState.CANCELLING.value:
         effects = Effects(state=JobState.CANCELLED)
     elif reason is not None and tries >= MAX_TRIES.get(reason.reason, DEFAULT_TRIES):
-        message = f"given up after {tries} tries: {reason.message}"
+        message = f"failed after {tries} tries: {reason.message}"
         effects = Effects(state=JobState.FAILED, error=JobError(reason.reason, message, reason.error_class))
     apply_effects(connection, row, effects)
     assert effects.state is not None

@@ -1,10 +1,10 @@
-"""Labels: the current one of every key, and all that were before it.
+"""Labels: the current version of every key, and all earlier versions.
 
-Two rules hold for every write, whoever calls:
+Two rules hold for every write:
 
-- Anchors are inviolable: a label of a model never replaces a human one, nor one that a reviewer accepted or locked.
-- A write that says which revision it was based on does not bury what somebody wrote after that revision. A human write
-  conflicts with newer human writes only (over a model's label it always wins); a model's write conflicts with any.
+- A micro-model's label never replaces a human label, an accepted label or a locked one.
+- A write with a base revision never overwrites a label written after that revision. A human write conflicts only with
+  newer human writes (it always replaces a model's label); a model's write conflicts with any newer write.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Label, Ontology
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.codec import decode_label, decode_ontology, encode_label, key_from_json, key_to_json
 from service.domain.errors import RevisionConflict
 from service.domain.history import Act, ChangeKind
@@ -33,7 +33,7 @@ from service.domain.videos import (
 from service.store import schema
 from service.store.change_log import human_revisions, record_change
 from service.store.database import Database, now, once, row_key
-from service.store.instance_limits import crowded, within_limits
+from service.store.instance_limits import frames_over_limit, within_limits
 from service.store.projects import project_row
 from service.store.videos import video_row
 
@@ -50,16 +50,16 @@ _HEAD_COLUMNS += [_TABLE.c.origin]
 
 @dataclass(frozen=True, slots=True)
 class LabelWrite:
-    """What is to be written under one key: its new payload; None deletes."""
+    """New payload of one key; None deletes the label."""
 
     key: LabelKey
     class_name: str
     by_human: bool
     payload: str | None
     origin: int | None = None
-    """The row that this one repeats; None for something new."""
+    """The row that this one copies; None for a new label."""
     review: Mapping[str, Any] = field(default_factory=dict)
-    """Columns of the judgment and the lock that come with it; empty for none and for the lock that is there."""
+    """Review and lock columns to set; empty for no review and an unchanged lock."""
 
 
 class Labels:
@@ -81,18 +81,18 @@ class Labels:
         kind: ChangeKind = ChangeKind.WRITE,
         also: Sequence[AnyLabel] = (),
     ) -> WriteResult:
-        """Write a batch: all of it or, on an error, nothing. Deleting is a human act.
+        """Write a batch completely or, on an error, not at all. Only people delete.
 
         Args:
             project_id: the video's project.
             video_id: a video that is ready.
             labels: new labels; each key at most once in the batch.
-            author: who writes; kept in the history.
-            deletes: keys to delete; those that have no label are passed over.
-            base_revision: the revision that the caller saw; None not to check.
-            request_id: the same one with the same body gives the same answer and writes nothing again.
+            author: who writes; stored in the history.
+            deletes: keys to delete; keys without a label are skipped.
+            base_revision: the revision that the caller saw; None for no check.
+            request_id: a repeat with the same body returns the same answer and writes nothing.
             kind: ``WRITE`` or ``CORRECT``.
-            also: labels that follow from the batch and go with it; not a part of the body.
+            also: labels derived from the batch and written with it; not part of the body.
 
         Raises:
             AlreadyExists: the request id was used with another body.
@@ -109,7 +109,7 @@ class Labels:
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id, lock=True)
             if video.state != VideoState.READY.value:
-                raise FailedPrecondition(f"video {video_id!r} is {video.state}; labels need a ready one")
+                raise FailedPrecondition(f"video {video_id!r} is {video.state}; only a ready video can be labeled")
             ontology = decode_ontology(project_row(connection, project_id).ontology)
             _check(labels, changes, video, ontology)
             with within_limits(connection, video.key, {change.key.frame for change in changes}, ontology, by_hand=True):
@@ -126,16 +126,16 @@ class Labels:
     def recompute(
         self, project_id: str, video_id: str, labels: Sequence[AnyLabel], gone: Sequence[LabelKey], act: Act
     ) -> WriteResult:
-        """Store what a micro-model made again after a correction.
+        """Store the labels that a micro-model recomputed after a correction.
 
-        Anchors, accepted and locked labels and whatever people did after ``act.parent`` stay as they are, and what has
-        not changed is not written again.
+        Anchors, accepted and locked labels, and people's changes after ``act.parent``, stay as they are. Unchanged
+        labels are not written again.
 
         Args:
             project_id: the video's project.
             video_id: which video.
-            labels: predictions; human labels among them (anchors passed through) are left out.
-            gone: keys that have no label any more.
+            labels: predictions; human labels among them (passed-through anchors) are skipped.
+            gone: keys that no longer have a label.
             act: of kind ``RECOMPUTE``.
 
         Raises:
@@ -168,16 +168,16 @@ class Labels:
         anchors_only: bool = False,
         with_deleted: bool = False,
     ) -> Iterator[LabelRecord]:
-        """The current labels in order of (frame, object tracks before frame classes, name).
+        """Yield the current labels in order of (frame, object tracks before frame classes, name).
 
         Reads page by page: memory does not grow with the length of the video, and a slow reader holds no lock. Each
-        label is as it was when its page was read.
+        page shows the labels at the time it was read.
 
         Args:
             project_id: the video's project.
             video_id: which video.
             frames: half-open range of frames, step 1; None for all.
-            after: where an earlier stream was broken off: the key of the last label that arrived.
+            after: to resume an interrupted stream: the key of the last received label.
             changed_since: only labels of a newer revision than this.
             names: only these tracks or frame classes; empty for all.
             class_names: only these object or frame classes; empty for all (a deletion keeps its label's class).
@@ -185,7 +185,7 @@ class Labels:
             with_deleted: deletions too (``label`` is None).
 
         Raises:
-            NotFound: there is no such video (before the first label comes).
+            NotFound: no such video (raised before the first label).
         """
         which = schema.IS_ANCHOR if anchors_only else schema.IS_CURRENT
         query = sa.select(_TABLE).where(which, _TABLE.c.revision > changed_since)
@@ -216,7 +216,7 @@ class Labels:
                 return
 
     def anchor_frames(self, project_id: str, video_id: str, since: int = 0) -> int:
-        """On how many frames people have labeled objects after a revision.
+        """Number of frames on which people labeled objects after a revision.
 
         Raises:
             NotFound: there is no such video.
@@ -227,8 +227,8 @@ class Labels:
             video = video_row(connection, project_id, video_id)
             return int(connection.execute(query.where(_TABLE.c.video == video.key)).scalar_one())
 
-    def crowded(self, project_id: str, video_id: str) -> Mapping[str, int]:
-        """By class, on how many frames there are more objects than the project allows; only classes with such frames.
+    def frames_over_limit(self, project_id: str, video_id: str) -> Mapping[str, int]:
+        """By class, the number of frames with more objects than the project allows; only classes with such frames.
 
         Raises:
             NotFound: there is no such video.
@@ -236,10 +236,10 @@ class Labels:
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
             ontology = decode_ontology(project_row(connection, project_id).ontology)
-            return crowded(connection, video.key, video.frame_count, ontology)
+            return frames_over_limit(connection, video.key, video.frame_count, ontology)
 
     def anchors(self, project_id: str, video_id: str) -> tuple[list[AnyLabel], int]:
-        """All human labels of a video in order of frames, and the revision they belong to.
+        """All human labels of a video in order of frames, and the revision at which they were read.
 
         Raises:
             NotFound: there is no such video.
@@ -269,7 +269,7 @@ def label_record(row: sa.Row[Any]) -> LabelRecord:
 
 
 def label_writes(labels: Iterable[AnyLabel], deletes: Iterable[LabelKey] = ()) -> list[LabelWrite]:
-    """A batch as ``write_labels`` takes it.
+    """Convert a batch for ``write_labels``.
 
     Raises:
         InvalidInput: a key twice.
@@ -279,12 +279,12 @@ def label_writes(labels: Iterable[AnyLabel], deletes: Iterable[LabelKey] = ()) -
         key = LabelKey.of(label)
         if key in changes:
             field = f"labels[{index}].{'class' if key.is_frame_class else 'track'}"
-            raise InvalidInput(field, str(key), "every frame and track, or frame and frame class, once in a batch")
+            raise InvalidInput(field, str(key), "each frame and track, or frame and frame class, once per batch")
         name = label.object_class if isinstance(label, Label) else label.frame_class
         changes[key] = LabelWrite(key, name, label.is_anchor, encode_label(label))
     for key in deletes:
         if key in changes:
-            raise InvalidInput("deletes", str(key), "a key once in a batch")
+            raise InvalidInput("deletes", str(key), "each key once per batch")
         changes[key] = LabelWrite(key, "", True, None)
     return list(changes.values())
 
@@ -316,14 +316,14 @@ def write_labels(
     *,
     base_revision: int | None = None,
 ) -> WriteResult:
-    """Write labels in the caller's transaction; see ``Labels.write``. What a machine finds unchanged is not written.
+    """Write labels in the caller's transaction; see ``Labels.write``. A machine's unchanged labels are not written.
 
     Args:
         connection: a writing transaction.
         video: the locked row of the video.
-        changes: from ``label_writes``; a machine's human labels (anchors passed through) are left out.
+        changes: from ``label_writes``; human labels of a machine (passed-through anchors) are skipped.
         act: who writes and why.
-        base_revision: None not to check.
+        base_revision: None for no check.
 
     Raises:
         RevisionConflict: keys changed after ``base_revision``.
@@ -331,7 +331,7 @@ def write_labels(
     machine = act.kind.is_machine
     if machine:
         changes = [change for change in changes if not change.by_human]
-    if base_revision is not None and base_revision > video.label_revision:  # the caller saw what a restore undid
+    if base_revision is not None and base_revision > video.label_revision:  # a restore removed newer revisions
         raise RevisionConflict((), int(video.label_revision))
     current = current_rows(connection, video.key, {change.key.frame for change in changes})
     since = human_revisions(connection, video.key, act.parent) if act.parent else frozenset()
@@ -362,28 +362,28 @@ def write_labels(
         _append(connection, video.key, todo, current, stamp)
         record_change(connection, video.key, revision, act, len(todo))
     deleted = sum(change.payload is None for change in todo)
-    note(revision=revision, labels_written=len(todo) - deleted, labels_deleted=deleted)
+    audit_detail(revision=revision, labels_written=len(todo) - deleted, labels_deleted=deleted)
     return WriteResult(revision, len(todo) - deleted, deleted, tuple(sorted(kept)))
 
 
 def _buries(change: LabelWrite, old: sa.Row[Any], act: Act) -> bool:
-    """Whether a change would hide something newer that its writer should have seen."""
+    """Whether a change would overwrite a newer label that its writer has not seen."""
     return bool(old.by_human) or not change.by_human or act.kind.moves_labels
 
 
 def _stays_locked(change: LabelWrite, old: sa.Row[Any] | None) -> bool:
-    """A lock goes over to the next version; it ends with a deletion, or when a person draws where one was."""
+    """Whether the lock moves to the new version. It ends with a deletion, or when a person draws a deleted key."""
     return bool(old is not None and old.locked and old.payload is not None and change.payload is not None)
 
 
 def _is_held(old: sa.Row[Any]) -> bool:
-    """Whether people have decided what stands here."""
+    """Whether a person drew, accepted or locked the current version."""
     decided = old.by_human or old.review == ReviewState.ACCEPTED
     return bool(old.locked or (decided and old.payload is not None))
 
 
 def current_rows(connection: sa.Connection, video: int, frames: set[int]) -> dict[LabelKey, sa.Row[Any]]:
-    """Current rows on some frames, deletions included, without author and time."""
+    """Current rows on some frames, including deletions, without author and time."""
     ordered = sorted(frames)
     found: dict[LabelKey, sa.Row[Any]] = {}
     for start in range(0, len(ordered), _FRAMES_AT_ONCE):
@@ -401,7 +401,7 @@ def _append(
     current: dict[LabelKey, sa.Row[Any]],
     stamp: dict[str, Any],
 ) -> None:
-    """Add the new versions and take the mark of the current one off those they replace."""
+    """Add the new versions and unset ``is_current`` on those they replace."""
     replaced = [{"old": current[change.key].key} for change in changes if change.key in current]
     if replaced:
         demote = _TABLE.update().where(_TABLE.c.key == sa.bindparam("old")).values(is_current=sa.false())

@@ -1,4 +1,4 @@
-"""Metrics of what the store knows: jobs, audit, disk."""
+"""Prometheus metrics of the store: jobs, audit log, disk."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["watch_store"]
 
 
 class _StoreCollector(Collector):
-    """What the store knows, read when it is asked for."""
+    """Reads the store's metrics on demand."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now; without those of the database while it cannot be reached."""
-        disk = GaugeMetricFamily("micromodels_disk_free_bytes", "Free on the disk of the data folder.")
+        """The current metrics; without those of the database while it cannot be reached."""
+        disk = GaugeMetricFamily("micromodels_disk_free_bytes", "Free bytes on the disk of the data folder.")
         disk.add_metric([], shutil.disk_usage(self._store.settings.data_dir).free)
         yield disk
-        waiting = GaugeMetricFamily("micromodels_audit_waiting_rows", "Rows of the audit that are not stored yet.")
+        waiting = GaugeMetricFamily("micromodels_audit_waiting_rows", "Audit log rows that are not stored yet.")
         waiting.add_metric([], self._store.audit.waiting)
         yield waiting
         try:
@@ -40,7 +40,7 @@ class _StoreCollector(Collector):
 
 
 def watch_store(store: Store) -> Collector:
-    """Measure a store too; give the result to ``REGISTRY.unregister`` when it closes."""
+    """Register the metrics of a store; pass the result to ``REGISTRY.unregister`` when the store closes."""
     collector = _StoreCollector(store)
     REGISTRY.register(collector)
     return collector

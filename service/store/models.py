@@ -34,7 +34,7 @@ _MODELS = schema.models
 def insert_model(connection: sa.Connection, job: sa.Row[Any], model: NewModel) -> dict[str, Any]:
     """Record the next version of a model in the caller's transaction; returns ``model_id`` and ``version``."""
     model_id = model.model_id or new_id()
-    projects = schema.projects  # two jobs that train the same model count its versions in turn
+    projects = schema.projects  # lock: concurrent jobs on one model must number its versions in turn
     connection.execute(sa.select(projects.c.key).where(projects.c.key == job.project).with_for_update(key_share=True))
     mine = (_MODELS.c.project == job.project, _MODELS.c.model_id == model_id)
     newest = connection.execute(sa.select(sa.func.max(_MODELS.c.version)).where(*mine)).scalar() or 0
@@ -107,7 +107,7 @@ class Models:
         return Page(items, str(rows[limit - 1].key) if len(rows) > limit else "")
 
     def delete(self, project_id: str, model_id: str, version: int) -> None:
-        """Delete one version, and what it has learned. Files go with the next sweep of the blobs; labels stay.
+        """Delete one version and its adapted models. The next blob sweep deletes the files; labels stay.
 
         Raises:
             NotFound: there is none.
@@ -119,7 +119,7 @@ class Models:
             connection.execute(states.delete().where(states.c.model_version == name))
 
     def of_video(self, project_id: str, video_id: str) -> ModelVersion | None:
-        """The version that was trained last on a video; None if there is none.
+        """The version trained last on a video; None if none.
 
         Raises:
             NotFound: there is no such project.
@@ -134,11 +134,11 @@ class Models:
         return None
 
     def materialize(self, model: ModelVersion, folder: Path) -> None:
-        """Write the saved folder out, for ``load_model``.
+        """Write out the saved folder, for ``load_model``.
 
         Args:
             model: from ``get``.
-            folder: made if it is not there.
+            folder: created if missing.
 
         Raises:
             ModelError: a file's name leads out of the folder.
@@ -166,7 +166,7 @@ def materialize(blobs: Blobs, name: str, files: Iterable[BlobFile], folder: Path
         blobs: where the files are.
         name: of what they are, for errors.
         files: names and blobs.
-        folder: made if it is not there.
+        folder: created if missing.
     """
     for file in files:
         target = (folder / file.name).resolve()

@@ -1,4 +1,4 @@
-"""Blobs in an object store: S3, Google Cloud Storage or whatever else fsspec knows by URL."""
+"""Blobs in an object store: S3, Google Cloud Storage or any other that fsspec supports."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _REFUSED = (PermissionError, NotImplementedError, ValueError, TypeError)
 
 @contextmanager
 def _object_errors() -> Iterator[None]:
-    """Translate what fsspec's file systems raise.
+    """Translate errors of fsspec's file systems.
 
     Raises:
-        StorageFailure: the store refuses; trying again will not help.
-        Unavailable: it cannot be reached, or failed in a way that may pass.
+        StorageFailure: the store refuses; retrying does not help.
+        Unavailable: it cannot be reached, or failed temporarily.
     """
     try:
         yield
     except FileNotFoundError:
         raise
     except _REFUSED as error:
-        raise StorageFailure(f"the object store refuses: {type(error).__name__}: {error}") from error
-    except Exception as error:  # each protocol has its own family of network errors
+        raise StorageFailure(f"the object store refused access: {type(error).__name__}: {error}") from error
+    except Exception as error:  # each protocol has its own network errors
         raise Unavailable(f"the object store is not available: {type(error).__name__}", 5.0) from error
 
 
 class ObjectStore:
     """The objects below one URL, named by the SHA-256 of their bytes. Methods may be called from any thread.
 
-    Credentials and endpoint come from where the protocol's own tools take them, e.g. ``AWS_ACCESS_KEY_ID`` and
-    ``AWS_ENDPOINT_URL``.
+    Credentials and endpoint come from the same variables as for the protocol's own tools, such as
+    ``AWS_ACCESS_KEY_ID`` and ``AWS_ENDPOINT_URL``.
 
     Args:
-        url: e.g. ``s3://bucket/folder``. The bucket must be there.
+        url: such as ``s3://bucket/folder``. The bucket must exist.
 
     Raises:
         InvalidInput: no such protocol, or its package is not installed.
-        StorageFailure: the bucket is not there, or the credentials do not fit.
+        StorageFailure: the bucket does not exist, or the credentials are not valid.
         Unavailable: the store cannot be reached.
     """
 
@@ -58,15 +58,15 @@ class ObjectStore:
 
             self._files, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            allowed = f"a URL such as s3://bucket/folder whose package is installed ({error})"
+            allowed = f"a URL such as s3://bucket/folder, with its fsspec package installed ({error})"
             raise InvalidInput(_FIELD, url.partition(":")[0], allowed) from error
         try:
             self._ask_time()
         except FileNotFoundError:
-            raise StorageFailure(f"the object store has no bucket for {url!r}") from None
+            raise StorageFailure(f"the bucket of {url!r} does not exist; create it first") from None
 
     def put(self, path: Path, sha256: str) -> None:
-        """Keep a file's bytes; an object of that name is replaced, which makes it young again for ``old``.
+        """Store a file's bytes. Replaces an object of that name, which renews its age for ``sweep``.
 
         Raises:
             StorageFailure: the store refuses.
@@ -79,7 +79,7 @@ class ObjectStore:
         """Write an object's bytes to a file.
 
         Raises:
-            DataLoss: they do not have this checksum.
+            DataLoss: the bytes do not match the checksum.
             NotFound: there is no such object.
             StorageFailure: the store refuses.
             Unavailable: it cannot be reached.
@@ -94,7 +94,7 @@ class ObjectStore:
             raise NotFound("blob", sha256) from None
         if digest.hexdigest() != sha256:
             raise DataLoss(
-                f"the object store gave other bytes for blob {sha256!r}: their SHA-256 is {digest.hexdigest()}"
+                f"the object store returned wrong bytes for blob {sha256!r}: their SHA-256 is {digest.hexdigest()}"
             )
 
     def size_bytes(self, sha256: str) -> int:
@@ -112,22 +112,22 @@ class ObjectStore:
             raise NotFound("blob", sha256) from None
 
     def remove(self, sha256: str) -> None:
-        """Delete one blob; one that is not there is no error.
+        """Delete one blob; no error if it does not exist.
 
         Raises:
             StorageFailure: the store refuses.
-            Unavailable: the store cannot be reached.
+            Unavailable: it cannot be reached.
         """
         with _object_errors():
             if self._files.exists(self._key(sha256)):
                 self._files.rm_file(self._key(sha256))
 
     def sweep(self, keep: frozenset[str], unused_seconds: float) -> int:
-        """Delete the objects that were put longer ago than this, by the store's own clock; returns how many.
+        """Delete objects that are older than this by the store's own clock; returns how many.
 
         Args:
-            keep: names that stay whatever their age.
-            unused_seconds: only what is older goes.
+            keep: names to keep at any age.
+            unused_seconds: only older objects are deleted.
 
         Raises:
             StorageFailure: the store refuses.
@@ -145,7 +145,7 @@ class ObjectStore:
         return removed
 
     def _ask_time(self) -> datetime:
-        """What time the store has, by the mark that it puts on a new object; also whether it can be written to."""
+        """The store's time, read from a newly written object; also checks that the store is writable."""
         marker = f"{self._root}/{_CLOCK}"
         with _object_errors():
             self._files.pipe_file(marker, b"written to learn the time of the object store")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.types import Ontology
-from service.access.calls import note
+from service.access.calls import audit_detail
 from service.domain.codec import decode_ontology, encode_ontology
 from service.domain.errors import Aborted, AlreadyExists, NotFound
 from service.domain.videos import Page, Project
@@ -23,7 +23,7 @@ _MAX_DAYS = 36_500
 
 
 def project_row(connection: sa.Connection, project_id: str, lock: bool = False) -> sa.Row[Any]:
-    """The row of a project; ``lock`` keeps other writers, and new rows of it, off until the transaction ends.
+    """The row of a project; ``lock`` blocks other writers, and new rows in it, until the transaction ends.
 
     Raises:
         NotFound: there is none.
@@ -38,7 +38,7 @@ def project_row(connection: sa.Connection, project_id: str, lock: bool = False) 
 
 def _check_days(days: int) -> None:
     if not 0 <= days <= _MAX_DAYS:
-        raise InvalidInput("retention_days", days, f"0 for ever, or 1 to {_MAX_DAYS}")
+        raise InvalidInput("retention_days", days, f"1 to {_MAX_DAYS}, or 0 to keep videos forever")
 
 
 def _project(row: sa.Row[Any]) -> Project:
@@ -68,14 +68,14 @@ class Projects:
         retention_days: int = 0,
         request_id: str = "",
     ) -> Project:
-        """Make a project.
+        """Create a project.
 
         Args:
-            display_name: for people.
+            display_name: name for people.
             ontology: what may be labeled.
-            project_id: chosen by the caller; empty for a fresh one.
-            retention_days: how long videos are kept, 1 to 36500; 0 for ever.
-            request_id: the same one with the same body gives the same project.
+            project_id: chosen by the caller; empty for a new id.
+            retention_days: how long videos are kept, 1 to 36500; 0 for forever.
+            request_id: a repeat with the same body returns the same project.
 
         Raises:
             AlreadyExists: the id is taken, or the request id was used with another body.
@@ -114,7 +114,7 @@ class Projects:
             return _project(project_row(connection, project_id))
 
     def list(self, *, after: str = "", limit: int = 100, only: Collection[str] | None = None) -> Page[Project]:
-        """Projects, oldest first; ``only`` these ids, None for all.
+        """Projects, oldest first; ``only`` these ids, or None for all.
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
@@ -136,17 +136,17 @@ class Projects:
         retention_days: int | None = None,
         etag: str = "",
     ) -> Project:
-        """Change a name or an ontology; None leaves a field as it is.
+        """Change a project; None leaves a field unchanged.
 
         Args:
             project_id: which one.
             display_name: new name.
-            ontology: new ontology; labels of classes that it lacks stay as they are.
-            retention_days: how long videos are kept, 1 to 36500; 0 for ever.
+            ontology: new ontology; labels of removed classes stay.
+            retention_days: how long videos are kept, 1 to 36500; 0 for forever.
             etag: if given, the project must not have changed since it was read.
 
         Raises:
-            Aborted: it changed since ``etag``.
+            Aborted: the project changed since ``etag``.
             InvalidInput: the name or the number of days is not allowed.
             NotFound: there is no such project.
         """
@@ -154,7 +154,8 @@ class Projects:
         with self._database.begin(write=True) as connection:
             row = project_row(connection, project_id, lock=True)
             if etag and etag != str(row.edits):
-                raise Aborted(f"project {project_id!r} changed since etag {etag!r}; it is now {str(row.edits)!r}")
+                now_at = f"its etag is now {str(row.edits)!r}"
+                raise Aborted(f"project {project_id!r} changed since etag {etag!r}: {now_at}; read it again")
             values: dict[str, Any] = {"edits": table.c.edits + 1, "updated_at": now()}
             if display_name is not None:
                 check_text("display_name", display_name)
@@ -162,7 +163,7 @@ class Projects:
             if retention_days is not None:
                 _check_days(retention_days)
                 values["retention_days"] = retention_days
-                note(retention_days=retention_days)
+                audit_detail(retention_days=retention_days)
             if ontology is not None:
                 values["ontology"] = encode_ontology(ontology)
             connection.execute(table.update().where(table.c.key == row.key).values(values))
@@ -172,7 +173,7 @@ class Projects:
         """Delete a project with all its videos, labels, jobs and models.
 
         Raises:
-            FailedPrecondition: a job of it has not ended.
+            FailedPrecondition: a job of the project has not ended.
             NotFound: there is no such project.
         """
         jobs = schema.jobs

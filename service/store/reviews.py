@@ -1,4 +1,4 @@
-"""Judgments of labels (accept, reject, lock) and comments on frames."""
+"""Reviews of labels (accept, reject, lock) and comments on frames."""
 
 from __future__ import annotations
 
@@ -53,30 +53,29 @@ class Reviews:
         request_id: str = "",
         validate_only: bool = False,
     ) -> ReviewResult:
-        """Judge or lock the labels that a selection picks; they stay as they are.
+        """Review or lock the selected labels; the labels themselves do not change.
 
         Args:
             project_id: the video's project.
             video_id: which video.
-            action: what to do; not ``UNDO``.
-            author: who does it.
+            action: what to do; any but ``UNDO``.
+            author: the reviewer.
             frames: half-open range; None for all.
             names: only these tracks or frame classes; empty for all.
             class_names: only these classes; empty for all.
             anchors_only: only human labels.
-            keys: exactly these labels instead of what the other arguments pick; those that are not there are passed
-                over.
-            min_confidence: only predictions that nobody has judged and whose confidence is at least this.
-            comment: kept with the change.
-            base_revision: the revision that the reviewer saw; None not to check.
-            request_id: the same one with the same body gives the same answer.
-            validate_only: say what would be done, and do nothing.
+            keys: exactly these labels, instead of the selection of the other arguments; missing ones are skipped.
+            min_confidence: only unreviewed predictions with at least this confidence.
+            comment: stored with the change.
+            base_revision: the revision that the reviewer saw; None for no check.
+            request_id: a repeat with the same body returns the same answer.
+            validate_only: only return what would be done.
 
         Raises:
             AlreadyExists: the request id was used with another body.
             InvalidInput: the comment is too long.
             NotFound: there is no such video.
-            RevisionConflict: some of the labels were changed after ``base_revision``.
+            RevisionConflict: some of the labels changed after ``base_revision``.
         """
         check_text("comment", comment, _LONGEST_COMMENT)
         query = sa.select(_LABELS).where(schema.IS_CURRENT, _LABELS.c.payload.is_not(None))
@@ -130,23 +129,23 @@ class Reviews:
         author: str,
         request_id: str = "",
     ) -> Comment:
-        """Remark on some frames.
+        """Comment on some frames.
 
         Args:
             project_id: the video's project.
-            video_id: a video that is ready.
+            video_id: video, which must be ready.
             text: 1 to 4000 characters; line breaks are fine.
             frames: half-open range.
-            name: the track or frame class that it is about; empty for the whole frames.
-            author: who says it.
-            request_id: the same one with the same body gives the same comment.
+            name: the track or frame class that the comment is about; empty for whole frames.
+            author: who comments.
+            request_id: a repeat with the same body returns the same comment.
 
         Raises:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the video is not ready.
             InvalidInput: the text is empty or too long.
             NotFound: there is no such video.
-            OutOfRange: a frame that the video does not have.
+            OutOfRange: a frame outside the video.
         """
         if not text.strip() or len(text) > _LONGEST_COMMENT or "\0" in text:
             raise InvalidInput("comment.text", text, f"1 to {_LONGEST_COMMENT} characters")
@@ -155,7 +154,7 @@ class Reviews:
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id)
             if not video.frame_count:
-                raise FailedPrecondition(f"video {video_id!r} is {video.state}; comments need a ready one")
+                raise FailedPrecondition(f"video {video_id!r} is {video.state}; only a ready video can have comments")
             if not 0 <= frames.start < frames.stop <= video.frame_count:
                 allowed = f"a half-open range within 0 to {video.frame_count}"
                 raise OutOfRange("comment.start_frame", f"{frames.start} to {frames.stop}", allowed)
@@ -214,16 +213,16 @@ def apply_reviews(
     revision: int,
     author: str,
 ) -> None:
-    """Give rows of labels other judgments and write down what they had before.
+    """Set the review states of label rows and record their previous ones.
 
     Args:
         connection: a writing transaction.
         video: key of the video's row.
-        todo: current rows of labels, each with the new values of ``review``, ``reviewed_by``, ``reviewed_at`` and
+        todo: current label rows, each with the new values of ``review``, ``reviewed_by``, ``reviewed_at`` and
             ``locked``.
-        action: what was done.
-        revision: the revision of the change.
-        author: who did it.
+        action: the review action.
+        revision: revision of the change.
+        author: the reviewer.
     """
     if not todo:
         return
@@ -272,7 +271,7 @@ _JUDGMENTS = {
 
 
 def _judged(row: sa.Row[Any], action: ReviewAction, author: str) -> dict[str, Any] | None:
-    """The new values of a label's review; None if it is so already."""
+    """The new review values of a label; None if they would not change."""
     values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
     if action in _JUDGMENTS:
         if row.review == _JUDGMENTS[action].value:

@@ -1,4 +1,4 @@
-"""The tables. Migrations create them (``migrations/versions``); a test compares the two."""
+"""The tables. Migrations (``migrations/versions``) create them; a test compares the two."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ metadata = sa.MetaData(
     }
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows itself only for INTEGER
-_SortedText = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # by code point, as Python sorts
+_Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite auto-increments only INTEGER keys
+_SortedText = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # sorts by code point, as Python does
 
 
 class Instant(sa.types.TypeDecorator[datetime]):
-    """An aware UTC datetime kept as microseconds since 1970: the same in every database, and it sorts."""
+    """An aware UTC datetime, stored as microseconds since 1970: equal in every database, and sortable."""
 
     impl = sa.BigInteger
     cache_ok = True
@@ -90,7 +90,7 @@ projects = sa.Table(
     sa.Column("project_id", sa.Text, nullable=False, unique=True),
     _text("display_name"),
     sa.Column("ontology", sa.JSON, nullable=False),
-    _integer("served"),  # turn in which it was last given a worker: the queue is fair
+    _integer("served"),  # turn in which a job of it last got a worker, for a fair queue
     _integer("edits"),
     _integer("retention_days"),  # videos older than this are deleted; 0 keeps them
     sa.Column("created_at", Instant, nullable=False),
@@ -137,8 +137,8 @@ uploads = sa.Table(
     sa.UniqueConstraint("project", "upload_id"),
 )
 
-# Every write of a label is a row that stays. The newest row of a key has `is_current` set, which a partial unique index
-# makes one per key; it is also the index that streams walk along.
+# Every write of a label adds a row. The newest row of a key has `is_current` set; a partial unique index ensures one
+# per key, and also serves the streams.
 labels = sa.Table(
     "labels",
     metadata,
@@ -155,11 +155,11 @@ labels = sa.Table(
     _text("author"),
     _text("job_id"),
     sa.Column("written_at", Instant, nullable=False),
-    sa.Column("origin", _Key),  # the row that this one repeats, moved to another track or brought back; NULL: none
-    _text("review"),  # judgment of this version: '', 'accepted' or 'rejected'
+    sa.Column("origin", _Key),  # the row that this one copies (moved to another track, or restored); NULL: none
+    _text("review"),  # review state of this version: '', 'accepted' or 'rejected'
     _text("reviewed_by"),
     sa.Column("reviewed_at", Instant),
-    _flag("locked"),  # of the key rather than of this version: goes over to the next one
+    _flag("locked"),  # belongs to the key rather than the version: copied to the next version
     sa.UniqueConstraint("video", "frame", "is_frame_class", "name", "revision"),
     sa.Index(None, "video", "revision"),
     sa.Index(
@@ -183,13 +183,13 @@ labels = sa.Table(
     ),
 )
 
-# SQLite takes a partial index only where its condition stands in the query in the same words; the words of the second
-# differ ("IS TRUE") so that it does not prefer the first, larger index.
+# SQLite uses a partial index only if the query contains its condition literally; the second condition is worded
+# differently ("IS TRUE") so that SQLite does not prefer the first, larger index.
 IS_CURRENT = sa.text("labels.is_current")
 IS_ANCHOR = sa.text("labels.is_current IS TRUE AND labels.by_human AND labels.payload IS NOT NULL")
 
-# What made the revisions of a video's labels. A job, or the recomputation after a correction, that goes on writing
-# while nobody else does makes one change of several revisions.
+# The changes that made the revisions of a video's labels. Consecutive revisions of one job, or of one recomputation
+# after a correction, belong to one change.
 changes = sa.Table(
     "changes",
     metadata,
@@ -202,18 +202,18 @@ changes = sa.Table(
     _text("job_id"),
     _text("model_version"),
     _integer("label_count"),
-    _integer("parent"),  # of a recomputation: the revision of the correction that it follows from
+    _integer("parent"),  # of a recomputation: the revision of its correction
     _integer("undoes"),
     _integer("undone_by"),
     _flag("settled"),  # of a correction: its recomputation has ended
     sa.Column("seconds", sa.Float, nullable=False, server_default="0"),
-    _integer("learned"),  # of a correction: number of the learned state that it led to
+    _integer("learned"),  # of a correction: number of the adapted model that it led to
     _text("comment"),
     sa.Column("written_at", Instant, nullable=False),
     sa.UniqueConstraint("video", "revision"),
 )
 
-# Every act of review on a label, and what it found; nothing here is ever changed.
+# Every review of a label, with the previous state; rows are never changed.
 review_events = sa.Table(
     "review_events",
     metadata,
@@ -247,7 +247,7 @@ comments = sa.Table(
     sa.UniqueConstraint("video", "comment_id"),
 )
 
-# The same frames, drawn by two people who do not see each other's labels.
+# The same frames, labeled by two people who do not see each other's labels.
 assignments = sa.Table(
     "assignments",
     metadata,
@@ -299,11 +299,11 @@ jobs = sa.Table(
     _text("video_id"),
     _text("author"),
     _integer("tries"),
-    _integer("turn"),  # in which it was last given a worker, counted as `projects.served`; 0 before
+    _integer("turn"),  # turn in which it last got a worker, counted as `projects.served`; 0 before
     _integer("fence"),
-    _integer("beat"),  # grows while the lease is held; others judge by it, with their own clock, whether it still is
+    _integer("beat"),  # heartbeat: grows while the lease is held; observers check it with their own clock
     _text("worker"),
-    _text("traceparent"),  # of the call that made it
+    _text("traceparent"),  # of the call that created it
     sa.Column("finish_early", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("checkpoint", sa.JSON, nullable=False),
     sa.Column("progress", sa.JSON, nullable=False),
@@ -350,7 +350,7 @@ models = sa.Table(
     sa.UniqueConstraint("project", "model_id", "version"),
 )
 
-# What a micro-model version has become on a video by learning from corrections; the older states serve to compare with.
+# Adapted models: micro-model versions after learning from corrections of a video; older states are for comparison.
 learned_states = sa.Table(
     "learned_states",
     metadata,
@@ -390,7 +390,7 @@ tokens = sa.Table(
     sa.Column("key", _Key, primary_key=True),
     sa.Column("user", _Key, sa.ForeignKey("users.key", ondelete="CASCADE"), nullable=False),
     sa.Column("token_id", sa.Text, nullable=False, unique=True),
-    sa.Column("sha256", sa.Text, nullable=False),  # of the secret, which is kept nowhere
+    sa.Column("sha256", sa.Text, nullable=False),  # of the secret, which is not stored
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant, nullable=False),
     sa.Column("revoked_at", Instant),
@@ -406,7 +406,7 @@ members = sa.Table(
     sa.UniqueConstraint("project", "user"),
 )
 
-# No foreign keys: rows outlive what they are about. Triggers refuse to change or delete them.
+# No foreign keys: rows outlive the resources they name. Triggers prevent changes and deletions.
 audit = sa.Table(
     "audit",
     metadata,
@@ -419,12 +419,12 @@ audit = sa.Table(
     _text("resource"),
     _integer("revision"),
     _text("outcome"),
-    _text("detail"),  # JSON as it was hashed
+    _text("detail"),  # JSON, exactly as hashed
     sa.Column("hash", sa.Text, nullable=False),
     sa.Index(None, "project_id", "sequence"),
 )
 
-# One row: the end of the chain. Whoever adds to the chain locks it.
+# One row: the end of the chain. Appending to the chain locks it.
 audit_head = sa.Table(
     "audit_head",
     metadata,
@@ -433,7 +433,7 @@ audit_head = sa.Table(
     sa.Column("hash", sa.Text, nullable=False),
 )
 
-# Videos whose rows are gone and whose files are still to be removed: a crash in between is made good.
+# Videos whose rows are deleted and whose files are not yet; finished after a crash.
 erasures = sa.Table(
     "erasures",
     metadata,

@@ -1,6 +1,6 @@
-"""Who is who: labels moved from track to track as they are, by people, and never by a micro-model.
+"""Edits of track identities: people move labels between tracks unchanged; micro-models never do.
 
-What leaves a track for good (split, merge, delete) is locked there: no micro-model draws it again; a person may.
+Keys that a split, merge or deletion empties are locked: micro-models do not label them again; people may.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ Rows = dict[int, sa.Row[Any]]
 
 
 class Tracks:
-    """Tracks of a store's videos. Every method may be repeated with the same ``request_id`` and is undone as a whole.
+    """Tracks of a store's videos. Every method is safe to repeat with the same ``request_id`` and is undone as a whole.
 
     All raise ``AlreadyExists`` (the request id was used with another body), ``FailedPrecondition`` (the video is not
     ready, or a frame would have more objects of a class than the project allows), ``NotFound`` (no such video or
-    track), ``OutOfRange`` (a frame past the end) and ``RevisionConflict`` (a label was changed after
-    ``base_revision``).
+    track), ``OutOfRange`` (a frame past the end) and ``RevisionConflict`` (a label changed after ``base_revision``).
     """
 
     def __init__(self, database: Database) -> None:
@@ -63,15 +62,15 @@ class Tracks:
         Args:
             project_id: the video's project.
             video_id: which video.
-            tracks: the two.
-            frames: half-open range; a stop of 0 stands for the end.
-            author: who does it.
-            base_revision: the revision that the caller saw; None not to check.
+            tracks: the two tracks.
+            frames: half-open range; a stop of 0 means the end of the video.
+            author: who makes the change.
+            base_revision: the revision that the caller saw; None for no check.
             request_id: makes the call safe to repeat.
         """
         first, second = tracks
         if first == second:
-            raise InvalidInput("track_b", second, "another track than track_a")
+            raise InvalidInput("track_b", second, "a track other than track_a")
 
         def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelWrite]:
             changes = []
@@ -101,10 +100,10 @@ class Tracks:
         base_revision: int | None = None,
         request_id: str = "",
     ) -> WriteResult:
-        """Make what a track has on some frames a track of its own; arguments as ``swap``.
+        """Move a track's labels on some frames to a new track; arguments as ``swap``.
 
         Raises:
-            AlreadyExists: there is a track ``new_track``.
+            AlreadyExists: ``new_track`` already exists.
         """
         check_text("new_track", new_track)
 
@@ -141,21 +140,21 @@ class Tracks:
         base_revision: int | None = None,
         request_id: str = "",
     ) -> WriteResult:
-        """Make two tracks one, under the name of the first; arguments as ``swap``.
+        """Merge two tracks under the name of the first; arguments as ``swap``.
 
-        On a frame that both have, a human label goes before a prediction, an object that is there before one that is
-        absent, and then the greater confidence.
+        On frames that both have, a human label is preferred to a prediction, a present object to an absent one, then
+        the greater confidence.
 
         Raises:
-            FailedPrecondition: people have drawn both on one frame, or they are of different classes.
+            FailedPrecondition: people drew both on one frame, or their classes differ.
         """
         if track == other:
-            raise InvalidInput("other_track", other, "another track than track")
+            raise InvalidInput("other_track", other, "a track other than track")
 
         def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelWrite]:
             if classes[track] != classes[other]:
                 has = f"track {track!r} is of class {classes[track]!r} and {other!r} of {classes[other]!r}"
-                raise FailedPrecondition(f"{has}; correct one of them first")
+                raise FailedPrecondition(f"{has}; change the class of one of them first")
             both = [frame for frame in rows[other] if frame in rows[track]]
             drawn = [frame for frame in both if all(_is_drawn(rows[name][frame]) for name in (track, other))]
             if drawn:
@@ -186,7 +185,7 @@ class Tracks:
         base_revision: int | None = None,
         request_id: str = "",
     ) -> WriteResult:
-        """Delete a track on some frames, human labels too; arguments as ``swap``."""
+        """Delete a track on some frames, including human labels; arguments as ``swap``."""
 
         def change(rows: Mapping[str, Rows], classes: Mapping[str, str]) -> list[LabelWrite]:
             return [_gone(LabelKey(frame=frame, name=track), classes[track]) for frame in rows[track]]
@@ -209,7 +208,7 @@ class Tracks:
         def act() -> dict[str, Any]:
             video = video_row(connection, *ids, lock=True)
             if video.state != VideoState.READY.value:
-                raise FailedPrecondition(f"video {ids[1]!r} is {video.state}; it has no tracks yet")
+                raise FailedPrecondition(f"video {ids[1]!r} is {video.state}, not ready, and has no tracks")
             span = range(frames.start, frames.stop or video.frame_count)
             if not 0 <= span.start < span.stop <= video.frame_count:
                 raise OutOfRange("start_frame", f"{span.start} to {span.stop}", f"a range in 0 to {video.frame_count}")
@@ -231,7 +230,7 @@ class Tracks:
 
 
 def _class_of(connection: sa.Connection, video: int, track: str) -> str:
-    """The class of a track; empty if there is no such track."""
+    """The class of a track; empty if the track does not exist."""
     query = sa.select(_LABELS.c.class_name).where(schema.IS_CURRENT, _LABELS.c.video == video, _LABELS.c.name == track)
     query = query.where(_LABELS.c.is_frame_class.is_(False), _LABELS.c.payload.is_not(None))
     return str(connection.execute(query.limit(1)).scalar() or "")
@@ -247,7 +246,7 @@ def _rows(connection: sa.Connection, video: int, tracks: list[str], frames: rang
 
 
 def _moved(row: sa.Row[Any], key: LabelKey, class_name: str) -> LabelWrite:
-    """What a row says under another key, with the class that goes with it."""
+    """A row's label under another key and class."""
     payload = row.payload
     if row.class_name != class_name:
         said = json.loads(payload) | {"class": class_name}
@@ -257,7 +256,7 @@ def _moved(row: sa.Row[Any], key: LabelKey, class_name: str) -> LabelWrite:
 
 
 def _gone(key: LabelKey, class_name: str) -> LabelWrite:
-    """A deletion that no micro-model fills again."""
+    """A locked deletion, which micro-models do not fill again."""
     return LabelWrite(key, class_name, True, None, review={"locked": True})
 
 
@@ -266,6 +265,6 @@ def _is_drawn(row: sa.Row[Any]) -> bool:
 
 
 def _rank(row: sa.Row[Any]) -> tuple[bool, bool, float]:
-    """Which of two labels of one object on one frame is worth more."""
+    """Sort key: which of two labels of one object on one frame to prefer."""
     said = json.loads(row.payload)
     return bool(row.by_human), is_present(row.payload), said.get("confidence") or 0.0

@@ -40,7 +40,7 @@ _SUMMARY = [column for column in schema.videos.c if column.name != "frame_table"
 
 
 def video_row(connection: sa.Connection, project_id: str, video_id: str, lock: bool = False) -> sa.Row[Any]:
-    """The row of a video without its frame table; ``lock`` keeps other writers off it until the transaction ends.
+    """The row of a video without its frame table; ``lock`` blocks other writers until the transaction ends.
 
     Raises:
         NotFound: there is none.
@@ -78,7 +78,7 @@ def _video(project_id: str, row: sa.Row[Any]) -> VideoRecord:
 
 
 def _insert_video(connection: sa.Connection, project: sa.Row[Any], author: str, values: dict[str, Any]) -> str:
-    """A new video and the job that probes it."""
+    """Create a video and the job that probes it."""
     video_id = new_id()
     job_id = insert_job(connection, project, JobKind.PROBE, {"video_id": video_id}, video_id, author)
     row = {"project": project.key, "video_id": video_id, "state": VideoState.PROBING.value, "probe_job_id": job_id}
@@ -97,11 +97,11 @@ class Videos:
     def register(
         self, project_id: str, path: Path, display_name: str, *, author: str = "", request_id: str = ""
     ) -> VideoRecord:
-        """Take a file or a folder of frames that lies on the server; the job ``probe_job_id`` builds its frame table.
+        """Register a file or a folder of frames on the server; the job ``probe_job_id`` builds its frame table.
 
         Raises:
             AlreadyExists: the request id was used with another body.
-            InvalidInput: the path is not below an allowed root, or not there; or the name is not allowed.
+            InvalidInput: the path does not exist or is not below an allowed root, or the name is not allowed.
             NotFound: there is no such project.
         """
         check_text("display_name", display_name)
@@ -120,15 +120,15 @@ class Videos:
 
     def _allowed(self, path: Path) -> Path:
         allowed = "a file or folder below " + (
-            ", ".join(map(str, self._allowed_roots)) or "an allowed root; none is set"
+            ", ".join(map(str, self._allowed_roots)) or "an allowed root; set one with --allow-root"
         )
         if not path.is_absolute() or "\0" in str(path):
             raise InvalidInput("path", str(path), "an absolute path: " + allowed)
-        source = path.resolve()  # follows links: it is the target that must be allowed
+        source = path.resolve()  # follows links: the target must be allowed
         if not any(source.is_relative_to(root.resolve()) for root in self._allowed_roots):
             raise InvalidInput("path", str(path), allowed)
         if not source.is_file() and not source.is_dir():
-            raise InvalidInput("path", str(path), allowed + " that is there")
+            raise InvalidInput("path", str(path), allowed + " that exists")
         return source
 
     def get(self, project_id: str, video_id: str) -> VideoRecord:
@@ -160,7 +160,7 @@ class Videos:
         return Page(items, str(rows[limit - 1].key) if len(rows) > limit else "")
 
     def frame_table(self, project_id: str, video_id: str) -> dict[str, Any]:
-        """The frame table, as ``FrameTable.to_dict`` gave it.
+        """The frame table in the form of ``FrameTable.to_dict``.
 
         Raises:
             FailedPrecondition: the video is not ready.
@@ -171,14 +171,14 @@ class Videos:
             key = video_row(connection, project_id, video_id).key
             data = connection.execute(sa.select(table.c.frame_table).where(table.c.key == key)).scalar_one()
         if data is None:
-            raise FailedPrecondition(f"video {video_id!r} is not ready")
+            raise FailedPrecondition(f"video {video_id!r} is not ready; see its state and error")
         return dict(data)
 
     def path(self, project_id: str, video_id: str) -> Path:
-        """Where its bytes lie, for reading.
+        """Path of the video's file or folder, for reading.
 
         Raises:
-            NotFound: there is no such video, or its file has gone.
+            NotFound: no such video, or its file is missing.
         """
         video = self.get(project_id, video_id)
         return self._blobs.path(video.blob) if video.blob else Path(video.source_path)
@@ -210,7 +210,7 @@ def _upload_row(connection: sa.Connection, project_id: str, upload_id: str) -> s
 
 
 def _used_bytes(connection: sa.Connection, project: int) -> int:
-    """Bytes of a project's uploaded videos, and of those on their way."""
+    """Bytes of a project's uploaded videos and unfinished uploads."""
     videos, uploads = schema.videos, schema.uploads
     there = sa.select(sa.func.sum(videos.c.size_bytes)).where(videos.c.project == project, videos.c.blob != "")
     coming = sa.select(sa.func.sum(uploads.c.size_bytes))
@@ -219,7 +219,7 @@ def _used_bytes(connection: sa.Connection, project: int) -> int:
 
 
 class Uploads:
-    """Videos on their way in. Chunks are on the disk before they are acknowledged."""
+    """Unfinished uploads. Chunks are durable before they are acknowledged."""
 
     def __init__(self, database: Database, blobs: Blobs, settings: Settings) -> None:
         self._database = database
@@ -234,36 +234,37 @@ class Uploads:
     def begin(
         self, project_id: str, display_name: str, size_bytes: int, *, sha256: str = "", request_id: str = ""
     ) -> Upload:
-        """Announce a video of a given size.
+        """Start an upload of a given size.
 
         Args:
-            project_id: where it goes.
-            display_name: for people, usually the file's name; never used as a path.
-            size_bytes: exact size.
-            sha256: checksum of the whole, 64 hex digits, if the caller knows it.
-            request_id: the same one with the same body gives the same upload.
+            project_id: project of the video.
+            display_name: name for people, usually the file's name; never used as a path.
+            size_bytes: exact size of the file.
+            sha256: checksum of the file, 64 hex digits; empty if unknown.
+            request_id: a repeat with the same body returns the same upload.
 
         Raises:
             AlreadyExists: the request id was used with another body.
             InvalidInput: name, size or checksum are not allowed.
             NotFound: there is no such project.
-            ResourceExhausted: the disk has no room for it, or the project has too much already.
+            ResourceExhausted: the disk has no space for it, or the project's limit is reached.
         """
         check_text("display_name", display_name)
         sha256 = sha256.lower()
         if sha256 and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):
-            raise InvalidInput("sha256", sha256, "64 hex digits, or nothing")
+            raise InvalidInput("sha256", sha256, "64 hex digits, or empty")
         if not 1 <= size_bytes <= self._settings.max_upload_bytes:
             raise InvalidInput("size_bytes", size_bytes, f"1 to {self._settings.max_upload_bytes}")
 
         def act() -> dict[str, Any]:
             free = os.statvfs(self._folder)
             if free.f_bavail * free.f_frsize - size_bytes < self._settings.min_free_bytes:
-                raise ResourceExhausted(f"the disk has no room for {size_bytes} bytes", retry_after_seconds=60.0)
+                reason = f"the disk has no space for {size_bytes} bytes; free some space"
+                raise ResourceExhausted(reason, retry_after_seconds=60.0)
             used = _used_bytes(connection, project.key)
             if used + size_bytes > self._settings.project_bytes:
-                bound = f"the project has {used} of {self._settings.project_bytes} bytes"
-                raise ResourceExhausted(f"{bound}; there is no room for {size_bytes} more")
+                bound = f"the project uses {used} of its {self._settings.project_bytes} bytes"
+                raise ResourceExhausted(f"{bound}; no space for {size_bytes} more. Delete videos first")
             values = {"upload_id": new_id(), "display_name": display_name, "size_bytes": size_bytes, "sha256": sha256}
             moment = now()
             state = UploadState.ACTIVE.value
@@ -275,7 +276,7 @@ class Uploads:
             return {"upload_id": values["upload_id"]}
 
         with self._database.begin(write=True) as connection:
-            project = project_row(connection, project_id, lock=True)  # uploads that begin at once are added up
+            project = project_row(connection, project_id, lock=True)  # so that concurrent uploads are added up
             body = [display_name, size_bytes, sha256]
             answer = once(connection, f"uploads.begin/{project_id}", request_id, body, act)
             return _upload(project_id, _upload_row(connection, project_id, answer["upload_id"]))
@@ -297,20 +298,21 @@ class Uploads:
             upload_id: which one.
             offset: where the chunk starts; must be the upload's ``offset_bytes``.
             data: the bytes.
-            crc32: ``zlib.crc32`` of the bytes, if they were not checked before.
+            crc32: ``zlib.crc32`` of the bytes; None if already checked.
 
         Raises:
             DataLoss: the checksum does not match; nothing was stored.
-            FailedPrecondition: the upload is not active any more.
-            InvalidInput: more bytes than were announced.
+            FailedPrecondition: the upload is no longer active.
+            InvalidInput: more bytes than declared.
             NotFound: there is no such upload.
             ResourceExhausted: the disk is full.
             StorageFailure: the disk failed.
             UploadConflict: another call is writing to it.
-            WrongOffset: the upload goes on elsewhere; the error says where.
+            WrongOffset: the upload continues at another offset, which the error names.
         """
         if crc32 is not None and zlib.crc32(data) != crc32:
-            raise DataLoss(f"chunk at offset {offset}: crc32 is {zlib.crc32(data):08x}, announced was {crc32:08x}")
+            found = f"{zlib.crc32(data):08x}"
+            raise DataLoss(f"chunk at offset {offset}: its CRC-32 is {found}, expected {crc32:08x}; send it again")
         with self._alone(upload_id):
             upload = self._active(project_id, upload_id)
             if offset != upload.offset_bytes:
@@ -326,17 +328,17 @@ class Uploads:
                     .values(offset_bytes=offset + len(data), updated_at=now())
                 )
                 if done.rowcount != 1:
-                    raise UploadConflict(f"another server writes to upload {upload_id!r}")
+                    raise UploadConflict(f"another server is writing to upload {upload_id!r}")
                 return _upload(project_id, _upload_row(connection, project_id, upload_id))
 
     def finish(self, project_id: str, upload_id: str, *, author: str = "") -> VideoRecord:
-        """Check size and checksum and make the upload a video; again gives the same video.
+        """Check size and checksum and turn the upload into a video; a repeat returns the same video.
 
         Reads the whole file once. The video is ``PROBING`` until the job ``probe_job_id`` has built its frame table.
 
         Raises:
-            DataLoss: the checksum does not match; the upload has failed and its bytes are gone.
-            FailedPrecondition: bytes are missing, or the upload was given up.
+            DataLoss: the checksum does not match; the upload failed and its bytes were deleted.
+            FailedPrecondition: bytes are missing, or the upload was cancelled.
             NotFound: there is no such upload.
             StorageFailure: the disk failed.
             UploadConflict: another call is writing to it.
@@ -350,7 +352,7 @@ class Uploads:
                 return _video(project_id, video_row(connection, project_id, video_id))
 
     def abort(self, project_id: str, upload_id: str) -> Upload:
-        """Give an upload up and delete its bytes; a finished one stays.
+        """Cancel an upload and delete its bytes; no effect on a finished one.
 
         Raises:
             NotFound: there is no such upload.
@@ -362,7 +364,7 @@ class Uploads:
             return self.get(project_id, upload_id)
 
     def expire(self) -> int:
-        """Give up the uploads that nobody has written to for ``upload_idle_hours``; returns how many."""
+        """Expire the uploads without a write for ``upload_idle_hours``; returns how many."""
         limit = now() - timedelta(hours=self._settings.upload_idle_hours)
         table = schema.uploads
         idle = sa.select(table.c.upload_id).where(table.c.state == "active", table.c.updated_at < limit)
@@ -386,8 +388,9 @@ class Uploads:
         sha256 = digest.hexdigest()
         if upload.sha256 and sha256 != upload.sha256:
             self._end(upload.upload_id, UploadState.FAILED)
-            raise DataLoss(f"upload {upload.upload_id!r}: SHA-256 is {sha256}, announced was {upload.sha256}")
-        # A crash between these two leaves the bytes both as blob and as part: the next finish goes through.
+            found = f"its SHA-256 is {sha256}, expected {upload.sha256}"
+            raise DataLoss(f"upload {upload.upload_id!r}: {found}; start a new upload")
+        # A crash between these two leaves the bytes both as blob and as part; a repeated finish succeeds.
         self._blobs.adopt(part, sha256)
         table = schema.uploads
         with self._database.begin(write=True) as connection:
@@ -397,7 +400,7 @@ class Uploads:
             ended = {"state": UploadState.FINISHED.value, "video_id": video_id, "updated_at": now()}
             mine = (table.c.upload_id == upload.upload_id, table.c.state == UploadState.ACTIVE.value)
             if connection.execute(table.update().where(*mine).values(ended)).rowcount != 1:
-                raise UploadConflict(f"another server has ended upload {upload.upload_id!r}")
+                raise UploadConflict(f"another server has finished or cancelled upload {upload.upload_id!r}")
         part.unlink(missing_ok=True)
 
     def _end(self, upload_id: str, state: UploadState) -> None:
@@ -411,7 +414,7 @@ class Uploads:
     def _active(self, project_id: str, upload_id: str) -> Upload:
         upload = self.get(project_id, upload_id)
         if upload.state is not UploadState.ACTIVE:
-            raise FailedPrecondition(f"upload {upload_id!r} is {upload.state.value}; begin a new one")
+            raise FailedPrecondition(f"upload {upload_id!r} is {upload.state.value}; start a new one")
         return upload
 
     def _store(self, upload_id: str, offset: int, data: bytes) -> None:

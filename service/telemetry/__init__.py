@@ -1,1 +1,1 @@
-"""What the service tells of itself: logs, metrics and traces. None of it holds patient data."""
+"""Logs, metrics and traces. None of them holds patient data."""

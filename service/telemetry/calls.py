@@ -1,4 +1,4 @@
-"""The line and the numbers of each call that ends."""
+"""Log line and metrics of each finished call."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def call_ended(method: str, outcome: str, seconds: float, call: Call | None) -> None:
-    """Tell of a call that ended.
+    """Log and count a finished call.
 
     Args:
-        method: full name, with or without a slash in front.
-        outcome: name of its status.
+        method: full name, with or without a leading slash.
+        outcome: name of the gRPC status.
         seconds: how long it took.
-        call: what it was; None where it was not admitted.
+        call: the call; None if it was not admitted.
     """
     method = method.lstrip("/")
     CALLS.labels(method, outcome).inc()

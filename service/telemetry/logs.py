@@ -1,7 +1,7 @@
-"""Logs: lines for people, or one JSON object a line for programs.
+"""Logs: text lines for people, or one JSON object per line for programs.
 
-Of an exception the JSON form gives its class and where it was raised, and not its message, which may repeat what
-somebody has sent.
+For an exception the JSON form gives its class and where it was raised. It leaves out the message, which may repeat
+what a caller sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PLAIN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"mess
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: ``time``, ``level``, ``logger``, ``message``, what ``extra`` gave, ``trace_id``."""
+    """A record as one line of JSON: ``time``, ``level``, ``logger``, ``message``, fields of ``extra``, ``trace_id``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -43,12 +43,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logs(form: str, level: str, stream: TextIO | None = None) -> None:
-    """Log what the service says, from a level on.
+    """Log from a level on.
 
     Args:
         form: ``text`` or ``json``.
         level: ``debug``, ``info``, ``warning`` or ``error``.
-        stream: where to; None for standard error.
+        stream: where to write; None for standard error.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry: a span a call, one a job, and one in the job's own process, joined by W3C ``traceparent``.
+"""OpenTelemetry traces: a span per call, per job and per job process, linked by W3C ``traceparent``.
 
-Needs the extra ``[traces]`` and a place to send spans to: ``OTEL_TRACES_EXPORTER`` names exporters that are installed
-(``console``, ``otlp``, ...), and the setting ``trace_file`` a file that gets a span a line. Without both, nothing here
-does anything.
+Needs the extra ``[traces]`` and somewhere to send spans: ``OTEL_TRACES_EXPORTER`` names installed exporters
+(``console``, ``otlp``, ...), and the setting ``trace_file`` names a file that gets one span per line. Without either,
+tracing is off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PARENT = "traceparent"
 
 
 class _State:
-    """The tracer of this process, once it is set up."""
+    """The tracer of this process, once set up."""
 
     tracer: Any = None
     provider: Any = None
@@ -29,13 +29,13 @@ class _State:
 
 
 def set_up_traces(trace_file: str = "") -> None:
-    """Begin to trace, if there is somewhere to send spans to.
+    """Start tracing, if an exporter or a file is configured.
 
     Args:
-        trace_file: spans are appended to it as JSON Lines; empty for none.
+        trace_file: file to append spans to, as JSON Lines; empty for none.
 
     Raises:
-        InvalidInput: a trace is asked for, and OpenTelemetry, or an exporter that is named, is not installed.
+        InvalidInput: tracing is configured, but OpenTelemetry or a named exporter is not installed.
     """
     named = [name for name in os.environ.get("OTEL_TRACES_EXPORTER", "").split(",") if name not in ("", "none")]
     if not named and not trace_file:
@@ -55,13 +55,13 @@ def set_up_traces(trace_file: str = "") -> None:
     for name in named:
         found = [point for point in entry_points(group="opentelemetry_traces_exporter") if point.name == name]
         if not found:
-            raise InvalidInput("OTEL_TRACES_EXPORTER", name, "exporters whose packages are installed")
+            raise InvalidInput("OTEL_TRACES_EXPORTER", name, "installed exporters; install the exporter's package")
         provider.add_span_processor(BatchSpanProcessor(found[0].load()()))
     _State.provider, _State.tracer = provider, trace.get_tracer("micromodels", tracer_provider=provider)
 
 
 def stop_traces() -> None:
-    """Send what waits; nothing is traced from here on."""
+    """Send pending spans and stop tracing."""
     if _State.provider is not None:
         _State.provider.shutdown()
     if _State.file is not None:
@@ -74,9 +74,9 @@ def span(name: str, parent: str = "", **attributes: str) -> Iterator[None]:
     """Trace a block.
 
     Args:
-        name: what it does.
-        parent: ``traceparent`` of what caused it, elsewhere; empty for what is running here.
-        attributes: ids and words of ours, no patient data.
+        name: of the span.
+        parent: ``traceparent`` of a span in another process; empty for the current span.
+        attributes: ids and fixed words; no patient data.
     """
     if _State.tracer is None:
         yield
@@ -89,7 +89,7 @@ def span(name: str, parent: str = "", **attributes: str) -> Iterator[None]:
 
 
 def traceparent() -> str:
-    """What makes a span elsewhere a child of the running one; empty where nothing is traced."""
+    """The current span as a ``traceparent``, for child spans in other processes; empty without tracing."""
     if _State.tracer is None:
         return ""
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -100,5 +100,5 @@ def traceparent() -> str:
 
 
 def trace_id() -> str:
-    """Id of the running trace, 32 hex digits; empty where nothing is traced."""
+    """Id of the current trace, 32 hex digits; empty without tracing."""
     return traceparent()[3:35]

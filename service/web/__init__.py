@@ -1,7 +1,7 @@
-"""The web page and its way to the API: HTTP on a port of its own, in the process of the gRPC server.
+"""The web page and its access to the API: HTTP on its own port, in the process of the gRPC server.
 
-There is no second backend: every call of the page is a message of ``micromodels.v1``, carried to the same servicers
-over a loopback channel. Only pixels (exact frames) and the page's own files are served here directly.
+The page has no backend of its own: each of its calls is a message of ``micromodels.v1``, forwarded to the same
+servicers over a local socket. Only frames (as pictures) and the page's own files are served directly.
 """
 
 from __future__ import annotations

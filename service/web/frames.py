@@ -1,4 +1,4 @@
-"""Exact frames as pictures: frame *i* is decoded by a child process, never by the browser."""
+"""Exact frames as pictures: a child process decodes frame *i*, never the browser."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["FRAME_TYPES", "FrameKey", "Frames"]
 
 FRAME_TYPES = {"jpg": "image/jpeg", "webp": "image/webp"}
-"""Endings of frame addresses and what they give."""
+"""Media type by the suffix of a frame's address."""
 
 _LANES = 2
-"""Decoding processes a video: one goes on in order while somebody looks elsewhere."""
+"""Decoding processes per video: one can play in order while another seeks."""
 _VIDEOS = 3
-"""Videos with open decoding processes at once."""
+"""Videos with open decoding processes at the same time."""
 _IDLE_SECONDS = 60.0
 _AHEAD = 32
-"""A frame this little ahead is reached by going on, not by a seek."""
+"""A frame at most this far ahead is reached by decoding on, not by a seek."""
 _CACHE_BYTES = 192 << 20
 _JPEG_QUALITY, _WEBP_QUALITY = 92, 90
 
@@ -53,10 +53,10 @@ class FrameKey:
 
 
 class Frames:
-    """Gives pictures of frames; bounded in processes, threads and memory.
+    """Provides pictures of frames, with limits on processes, threads and memory.
 
     Args:
-        store: says where a video lies, and what its frames are.
+        store: source of the videos and their frame tables.
     """
 
     def __init__(self, store: Store) -> None:
@@ -74,9 +74,9 @@ class Frames:
 
         Raises:
             FailedPrecondition: the video is not ready.
-            FrameMismatch: the file does not hold the frames of the table.
-            NotFound: there is no such video.
-            OutOfRange: there is no such frame.
+            FrameMismatch: the file's frames differ from the frame table.
+            NotFound: no such video.
+            OutOfRange: no such frame.
             VideoError: decoding failed.
         """
         picture = self._cached(key)
@@ -84,14 +84,14 @@ class Frames:
             return picture
         if (running := self._waiting.get(key)) is not None:
             return await asyncio.shield(running)
-        # Shielded: who asked may go away, and others may wait for the same picture.
+        # Shielded: the first request may be cancelled while others wait for the same picture.
         task = asyncio.ensure_future(self._make(key))
         self._waiting[key] = task
         task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)
 
     async def table(self, video: tuple[str, str]) -> FrameTable:
-        """The frame table of a video; see ``get`` for what is raised."""
+        """The frame table of a video; raises as ``get`` does."""
         known = self._tables.get(video)
         if known is not None:
             return known
@@ -105,7 +105,7 @@ class Frames:
         return table
 
     async def close_idle(self) -> None:
-        """End decoding processes that nobody has used for a while; runs until it is cancelled."""
+        """Close idle decoding processes; runs until it is cancelled."""
         while True:
             await asyncio.sleep(_IDLE_SECONDS / 4)
             limit = time.monotonic() - _IDLE_SECONDS
@@ -115,14 +115,14 @@ class Frames:
                 await asyncio.get_running_loop().run_in_executor(self._threads, lane.close)
 
     def drop(self, video: tuple[str, str]) -> None:
-        """Forget a video that is not to be shown any more."""
+        """Drop a deleted video from the caches, and close its processes."""
         self._tables.pop(video, None)
         with self._lock:
             for key in [key for key in self._pictures if key.video == video]:
                 self._bytes -= len(self._pictures.pop(key))
 
     def close(self) -> None:
-        """End every decoding process. Blocks until the threads have ended."""
+        """Close every decoding process. Blocks until the threads have ended."""
         for lane in self._lanes:
             lane.interrupt()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -137,13 +137,13 @@ class Frames:
         lane = self._lane(key.video, key.index)
         lane.expected = key.index + 1
         async with lane.turn:
-            picture = self._cached(key)  # whoever had the lane before may have passed it
+            picture = self._cached(key)  # the previous read of this lane may have decoded it
             if picture is not None:
                 return picture
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, lane, key, table)
 
     def _read(self, lane: _Lane, key: FrameKey, table: FrameTable) -> bytes:
-        """Read on to a frame; the frames on the way are kept too, as they are likely asked for next."""
+        """Read up to a frame; also cache the frames before it, which are likely to be requested next."""
         made = b""
         for index, image in lane.read(lambda: self._open(key.video, table), key.index):
             made = _encode(image, key.width_px, key.kind)
@@ -151,12 +151,12 @@ class Frames:
         return made
 
     def _open(self, video: tuple[str, str], table: FrameTable) -> Video:
-        # Half of the threads: several lanes decode beside a job that trains.
+        # Half of the threads: several lanes may decode while a job trains.
         limits = DecodeLimits(threads=2, cache_bytes=32 << 20)
         return open_video(self._store.videos.path(*video), limits, table=table)
 
     def _lane(self, video: tuple[str, str], index: int) -> _Lane:
-        """The lane that gets to a frame soonest; a new one, or the one unused for longest, where none is near."""
+        """The lane closest before a frame; if none is near, a new one or the least recently used."""
         mine = [lane for lane in self._lanes if lane.video == video]
         near = [lane for lane in mine if 0 <= index - lane.expected + 1 <= _AHEAD]
         if near:
@@ -187,11 +187,11 @@ class Frames:
     def _forget(self, key: FrameKey, done: asyncio.Future[bytes]) -> None:
         self._waiting.pop(key, None)
         if not done.cancelled():
-            done.exception()  # those who waited have it; nobody may be left
+            done.exception()  # mark it as retrieved; no request may be left to do so
 
 
 class _Lane:
-    """One decoding process that goes through a video in order, and jumps where it must."""
+    """One decoding process that reads a video in order, and seeks if necessary."""
 
     def __init__(self, video: tuple[str, str]) -> None:
         self.video = video
@@ -204,7 +204,7 @@ class _Lane:
         self._guard = threading.Lock()
 
     def read(self, opener: Any, index: int) -> Iterator[tuple[int, Any]]:
-        """The frames from where the lane is up to a frame, if that is near; else the frame alone."""
+        """The frames from the lane's position up to a frame if it is near; otherwise only that frame."""
         with self._guard:
             self.used = time.monotonic()
             if self._open is None:
@@ -222,19 +222,19 @@ class _Lane:
             self.used = time.monotonic()
 
     def interrupt(self) -> None:
-        """End a read that is under way."""
+        """Interrupt a running read."""
         if self._open is not None:
             self._open.close()
 
     def close(self) -> None:
-        """End the process."""
+        """Close the process."""
         self.interrupt()
         with self._guard:
             self._open, self._frames = None, None
 
 
 def _encode(image: npt.NDArray[np.uint8], width_px: int, kind: str) -> bytes:
-    """RGB uint8 ``(height, width, 3)`` as JPEG or WebP, scaled down to a width if it is wider."""
+    """RGB uint8 ``(height, width, 3)`` as JPEG or WebP, scaled down to ``width_px`` if it is wider."""
     import cv2
 
     height, width = image.shape[:2]
@@ -244,7 +244,7 @@ def _encode(image: npt.NDArray[np.uint8], width_px: int, kind: str) -> bytes:
     if kind == "webp":
         options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
     else:
-        sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444  # thin colored lines stay where they are
+        sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444  # keeps thin colored lines sharp
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, data = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     return data.tobytes()

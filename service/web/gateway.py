@@ -1,4 +1,4 @@
-"""Proto JSON over HTTP to the gRPC servicers: one handler for every method, found by the descriptors."""
+"""Forwards proto JSON over HTTP to the gRPC servicers: one handler for all methods, found by descriptor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-_CALL_SECONDS = 330.0  # a little longer than the longest WaitOperation
+_CALL_SECONDS = 330.0  # slightly longer than the longest WaitOperation
 _BEAT_SECONDS = 15.0
 _SMALL_BYTES = 32 << 10
 
@@ -41,10 +41,10 @@ class _Method:
 class Gateway:
     """Answers ``POST /api/{full service name}/{method}`` with a JSON body.
 
-    A unary answer is the message as JSON. A stream is newline-delimited JSON: lines ``{"message": ...}`` and at the end
-    ``{"status": ...}`` with the ``google.rpc.Status`` the call ended with (code 0 is left out: ``{"status": {}}``); a
-    stream without that line was cut. An empty line now and then says that the stream is alive. A failed call is
-    ``{"error": ...}`` with the status and the HTTP code that belongs to it.
+    A unary response is the message as JSON. A stream is newline-delimited JSON: lines ``{"message": ...}`` and at the
+    end ``{"status": ...}`` with the final ``google.rpc.Status`` (code 0 is omitted: ``{"status": {}}``). A stream
+    without that line was cut off. Empty lines keep an idle stream alive. A failed call is ``{"error": ...}`` with the
+    status and the matching HTTP code.
 
     Args:
         channel: to the gRPC server; stays open.
@@ -54,17 +54,17 @@ class Gateway:
     def __init__(self, channel: grpc.aio.Channel, services: Sequence[str]) -> None:
         self._methods: dict[tuple[str, str], _Method] = {}
         for name in services:
-            # Untyped: protobuf's stubs do not tell of server_streaming.
+            # Untyped: protobuf's stubs lack server_streaming.
             service: Any = descriptor_pool.Default().FindServiceByName(name)
             for method in service.methods:
                 if not method.client_streaming:
                     self._methods[name, method.name] = _method(channel, name, method)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Carry one call over and its answer back."""
+        """Forward one call and return its response."""
         method = self._methods.get((request.match_info["service"], request.match_info["method"]))
         if method is None:
-            message = f"there is no method {request.match_info['service']}/{request.match_info['method']}"
+            message = f"no such method: {request.match_info['service']}/{request.match_info['method']}"
             return error_response(make_status(code_pb2.UNIMPLEMENTED, "UNIMPLEMENTED", message))
         try:
             body = await _parse(await request.read(), method.request)
@@ -93,7 +93,7 @@ def _method(channel: grpc.aio.Channel, service: str, method: Any) -> _Method:
 
 
 def parse_body(body: bytes, kind: type[Message]) -> Message:
-    """The message of a JSON body; an empty body is an empty message.
+    """Parse a JSON body; an empty body is an empty message.
 
     Raises:
         InvalidInput: it is not JSON, or not JSON of this message.
@@ -105,20 +105,20 @@ def parse_body(body: bytes, kind: type[Message]) -> Message:
 
 
 async def _parse(body: bytes, kind: type[Message]) -> Message:
-    """``parse_body``, in a thread where it would hold up others."""
+    """``parse_body``, in a thread for large bodies."""
     return parse_body(body, kind) if len(body) <= _SMALL_BYTES else await asyncio.to_thread(parse_body, body, kind)
 
 
 async def _dump(message: Message) -> bytes:
     def dump() -> bytes:
-        # One line, and not by MessageToJson, whose output is indented or slow.
+        # json.dumps gives one line; MessageToJson is slow or indents.
         return json.dumps(json_format.MessageToDict(message), ensure_ascii=False, separators=(",", ":")).encode()
 
     return dump() if message.ByteSize() <= _SMALL_BYTES else await asyncio.to_thread(dump)
 
 
 async def _stream(request: web.Request, call: Any) -> web.StreamResponse:
-    """Give out what a server stream sends, as it comes."""
+    """Forward the messages of a server stream as they arrive."""
     try:
         first = await call.read()
         if first is grpc.aio.EOF and await call.code() is not grpc.StatusCode.OK:
@@ -135,11 +135,11 @@ async def _stream(request: web.Request, call: Any) -> web.StreamResponse:
     except grpc.aio.AioRpcError as error:
         return error_response(rpc_status(error))
     finally:
-        call.cancel()  # harmless after the end; otherwise the reader has gone away
+        call.cancel()  # no effect after the end; otherwise the reader is gone
 
 
 async def _read_with_beats(call: Any, response: web.StreamResponse) -> Any:
-    """The next message, or the end; empty lines go out while there is none."""
+    """The next message, or the end; sends empty lines while waiting."""
     reading = asyncio.ensure_future(call.read())
     try:
         while True:
@@ -148,7 +148,7 @@ async def _read_with_beats(call: Any, response: web.StreamResponse) -> Any:
                 try:
                     return reading.result()
                 except grpc.aio.AioRpcError:
-                    return grpc.aio.EOF  # the status tells
+                    return grpc.aio.EOF  # the status has the error
             await response.write(b"\n")
     finally:
         reading.cancel()

@@ -1,4 +1,4 @@
-"""What every request passes: who may ask (Host, Origin), and the headers of every answer."""
+"""Checks of every HTTP request (Host, Origin), and security headers of every response."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _READING = frozenset({"GET", "HEAD"})
 
 
 def make_guard(hosts: Collection[str]) -> Middleware:
-    """A middleware that lets only this page's own requests through.
+    """Create a middleware that admits only this page's own requests.
 
-    - A ``Host`` that is neither a loopback name nor one of ``hosts`` is refused: a foreign name that resolves to this
-      machine (DNS rebinding) would make a foreign page one of ours.
-    - A request that a page of another origin caused is refused, but for opening the page itself: by ``Sec-Fetch-Site``
-      and ``Origin``. Requests that write must also be JSON, which no foreign form can send.
+    - A ``Host`` that is neither a loopback name nor one of ``hosts`` is refused, because a foreign name that resolves
+      to this machine (DNS rebinding) would give a foreign page the same origin.
+    - A request from another origin is refused, except to open the page itself. ``Sec-Fetch-Site`` and ``Origin`` show
+      where it comes from. Requests that write must also be JSON, which a foreign form cannot send.
 
     Args:
-        hosts: names, without port, under which the server is known besides the loopback ones.
+        hosts: names of the server, without port, besides the loopback names.
     """
     known = frozenset(host.lower().strip("[]") for host in hosts)
 
@@ -65,24 +65,24 @@ def make_guard(hosts: Collection[str]) -> Middleware:
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal of aiohttp: the headers go out with every answer, streams too."""
+    """Signal handler of aiohttp: adds the headers to every response, streams included."""
     response.headers.update(_HEADERS)
 
 
 def _refusal(request: web.Request, known: frozenset[str]) -> str:
-    """Why a request is not let through; empty if it is."""
+    """Why a request is refused; empty if it is admitted."""
     host = urlsplit("//" + request.headers.get("Host", "")).hostname or ""
     if host not in known and not _is_loopback(host):
-        return f"this server is not known as {host[:100]!r}"
+        return f"the host name {host[:100]!r} is not allowed; add it to MICROMODELS_TLS_NAMES"
     opens_page = request.method in _READING and request.path == "/"
     site = request.headers.get("Sec-Fetch-Site", "same-origin")
     if site not in ("same-origin", "none") and not opens_page:
-        return "a page of another origin asked for this"
+        return "requests from pages of another origin are not allowed"
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("Host"):
-        return "a page of another origin asked for this"
+        return "requests from pages of another origin are not allowed"
     if request.method not in _READING | {"DELETE"} and request.content_type != "application/json":
-        return "a request that writes must have the content type application/json"
+        return "the content type must be application/json"
     return ""
 
 

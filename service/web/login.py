@@ -1,4 +1,4 @@
-"""Who is calling: the session cookie of the page as credentials of a gRPC call."""
+"""Sign-in of the page: a cookie with the access token, used as credentials of gRPC calls."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from micromodels.v1 import access_pb2, access_pb2_grpc
 from service.access.login import LoginLimiter
 from service.api.errors import error_status
 
-__all__ = ["COOKIE", "add_session_routes", "call_metadata"]
+__all__ = ["COOKIE", "add_sign_in_routes", "call_metadata"]
 
-COOKIE = "micromodels_session"
+COOKIE = "micromodels_token"
 _LONGEST_TOKEN = 4096
 _SECONDS = 20.0
 
 
 def call_metadata(request: web.Request) -> list[tuple[str, str]]:
-    """Metadata for the gRPC call that a request becomes: the token of its session, if it has one.
+    """Metadata for the gRPC call of a request: the access token of its cookie, if it has one.
 
-    Nothing here decides what a caller may do: the servicers' interceptor does, for the page as for everybody else.
+    Permissions are not checked here: the servicers' interceptor does that, for the page as for every other client.
     """
     token = request.cookies.get(COOKIE, "")
     return [("authorization", f"Bearer {token}")] if _is_token(token) else []
 
 
-def add_session_routes(app: web.Application, channel: grpc.aio.Channel) -> None:
-    """``POST /session`` with ``{"token": ...}`` keeps a valid token in a cookie scripts cannot read; DELETE forgets it.
+def add_sign_in_routes(app: web.Application, channel: grpc.aio.Channel) -> None:
+    """``POST /sign-in`` with ``{"token": ...}`` stores a valid token in an HTTP-only cookie; DELETE removes it.
 
     Args:
         app: gets the routes.
-        channel: to the gRPC server, which judges tokens.
+        channel: to the gRPC server, which checks tokens.
     """
-    sessions = _Sessions(access_pb2_grpc.AccessServiceStub(channel))
-    app.router.add_post("/session", sessions.begin)
-    app.router.add_delete("/session", _end)
+    sign_in = _SignIn(access_pb2_grpc.AccessServiceStub(channel))
+    app.router.add_post("/sign-in", sign_in.begin)
+    app.router.add_delete("/sign-in", _end)
 
 
 def _is_token(text: object) -> bool:
     return isinstance(text, str) and 0 < len(text) <= _LONGEST_TOKEN and text.isascii() and text.isprintable()
 
 
-class _Sessions:
-    """Signs people in, not too many wrong tokens at a time."""
+class _SignIn:
+    """Signs users in, with a limit on failed attempts."""
 
     def __init__(self, access: Any) -> None:
         self._access = access
         self._limiter = LoginLimiter()
 
     async def begin(self, request: web.Request) -> web.Response:
-        """Answer ``POST /session``."""
+        """Answer ``POST /sign-in``."""
         from service.web.responses import error_response, rpc_status
 
         address = request.remote or ""
@@ -91,7 +91,7 @@ async def _token(request: web.Request) -> str:
         body = None
     token = body.get("token") if isinstance(body, dict) else None
     if not isinstance(token, str) or not _is_token(token) or ";" in token or " " in token:
-        raise InvalidInput("token", "what was sent", f"a token of at most {_LONGEST_TOKEN} printable characters")
+        raise InvalidInput("token", "the sent value", f"a token of at most {_LONGEST_TOKEN} printable characters")
     return token
 
 

@@ -1,4 +1,4 @@
-"""Answers over HTTP: gRPC statuses as JSON."""
+"""HTTP responses: gRPC statuses as JSON."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _HTTP: dict[int, int] = {
     code_pb2.UNAVAILABLE: 503,
     code_pb2.DEADLINE_EXCEEDED: 504,
 }
-"""As ``google/rpc/code.proto`` maps them; every other code is 500."""
+"""HTTP code by gRPC code, as in ``google/rpc/code.proto``; every other code is 500."""
 
 
 _STATUS_KEY = "grpc-status-details-bin"
 
 
 def rpc_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    """The status, with its details, that a call failed with."""
+    """The status of a failed call, with its details."""
     return _status(error.code(), error.details(), error.trailing_metadata())
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server: routes, from start to end."""
+"""The HTTP server and its routes."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from service.store import Store
 from service.web.frames import FRAME_TYPES, FrameKey, Frames
 from service.web.gateway import Gateway
 from service.web.guard import add_headers, make_guard
-from service.web.login import add_session_routes, call_metadata
+from service.web.login import add_sign_in_routes, call_metadata
 from service.web.responses import error_response, rpc_status
 
 __all__ = ["WebServer"]
 
-_LARGEST_BODY = 24 << 20  # a message of the largest size that gRPC takes, with its bytes as base64
+_LARGEST_BODY = 24 << 20  # the largest gRPC message, with its bytes as base64
 _LARGEST_WIDTH = 8192
 _SEEN_SECONDS = 5.0
 _SEEN_MOST = 1000
 _SHUTDOWN_SECONDS = 2.0
 _STATIC = Path(str(resources.files("service.web"))) / "static"
 _NOT_BUILT = (
-    "<!doctype html><meta charset=utf-8><title>micromodels</title><h1>The page was not built</h1>"
-    "<p>Building it needs Node.js 20.19 or newer: install it and run <code>scripts/setup</code>. "
-    "Everything else works without: the command line, the Python library and the gRPC API."
+    "<!doctype html><meta charset=utf-8><title>micromodels</title><h1>The web page is not built</h1>"
+    "<p>Install Node.js 20.19 or newer and run <code>scripts/setup</code>. "
+    "The command line, the Python library and the gRPC API work without it."
 )
 
 
 class WebServer:
-    """Serves the page. Make and use it in a running event loop.
+    """Serves the page. Create and use it in a running event loop.
 
     Args:
-        store: open; frames are read from where it says.
+        store: open; source of the videos.
         channel: to the gRPC server of this process; closed with the server.
         host: address to listen on.
-        port: 0 for any free one.
-        hosts: names, besides the loopback ones, under which browsers may know the server.
-        tls: what to encrypt with; None for plain HTTP.
+        port: 0 for any free port.
+        hosts: names, besides the loopback names, that browsers may use for the server.
+        tls: TLS context; None for plain HTTP.
         static: folder of the built page.
 
     Attributes:
@@ -83,7 +83,7 @@ class WebServer:
         app.router.add_post("/api/{service}/{method}", Gateway(channel, SERVICES).handle)
         app.router.add_get("/frames/{video:.+}/{index:[0-9]{1,12}}.{kind}", self._frame)
         app.router.add_get("/files/{name:.+}", self._file)
-        add_session_routes(app, channel)
+        add_sign_in_routes(app, channel)
         _add_page(app, static)
         self._runner = web.AppRunner(
             app,
@@ -96,21 +96,22 @@ class WebServer:
 
     @property
     def address(self) -> str:
-        """What to open in a browser."""
+        """URL to open in a browser."""
         return f"http{'s' if self._tls else ''}://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}/"
 
     async def start(self) -> None:
-        """Begin to answer.
+        """Start listening.
 
         Raises:
-            FailedPrecondition: the port is taken.
+            FailedPrecondition: the port is in use.
         """
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self._host, self.port, ssl_context=self._tls, reuse_port=False).start()
         except OSError as error:
             await self.stop()
-            raise FailedPrecondition(f"cannot listen on {self._host} port {self.port}: is it taken?") from error
+            reason = f"cannot listen on {self._host} port {self.port} ({error.strerror})"
+            raise FailedPrecondition(f"{reason}; choose another with --page-port") from error
         self.port = self._runner.addresses[0][1]
         self._idle = asyncio.create_task(self._frames.close_idle())
         loop = asyncio.get_running_loop()
@@ -121,7 +122,7 @@ class WebServer:
         self._stop_listening = self._store.erasure.listen(forget)
 
     async def stop(self) -> None:
-        """Cut what runs off and end the decoding processes."""
+        """Cut off running requests and end the decoding processes."""
         self._stop_listening()
         if self._idle is not None:
             self._idle.cancel()
@@ -148,7 +149,7 @@ class WebServer:
         return web.Response(body=picture, content_type=FRAME_TYPES[key.kind], headers=headers)
 
     async def _check_may_see(self, request: web.Request, video: tuple[str, str]) -> None:
-        """Ask the API whether the caller may read the video; the answer holds for some seconds."""
+        """Ask the API whether the caller may read the video; the answer is cached for some seconds."""
         now = asyncio.get_running_loop().time()
         metadata = call_metadata(request)
         key = (VIDEO.format(*video), tuple(metadata))
@@ -184,10 +185,10 @@ class WebServer:
 
 
 def _frame_key(request: web.Request) -> FrameKey:
-    """What an address of a frame asks for.
+    """Parse the address of a frame.
 
     Raises:
-        InvalidInput: it is not the name of a video, or the width or the ending are not right.
+        InvalidInput: not the name of a video, or a width or suffix that is not allowed.
     """
     parts = VIDEO.parse(request.match_info["video"], "video")
     kind = request.match_info["kind"]
@@ -209,7 +210,7 @@ def _download_headers(name: str) -> dict[str, str]:
 
 
 def _add_page(app: web.Application, static: Path) -> None:
-    """Routes for exactly the files that were built; no path that a browser sends is ever looked up on the disk."""
+    """Add one route per built file; a path from a browser is never looked up on the disk."""
     index = static / "index.html"
 
     async def page(request: web.Request) -> web.StreamResponse:
@@ -221,7 +222,7 @@ def _add_page(app: web.Application, static: Path) -> None:
     app.router.add_get("/", page)
     for path in sorted(path for path in static.rglob("*") if path.is_file() and path != index):
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        # Built files carry a hash in their name.
+        # The names of built files contain a hash.
         headers = {"Cache-Control": "max-age=31536000, immutable", "Content-Type": kind}
 
         async def asset(

@@ -82,7 +82,7 @@ def test_f31_f33_f35_strange_videos_are_taken(server: Running, tmp_path: Path) -
     }
     assert 0 < tables[cut].frame_count < 60
     assert any("cut off" in warning for warning in tables[cut].warnings)
-    assert any("another size" in warning for warning in tables[both].warnings)
+    assert any("differ in size" in warning for warning in tables[both].warnings)
     assert (tables[long].frame_count, list(tables[long].warnings)) == (50, [])
 
 

@@ -179,7 +179,7 @@ def test_f24_a_project_has_so_much_room(tmp_path: Path) -> None:
         project = store.projects.create("p", ONTOLOGY).project_id
         ready_video(store, project)  # 4 bytes
         coming = store.uploads.begin(project, "v", 5)
-        with pytest.raises(ResourceExhausted, match="9 of 10 bytes"):
+        with pytest.raises(ResourceExhausted, match="9 of its 10 bytes"):
             store.uploads.begin(project, "w", 2)
         store.uploads.begin(store.projects.create("q", ONTOLOGY).project_id, "w", 10)
         store.uploads.abort(project, coming.upload_id)

@@ -1,1 +1,1 @@
-"""Migrations of the tables, oldest first in `versions`."""
+"""Database migrations; `versions` has them oldest first."""

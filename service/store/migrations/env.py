@@ -1,4 +1,4 @@
-"""Run by Alembic: the store passes its connection, and with it the transaction that all migrations share."""
+"""Run by Alembic: the store passes a connection with the transaction that all migrations share."""
 
 from alembic import context
 

@@ -69,7 +69,7 @@ def test_mixed_sizes_name_the_file(make_folder) -> None:
 
 def test_mixed_kinds_name_the_file(make_folder) -> None:
     """PNG frames with a JPEG among them are two things in one folder."""
-    with pytest.raises(VideoError, match=r"2\.jpg: another kind of picture"):
+    with pytest.raises(VideoError, match=r"2\.jpg: its format differs"):
         open_video(make_folder({"1.png": picture(1), "2.jpg": picture(2)}))
 
 

@@ -124,7 +124,7 @@ def test_pages_that_a_program_marked_as_channels_are_frames_with_a_warning(tmp_p
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([gray()] * 10), imagej=True)
     with open_video(tmp_path / "stack.tif") as video:
         assert video.table.frame_count == 10
-        assert video.table.warnings == ("the 10 pages are marked as channels; they are read as frames",)
+        assert video.table.warnings == ("10 pages are marked as channels; they are read as frames",)
 
 
 REFUSED: dict[str, tuple[npt.NDArray[Any], dict[str, Any], str]] = {
@@ -150,7 +150,7 @@ def test_what_cannot_be_shown_faithfully_is_refused_by_name(tmp_path: Path, kind
 def test_a_stack_in_a_folder_of_pictures_is_refused(tmp_path: Path) -> None:
     """Ten pages are not one frame."""
     tifffile.imwrite(tmp_path / "f0.tif", np.stack([gray()] * 10), photometric="minisblack")
-    with pytest.raises(VideoError, match=r"f0\.tif: holds 10 pages"), open_video(tmp_path):
+    with pytest.raises(VideoError, match=r"f0\.tif: has 10 pages"), open_video(tmp_path):
         pass
 
 
@@ -206,7 +206,7 @@ def test_print_colors_of_a_jpeg_are_decoded_or_refused(tmp_path: Path) -> None:
         ("a.mp4", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x.ts\n", "a playlist"),
         ("a.mp4", b"PK\x03\x04" + bytes(99), "this is a zip archive; unpack it"),
         ("a.mp4", b"", "the file is empty"),
-        ("a.swf", b"CWS" + bytes(99), "containers that are read: mp4, mov"),
+        ("a.swf", b"CWS" + bytes(99), "supported containers: mp4, mov"),
     ],
 )
 def test_other_files_are_refused_by_what_they_are(tmp_path: Path, name: str, data: bytes, message: str) -> None:

@@ -149,7 +149,7 @@ TAMPERING = {
     "an edited detail": ("UPDATE audit SET detail = '{ }' WHERE sequence = 2", "row 2 was changed"),
     "a moved instant": ("UPDATE audit SET at = at + 1 WHERE sequence = 5", "row 5 was changed"),
     "a row less": ("DELETE FROM audit WHERE sequence = 3", "row 3 is missing"),
-    "a cut end": ("DELETE FROM audit WHERE sequence > 3", "row 4 and all behind it are missing"),
+    "a cut end": ("DELETE FROM audit WHERE sequence > 3", "row 4 and all after it are missing"),
     "a row more": (
         "INSERT INTO audit (sequence, at, hash) SELECT 6, 0, hash FROM audit WHERE sequence = 5;"
         "UPDATE audit_head SET sequence = 6",
@@ -192,7 +192,7 @@ def test_a_chain_that_was_written_again_does_not_have_the_head_that_was_kept(fil
     assert runner.invoke(app, ["audit", "verify", "--data", str(filled)]).exit_code == 0
     result = runner.invoke(app, ["audit", "verify", "--data", str(filled), "--expect", head])
     assert result.exit_code == 5
-    assert "row 5 and all behind it are missing" in result.output
+    assert "row 5 and all after it are missing" in result.output
 
 
 def test_the_audit_is_written_out_with_its_hashes(filled: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_reads_wait_while_the_database_cannot_be_written_to(tmp_path: Path, monk
     monkeypatch.setattr("service.store.audit.FLUSH_SECONDS", 1000.0)
     with Store.open(settings_in(tmp_path)) as store:
         for number in range(5):
-            store.audit.note(Call(LOCAL_OWNER, f"read/{number}"), "OK")
+            store.audit.enqueue(Call(LOCAL_OWNER, f"read/{number}"), "OK")
 
         def fail(*arguments: object) -> None:
             raise StorageFailure("the disk failed")

@@ -40,13 +40,13 @@ def test_the_page_signs_in_by_token(tmp_path: Path, tiny_clip: Path) -> None:
         project = served.project().name
         _, bearer = served.store.access.issue("looker")
         served.store.access.set_role(project.removeprefix("projects/"), "looker", Role.VIEWER)
-        status, headers, _ = served.http("POST", "/session", {"token": str(bearer)})
+        status, headers, _ = served.http("POST", "/sign-in", {"token": str(bearer)})
         assert status == 200
-        cookie = http.cookies.SimpleCookie(headers["set-cookie"])["micromodels_session"]
+        cookie = http.cookies.SimpleCookie(headers["set-cookie"])["micromodels_token"]
         assert cookie["httponly"]
         assert cookie["samesite"] == "Strict"
         assert 0 < int(cookie["max-age"]) <= 90 * 86400
-        mine = {"Cookie": f"micromodels_session={cookie.value}"}
+        mine = {"Cookie": f"micromodels_token={cookie.value}"}
         api = "/api/micromodels.v1"
         status, _, body = served.http("POST", f"{api}.AccessService/GetCaller", {}, mine)
         assert (status, json.loads(body)["user"]) == (200, "looker")
@@ -54,8 +54,8 @@ def test_the_page_signs_in_by_token(tmp_path: Path, tiny_clip: Path) -> None:
         assert served.http("POST", f"{api}.ProjectService/UpdateProject", change, mine)[0] == 403
         foreign = {**mine, "Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
         assert served.http("POST", f"{api}.ProjectService/ListProjects", {}, foreign)[0] == 403
-        seen = [served.http("POST", "/session", {"token": f"mm_{n}"})[0] for n in range(12)]
+        seen = [served.http("POST", "/sign-in", {"token": f"mm_{n}"})[0] for n in range(12)]
         assert seen == [401] * 10 + [429] * 2
-        assert served.http("POST", "/session", {"token": str(bearer)})[0] == 429
+        assert served.http("POST", "/sign-in", {"token": str(bearer)})[0] == 429
     finally:
         served.stop()

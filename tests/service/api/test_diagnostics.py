@@ -136,12 +136,12 @@ def test_what_each_correction_gained(running: Running) -> None:
     client.review.undo_change(video, first.acknowledged.label_revision)
     list(client.review.correct_labels(video, [box(16, x1=32)]))
     gained, undone, last = client.review.get_diagnostics(video).corrections
-    assert (gained.changed_count, gained.learned_count, gained.taken_back) == (22, 1, False)
+    assert (gained.changed_count, gained.learned_count, gained.undone) == (22, 1, False)
     assert gained.confidence_before == pytest.approx(0.9)
     assert gained.confidence_after == pytest.approx(0.81)
     assert gained.checked_count == 1  # frame 16; what was drawn on frame 20 was taken back
     assert (gained.agreement_before, gained.agreement_after) == pytest.approx((1 / 3, 1))
-    assert undone.taken_back
+    assert undone.undone
     assert (undone.checked_count, undone.agreement_before) == (1, 1)
     assert (last.checked_count, last.HasField("agreement_before")) == (0, False)
     assert last.micro_model_version.endswith("/versions/1")

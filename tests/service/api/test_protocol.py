@@ -160,7 +160,7 @@ def test_too_many_calls_are_told_when_to_come_back(running: Running, monkeypatch
 def test_streams_are_bounded_apart_from_calls() -> None:
     """The bounds are those of the interceptor's arguments."""
     interceptor = CallInterceptor(cast("Any", None), unary_limit=1, stream_limit=1)
-    with interceptor._unary.taken(), pytest.raises(Exception, match="1 calls at once"), interceptor._unary.taken():
+    with interceptor._unary.taken(), pytest.raises(Exception, match="1 concurrent calls"), interceptor._unary.taken():
         pass
     with interceptor._unary.taken(), interceptor._streams.taken():
         pass

@@ -36,7 +36,7 @@ def test_a_real_head_goes_on_learning_and_is_trained_again(tmp_path: Path, tiny_
         _, project_id, _, video_id = video.split("/")
         model = running.store.models.of_video(project_id, video_id)
         assert model is not None
-        states = running.store.learned.of(project_id, video_id, model.provenance_version)
+        states = running.store.adapted_models.of(project_id, video_id, model.provenance_version)
         assert len({file.sha256 for state in states for file in state.files if file.name == "head.safetensors"}) == sum(
             map(bool, learned)
         )

@@ -90,7 +90,7 @@ def test_what_was_learned_survives_the_server(running: Running, tmp_path: Path) 
         _, project_id, _, video_id = video.split("/")
         version = again.store.models.of_video(project_id, video_id)
         assert version is not None
-        states = again.store.learned.of(project_id, video_id, version.provenance_version)
+        states = again.store.adapted_models.of(project_id, video_id, version.provenance_version)
         assert [state.number for state in states] == [1, 2]
         assert correct(again.client, video, box(18, x1=10)).learned_count == 3
         mended = {x.frame: x.confidence for x in again.client.read_labels(video) if isinstance(x, Label)}
@@ -107,16 +107,20 @@ def test_what_was_learned_goes_with_its_video_and_its_version(running: Running, 
     (name,) = versions(running.client, video)
     model = running.store.models.of_video(project_id, video_id)
     assert model is not None
-    files = [file for s in running.store.learned.of(project_id, video_id, model.provenance_version) for file in s.files]
+    files = [
+        file
+        for s in running.store.adapted_models.of(project_id, video_id, model.provenance_version)
+        for file in s.files
+    ]
     assert len(files) == 6
     running.client.delete_micro_model_version(name)
-    assert running.store.learned.of(project_id, video_id, model.provenance_version) == []
+    assert running.store.adapted_models.of(project_id, video_id, model.provenance_version) == []
     other = labeled(running.client, running.clip, box(0))
     correct(running.client, other, box(7))
     _, project_id, _, video_id = other.split("/")
     model = running.store.models.of_video(project_id, video_id)
     assert model is not None
-    (state,) = running.store.learned.of(project_id, video_id, model.provenance_version)
+    (state,) = running.store.adapted_models.of(project_id, video_id, model.provenance_version)
     (own,) = (file.sha256 for file in state.files if file.name == "manifest.json")
     assert running.store.blobs.path(own).read_text() == "[7]"
     running.client.delete_video(other)

@@ -213,7 +213,7 @@ def test_nobody_draws_more_than_the_most_instances(running: Running) -> None:
     ):
         with refused("FAILED_PRECONDITION") as errors:
             attempt()
-        assert "2 of 'square' drawn by hand; max_instances is 1" in str(errors[0])
+        assert "2 of 'square' drawn by hand; its max_instances is 1" in str(errors[0])
     assert running.client.get_video(video).label_revision == revision
     gone = Label(0, "a", "square", State.ABSENT)
     running.client.write_labels(video, [box(0, "c", x1=50), gone])  # one is there, and stays one

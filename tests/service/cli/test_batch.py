@@ -62,7 +62,7 @@ def test_batch_labels_an_archive_and_goes_on_past_failures(archive: Path, model:
         "notes.txt": "left_out",
     }
     assert "files left out: 1 .txt" in result.stderr
-    assert "not a video by its ending '.txt'" in files["notes.txt"]["error"]
+    assert "the suffix '.txt' is not a video's" in files["notes.txt"]["error"]
     folder = out / files["a.mp4"]["folder"]
     assert sorted(p.name for p in folder.iterdir()) == [
         "coco.json",
@@ -94,7 +94,7 @@ def test_batch_run_again_does_only_what_is_left(
     result = micromodels(*arguments)
     assert result.exit_code == ExitCode.STOPPED, result.output
     assert "1 done, 0 skipped, 0 failed" in result.stderr
-    assert "the same command goes on from here" in result.stderr
+    assert "run the same command again to continue" in result.stderr
     assert len(list(out.glob("*/done.json"))) == 1
     assert len(list(out.glob("*/labels.jsonl"))) == 1, "the file in work is not kept"
     stand_in.at_frame = staticmethod(lambda index: None)  # type: ignore[method-assign]
@@ -126,7 +126,7 @@ def test_sources_are_found_below_folders_and_by_patterns(archive: Path, tmp_path
     (archive / ".hidden.mp4").touch()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "overlay.mp4").touch()
-    with pytest.raises(InvalidInput, match="outside of the input"):
+    with pytest.raises(InvalidInput, match="outside the input"):
         find_sources([str(archive)], archive / "out")
     found = find_sources([str(archive), str(archive / "a.mp4")], tmp_path / "out")
     names = [str(p.relative_to(archive)) for p in found.videos]

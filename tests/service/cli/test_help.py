@@ -36,7 +36,7 @@ def test_the_commands_are_those_that_users_were_promised() -> None:
     promised = "audit backup batch certificate doctor export inspect label report restore role serve token train"
     assert sorted(TOP) == promised.split()
     shown = " ".join(micromodels("--help").output.split())
-    for words in ("Ctrl-C", "Ctrl-\\", "130 stopped", "5 some files of a batch failed", *TOP):
+    for words in ("Ctrl-C", "Ctrl-\\", "130 stopped", "5 some files or checks failed", *TOP):
         assert words in shown
     assert micromodels("--version").output.startswith("micromodels ")
     assert micromodels().output.split() == micromodels("--help").output.split()

@@ -84,7 +84,7 @@ def test_predicted_labels_are_no_seeds(clip: Path, tmp_path: Path, stand_in: typ
     result = label_clip(clip, tmp_path / "out")
     assert result.exit_code == ExitCode.OK, result.output
     assert [seed.frame for seed in stand_in.asked["seeds"]] == [0, 12, 23]
-    assert "1 predicted labels of seeds.jsonl are left out" in result.stderr
+    assert "1 predicted labels in seeds.jsonl are ignored" in result.stderr
 
 
 def test_the_seeds_are_never_written_over(clip: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_ctrl_c_keeps_the_frames_that_are_done(clip: Path, tmp_path: Path, stand
     out = tmp_path / "out"
     result = label_clip(clip, out)
     assert result.exit_code == ExitCode.STOPPED
-    assert "what is finished is kept" in result.stderr
+    assert "finished work is kept" in result.stderr
     assert "stopped after 5 of 24 frames" in result.stderr
     assert [label.frame for label in read_labels(out / "labels.jsonl", frame_count=FRAMES)] == list(range(5))
     with open_video(out / "overlay.mp4") as overlay:
@@ -151,5 +151,5 @@ def test_good_enough_ends_training_and_labels(clip: Path, tmp_path: Path, stand_
     result = label_clip(clip, tmp_path / "out")
     assert result.exit_code == ExitCode.OK, result.output
     assert steps == [0, 1, 2, 3]
-    assert "good enough" in result.stderr
+    assert "ending training early" in result.stderr
     assert len(read_labels(tmp_path / "out" / "labels.jsonl", frame_count=FRAMES)) == FRAMES

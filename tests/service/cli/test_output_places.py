@@ -83,7 +83,7 @@ def test_a_place_that_cannot_be_written_is_found_before_decoding(
         out = tmp_path / "file" / "out"
         result = micromodels(command, clip / "video.mp4", "--seeds", clip / "seeds.jsonl", "--out", out)
         assert result.exit_code == ExitCode.UNEXPECTED
-        assert "--out must name a folder that can be written to" in result.stderr.replace("\n", " ")
+        assert "--out must name a writable folder" in result.stderr.replace("\n", " ")
         assert "frames" not in result.stderr, "nothing was decoded"
     assert (tmp_path / "file").read_text() == "x"
 
@@ -127,12 +127,12 @@ def test_folders_and_files_are_checked(tmp_path: Path) -> None:
     check_output_file("--out", tmp_path / "c" / "d.json", (), overwrite=False)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "d.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="not there yet"):
+    with pytest.raises(InvalidInput, match="does not exist yet"):
         check_output_file("--out", tmp_path / "c" / "d.json", (), overwrite=False)
     with pytest.raises(InvalidInput, match="not a folder"):
         check_output_file("--out", tmp_path / "c", (), overwrite=True)
     (tmp_path / "hard.json").hardlink_to(tmp_path / "c" / "d.json")
-    with pytest.raises(InvalidInput, match="would be replaced"):
+    with pytest.raises(InvalidInput, match="would be overwritten"):
         check_output_file("--out", tmp_path / "hard.json", (tmp_path / "c" / "d.json",), overwrite=True)
 
 

@@ -478,15 +478,15 @@ def test_a_database_that_is_away_at_the_very_end_is_waited_for(bench: Bench, mon
     """Whatever a job asks last: it waits, and neither fails nor is tried again."""
     video = bench.ready(frames=3)
     asked: list[str] = []
-    crowded = Labels.crowded
+    frames_over_limit = Labels.frames_over_limit
 
     def away(self: Labels, project_id: str, video_id: str) -> Mapping[str, int]:
         asked.append(video_id)
         if len(asked) == 1:
             raise Unavailable("the database is away", retry_after_seconds=0.01)
-        return crowded(self, project_id, video_id)
+        return frames_over_limit(self, project_id, video_id)
 
-    monkeypatch.setattr(Labels, "crowded", away)
+    monkeypatch.setattr(Labels, "frames_over_limit", away)
     bench.start()
     job = bench.end(submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id)
     assert (job.state, job.tries, asked) == (JobState.SUCCEEDED, 1, [video.video_id] * 2)

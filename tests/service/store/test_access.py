@@ -101,7 +101,7 @@ def test_many_writers_make_one_chain(place: Place, tmp_path: Path) -> None:
             for frame in range(10):
                 with calling(Call(LOCAL_OWNER, f"test/{number}")) as call:
                     store.labels.write(project, video.video_id, [box(frame)], author="a")
-                    store.audit.note(Call(LOCAL_OWNER, "test/read"), "OK")
+                    store.audit.enqueue(Call(LOCAL_OWNER, "test/read"), "OK")
                 assert call.rows == 1
 
         with ThreadPoolExecutor(8) as pool:

@@ -101,7 +101,7 @@ def test_f66_an_older_backup(tmp_path: Path, place: Place) -> None:
         revision = store.labels.revision(project, video)
         (upload_id,) = (p.stem for p in (settings.data_dir / "uploads").glob("*.part"))
         for beat in store.jobs.held():
-            store.jobs.take_back(beat, None)  # type: ignore[arg-type]
+            store.jobs.reclaim(beat, None)  # type: ignore[arg-type]
         later = store.jobs.lease("w", [JobKind.TRAIN])
         assert later is not None
     target = place(tmp_path / "b")
@@ -146,7 +146,7 @@ def test_what_was_deleted_after_a_backup_stays_deleted(tmp_path: Path, place: Pl
         for job in store.jobs.list(project).items:
             store.jobs.cancel(project, job.job_id)
         for beat in store.jobs.held():
-            store.jobs.take_back(beat, JobError("GONE", "the test ends it"))
+            store.jobs.reclaim(beat, JobError("GONE", "the test ends it"))
         first = store.erasure.delete(project, gone.video_id, actor="ann")
         late = ready_video(store, project)
         store.erasure.delete(project, late.video_id, actor="bob")
@@ -204,7 +204,7 @@ def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
             read_receipts(file)
     file.write_bytes(json.dumps(good).encode() + b"\n" + b'{"method": "oth')
     assert list(read_receipts(file)) == ["projects/p/videos/v"]
-    with pytest.raises(InvalidInput, match="can be read"):
+    with pytest.raises(InvalidInput, match="readable file"):
         read_receipts(tmp_path / "none")
 
 
@@ -270,7 +270,7 @@ def test_a_damaged_backup_is_refused(tmp_path: Path, place: Place) -> None:
         with pytest.raises(error):
             restore(target, backup)
     (backup / "backup.json").unlink()
-    with pytest.raises(FailedPrecondition, match="no backup"):
+    with pytest.raises(FailedPrecondition, match="not a backup"):
         restore(target, backup)
     (backup / "backup.json").write_bytes(manifest)
     restore(target, backup)

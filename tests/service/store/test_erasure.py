@@ -109,7 +109,7 @@ def test_what_is_in_use_is_not_deleted(store: Store) -> None:
     video, other = ready_video(store, project), ready_video(store, project)
     model_id, _ = trained(store, video, b"model in use")
     job = store.jobs.create(project, JobKind.PROPAGATE, {"model_id": model_id}, video_id=other.video_id)
-    with pytest.raises(FailedPrecondition, match="micro-model that saw"):
+    with pytest.raises(FailedPrecondition, match="micro-model trained on"):
         store.erasure.delete(project, video.video_id)
     store.jobs.cancel(project, job.job_id)
     assert store.erasure.delete(project, video.video_id).detail["micro_model_versions"] == 1

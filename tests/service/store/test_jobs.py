@@ -45,7 +45,7 @@ def job(store: Store, video: VideoRecord) -> Iterator[Job]:
     yield made
     store.jobs.cancel(made.project_id, made.job_id)
     if beats := [beat for beat in store.jobs.held() if beat.job_id == made.job_id]:
-        store.jobs.take_back(beats[0], CRASH)
+        store.jobs.reclaim(beats[0], CRASH)
 
 
 def lease_of(store: Store, job: Job, worker: str = "w") -> Lease:
@@ -88,7 +88,7 @@ def test_a_stale_worker_commits_nothing(store: Store, video: VideoRecord, job: J
     """After another worker took over, nothing that the first one sends has any effect."""
     old = lease_of(store, job, "old")
     (beat,) = [beat for beat in store.jobs.held() if beat.job_id == job.job_id]
-    assert store.jobs.take_back(beat, CRASH)
+    assert store.jobs.reclaim(beat, CRASH)
     assert get(store, job).state is JobState.QUEUED
     with pytest.raises(StaleLease, match="'old'"):
         store.jobs.commit(old, Effects(labels=[box(1, provenance=MODEL)]))
@@ -129,7 +129,7 @@ def test_a_sign_of_life_keeps_the_lease(store: Store, job: Job) -> None:
     lease = lease_of(store, job)
     (seen,) = [beat for beat in store.jobs.held() if beat.job_id == job.job_id]
     store.jobs.beat(lease)
-    assert not store.jobs.take_back(seen, CRASH)
+    assert not store.jobs.reclaim(seen, CRASH)
     store.jobs.beat(lease)
 
 
@@ -305,7 +305,7 @@ def test_f65_cancel_races_completion(store: Store, project: Project) -> None:
             pool.submit(store.jobs.requeue, leases[job.job_id], CRASH)
     for job in jobs:
         if beats := [beat for beat in store.jobs.held() if beat.job_id == job.job_id]:
-            store.jobs.take_back(beats[0], CRASH)
+            store.jobs.reclaim(beats[0], CRASH)
         store.jobs.cancel(project.project_id, job.job_id)  # what went back to the queue ends here
         states = [e.payload["state"] for e in store.jobs.events(project.project_id, job.job_id)]
         assert sum(JobState(state).is_final for state in states) == 1, states

@@ -157,7 +157,7 @@ def test_what_is_refused(store: Store, project: Project, video: VideoRecord) -> 
     ):
         with pytest.raises(error, match=match):
             write(store, video, good, bad)
-    with pytest.raises(InvalidInput, match="once in a batch"):
+    with pytest.raises(InvalidInput, match="once per batch"):
         store.labels.write(project.project_id, video.video_id, [good], deletes=[LabelKey.of(good)], author="a")
     assert store.labels.revision(project.project_id, video.video_id) == 0
     with pytest.raises(NotFound, match="video"):

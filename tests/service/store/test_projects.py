@@ -23,7 +23,7 @@ def test_what_is_created_can_be_read(store: Store, project: Project) -> None:
 
 def test_ids_are_checked_and_unique(store: Store, project: Project) -> None:
     """A taken id and a bad one are refused."""
-    with pytest.raises(AlreadyExists, match="exists already"):
+    with pytest.raises(AlreadyExists, match="already exists"):
         store.projects.create("p", ONTOLOGY, project_id=project.project_id)
     for bad in ("Upper", "-a", "a/b", "a" * 64, "a\0", ".."):
         with pytest.raises(InvalidInput, match="project_id"):

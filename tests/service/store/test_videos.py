@@ -66,7 +66,7 @@ def test_a_wrong_offset_says_the_right_one(store: Store, upload: Upload) -> None
 
 def test_a_damaged_chunk_is_not_stored(store: Store, upload: Upload) -> None:
     """A chunk whose sum does not match leaves the upload as it was."""
-    with pytest.raises(DataLoss, match="crc32"):
+    with pytest.raises(DataLoss, match="CRC-32"):
         store.uploads.append(upload.project_id, upload.upload_id, 0, b"abc", crc32=1)
     assert store.uploads.get(upload.project_id, upload.upload_id).offset_bytes == 0
 
@@ -134,7 +134,7 @@ def test_no_room(tmp_path: Path, project: Project) -> None:
 
     with Store.open(Settings(data_dir=tmp_path, min_free_bytes=1 << 50)) as store:
         made = store.projects.create("p", project.ontology)
-        with pytest.raises(ResourceExhausted, match="no room"):
+        with pytest.raises(ResourceExhausted, match="no space"):
             store.uploads.begin(made.project_id, "v", 1)
 
 
@@ -173,7 +173,7 @@ def test_frame_tables(store: Store, project: Project, video: VideoRecord) -> Non
     waiting = store.uploads.finish(project.project_id, upload.upload_id)
     with pytest.raises(FailedPrecondition, match="not ready"):
         store.videos.frame_table(project.project_id, waiting.video_id)
-    with pytest.raises(FailedPrecondition, match="not finished"):
+    with pytest.raises(FailedPrecondition, match="cancel it first"):
         store.erasure.delete(project.project_id, waiting.video_id)
     store.jobs.cancel(project.project_id, waiting.probe_job_id)
 

@@ -168,18 +168,18 @@ def test_every_answer_carries_the_security_headers(served: Served, path: str) ->
 
 def test_a_session_is_a_cookie_that_scripts_cannot_read(served: Served) -> None:
     """The token goes on to the API as the credentials of each call."""
-    assert served.http("POST", "/session", {"token": "abc"})[0] == 401
+    assert served.http("POST", "/sign-in", {"token": "abc"})[0] == 401
     _, bearer = served.store.access.issue("reader")
-    status, headers, _ = served.http("POST", "/session", {"token": str(bearer)})
+    status, headers, _ = served.http("POST", "/sign-in", {"token": str(bearer)})
     assert status == 200
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
-    status, headers, _ = served.http("DELETE", "/session", headers={"Cookie": cookie.partition(";")[0]})
+    status, headers, _ = served.http("DELETE", "/sign-in", headers={"Cookie": cookie.partition(";")[0]})
     assert status == 200
-    assert 'micromodels_session=""' in headers["set-cookie"]
+    assert 'micromodels_token=""' in headers["set-cookie"]
     for bad in ({}, {"token": ""}, {"token": 3}, {"token": "a b"}, {"token": "a\nb"}, [], {"token": "x" * 5000}):
-        assert served.http("POST", "/session", bad)[0] == 400, bad
+        assert served.http("POST", "/sign-in", bad)[0] == 400, bad
 
 
 def test_frames_of_a_deleted_video_are_forgotten(served: Served) -> None:

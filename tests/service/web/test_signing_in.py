@@ -134,7 +134,7 @@ def test_a_session_that_ends_loses_nothing(clinic: Clinic, visit: Visit) -> None
     expect(page.locator(".timeline-strips .overlay")).to_have_attribute("data-ahead", "24")
     visit.quiet()  # nothing else is asked for: drawing finds out
     served.store.access.revoke(token.token_id)
-    session = {"Cookie": f"micromodels_session={bearer}"}
+    session = {"Cookie": f"micromodels_token={bearer}"}
     while served.http("POST", CALLER, {}, session)[0] == 200:  # withdrawn tokens are believed for a second
         time.sleep(0.1)
     page.keyboard.press("b")
@@ -148,7 +148,7 @@ def test_a_session_that_ends_loses_nothing(clinic: Clinic, visit: Visit) -> None
     expect(page.locator(".saved")).to_have_text("Saved")
     expect(page.locator(".timeline-name")).to_have_count(3)
     assert {label.frame for label in served.client.read_labels(clinic.video)} == {0, 3}
-    session = {"Cookie": f"micromodels_session={clinic.tokens['ben']}"}
+    session = {"Cookie": f"micromodels_token={clinic.tokens['ben']}"}
     changes = served.rpc("micromodels.v1.HistoryService/ListChanges", {"parent": clinic.video}, **session)["changes"]
     assert [change["author"] for change in changes] == ["ben", "root"]
 

@@ -307,7 +307,7 @@ export interface CorrectionEffect {
   checkedCount?: Int64;
   agreementBefore?: number;
   agreementAfter?: number;
-  takenBack?: boolean;
+  undone?: boolean;
 }
 export interface ConsistencyIssue {
   kind?: string;

@@ -38,7 +38,7 @@ export function isSignedIn(): boolean {
 
 /** Forget the token; what was not sent yet stays on this machine for the next time of the same person. */
 export async function signOut(): Promise<void> {
-  await fetch("/session", { method: "DELETE" });
+  await fetch("/sign-in", { method: "DELETE" });
   caller.value = null;
   loginWanted.value = true;
 }

@@ -255,7 +255,7 @@ function Corrections({ figures }: { figures: Figures }) {
       note={`${count(all.length, "correction")} mended ${count(mended, "label")}${checkedWords(all)}`}
       head={["Correction", "By", "When", "Labels mended", "In", "Confidence", "Agreement with later drawing"]}
       rows={all.map((one) => [
-        `revision ${one.revision}${one.takenBack ? ", taken back" : ""}`,
+        `revision ${one.revision}${one.undone ? ", taken back" : ""}`,
         one.author,
         when(one.changeTime),
         number(one.changedCount),

@@ -66,7 +66,7 @@ function LoginForm() {
 
 /** Show the token to the server; why it did not do, empty if it did. */
 async function begin(token: string): Promise<string> {
-  const response = await fetch("/session", {
+  const response = await fetch("/sign-in", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ token }),

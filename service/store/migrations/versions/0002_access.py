@@ -1,4 +1,4 @@
-"""Users, tokens and roles; the audit; deletions under way; how long a project keeps its videos."""
+"""Users, tokens and roles; the audit log; pending deletions; retention of projects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFUSAL = "rows of the audit are never changed or deleted"
 
 
 def upgrade() -> None:
-    """Make the tables, and the triggers that keep the audit as it is."""
+    """Create the tables, and the triggers that protect the audit log."""
     op.add_column("projects", sa.Column("retention_days", sa.BigInteger(), server_default="0", nullable=False))
     _access_tables()
     _audit_tables()

@@ -17,7 +17,7 @@ depends_on = None
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _SORTED_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
-# One change for each revision that is there: what a job wrote, and what people did.
+# One change for each existing revision, by jobs and by people.
 _CHANGES_SO_FAR = """
 INSERT INTO changes (video, revision, last_revision, kind, author, job_id, label_count, written_at)
 SELECT video, revision, revision, CASE WHEN max(job_id) = '' THEN 'write' ELSE 'propagate' END,
@@ -39,7 +39,7 @@ def _flag(name: str) -> sa.Column[bool]:
 
 
 def upgrade() -> None:
-    """Add the columns and make the tables."""
+    """Add the columns and create the tables."""
     for column in (
         sa.Column("origin", _KEY, nullable=True),
         _text("review"),

@@ -1,4 +1,4 @@
-"""What a job's trace goes on from."""
+"""Trace context of jobs."""
 
 from __future__ import annotations
 

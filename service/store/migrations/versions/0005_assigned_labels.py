@@ -1,4 +1,4 @@
-"""Assigned labels are rows about a video, as all others that are kept about one."""
+"""Assigned labels refer to a video, like all other rows about a video."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SORTED_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Make the table again; nothing has written to it before."""
+    """Create the table again; it was never written to."""
     op.drop_table("assigned_labels")
     op.create_table(
         "assigned_labels",

@@ -1,4 +1,4 @@
-"""The turn in which a job was given a worker: the queue is fair between users too."""
+"""Turns of users, so that the queue is fair between users as well."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column, and the index by which a user's last turn is found."""
+    """Add the column, and the index to find a user's last turn."""
     op.add_column("jobs", sa.Column("turn", sa.BigInteger(), server_default="0", nullable=False))
     op.create_index("ix_jobs_author_turn", "jobs", ["author", "turn"], unique=False)

@@ -1,4 +1,4 @@
-"""What micro-models learn from corrections outlives the process that learned it."""
+"""Adapted models: what micro-models learn from corrections outlives the session process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the table, and a column that says what a correction has led to."""
+    """Create the table, and a column for the adapted model that a correction led to."""
     op.create_table(
         "learned_states",
         sa.Column("key", _KEY, nullable=False),
