@@ -18,7 +18,7 @@ __all__ = ["ExitCode", "exit_codes", "exit_of"]
 
 
 class ExitCode(IntEnum):
-    """What the process answers; docs/command-line.md lists the same."""
+    """What the process answers; docs/reference/command-line.md lists the same."""
 
     OK = 0
     UNEXPECTED = 1
