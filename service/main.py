@@ -14,7 +14,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("service", "micromodels"):
             raise
-        needs = "the command needs more than the light client: pip install 'micromodels-video[server]'"
+        needs = "this command needs more than the client: pip install 'micromodels-video[server]'"
         print(f"error: {needs} ({error.name} is missing)", file=sys.stderr)
         sys.exit(2)
     app()

@@ -42,7 +42,7 @@ def test_the_base_install_says_what_it_lacks() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: the command needs more than the light client: pip install 'micromodels-video[server]' (typer is missing)"
+        "error: this command needs more than the client: pip install 'micromodels-video[server]' (typer is missing)"
     ]
 
 
