@@ -14,7 +14,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("service", "micromodels"):
             raise
-        needs = "the command line needs the server install: pip install 'micromodels[server]'"
+        needs = "the command line needs the server install: pip install 'micromodels-video[server]'"
         print(f"error: {needs} ({error.name} is missing)", file=sys.stderr)
         sys.exit(2)
     app()

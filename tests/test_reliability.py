@@ -1,4 +1,4 @@
-"""docs/reliability.md tells the truth about which tests there are."""
+"""docs/explanation/reliability.md tells the truth about which tests there are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNSHOWN = {64}
 @pytest.fixture(scope="module")
 def rows(repository: Path) -> dict[int, str]:
     """Lines of the table of faults by number."""
-    text = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
     return {int(number): line for number, line in re.findall(r"^\| (\d+) \|(.*)$", text, re.M)}
 
 
@@ -48,6 +48,6 @@ def test_tests_with_a_number_are_listed(repository: Path, rows: dict[int, str]) 
 
 def test_files_that_are_named_exist(repository: Path) -> None:
     """Scripts, folders and files of tests."""
-    text = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
     for name in re.findall(r"`((?:scripts|tests)/[\w/.]+)`", text):
         assert (repository / name).exists(), name

@@ -174,7 +174,7 @@ def test_the_short_scripts_stay_short(name: str) -> None:
     assert len((REPOSITORY / "scripts" / name).read_text(encoding="utf-8").splitlines()) < 20
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "scripts/demo_seeds/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/explanation/architecture.md", "scripts/demo_seeds/README.md"])
 def test_files_named_in_documents_exist(document: str) -> None:
     """Links, and paths in backticks that begin with a folder of the repository, name files that are there."""
     text = (REPOSITORY / document).read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ MAX_SHOWN_FRAMES, MAX_EMPTY_FRAMES, MAX_CLASS_FRAMES = 48, 16, 64
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How a session learns; values from docs/experiments.md.
+    """How a session learns; values from docs/explanation/experiments.md.
 
     Attributes:
         steps: training steps after a correction.

@@ -1,4 +1,4 @@
-"""The native label line: one JSON object a line; ``schemas/label.schema.json`` and docs/label-format.md describe it."""
+"""The native label line: one JSON object a line; ``schemas/label.schema.json`` and docs/reference/label-format.md describe it."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def label_from_dict(entry: object, where: str = "") -> AnyLabel:
     """Read one label in native form, strictly.
 
     Args:
-        entry: what ``json.loads`` gave; see docs/label-format.md.
+        entry: what ``json.loads`` gave; see docs/reference/label-format.md.
         where: put before the field's name in errors, e.g. ``"line 3"``.
 
     Raises:

@@ -133,7 +133,7 @@ class RunReport:
         self._stopped = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON data; docs/command-line.md describes the keys."""
+        """The report as JSON data; docs/reference/command-line.md describes the keys."""
         own, child = peak_memory_bytes()
         frame_count = self._sections.get("video", {}).get("frames", self._frames)
         return {

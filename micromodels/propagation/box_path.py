@@ -63,7 +63,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PathSettings:
-    """Weights of paths; dev-set values, see docs/experiments.md.
+    """Weights of paths; dev-set values, see docs/explanation/experiments.md.
 
     Attributes:
         ring: weight of what is around a box against what is in it.

@@ -39,7 +39,7 @@ Box = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ExtentSettings:
-    """Deviations of the logarithm of a side; dev-set values, see docs/experiments.md.
+    """Deviations of the logarithm of a side; dev-set values, see docs/explanation/experiments.md.
 
     Attributes:
         drift: of the growth from frame to frame, where the flow is sure of it.

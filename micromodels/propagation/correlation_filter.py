@@ -68,7 +68,7 @@ def matched_features(features: Features, levels: Sequence[Level]) -> npt.NDArray
 
 @dataclass(frozen=True, slots=True)
 class FollowerSettings:
-    """How followers learn; dev-set values, see docs/experiments.md.
+    """How followers learn; dev-set values, see docs/explanation/experiments.md.
 
     Attributes:
         object_cells: root of the object's area in a patch, in cells of the patch.

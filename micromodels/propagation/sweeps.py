@@ -66,7 +66,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PropagationSettings:
-    """Weights of the sweeps; dev-set values, see docs/experiments.md.
+    """Weights of the sweeps; dev-set values, see docs/explanation/experiments.md.
 
     Attributes:
         prior_weight: weight of the carried mask's log-odds.

@@ -182,7 +182,7 @@ def main(
     sequences: Annotated[str, typer.Option(help="Names of sequences, comma-separated; default: all.")] = "",
     k: Annotated[str, typer.Option(help="Numbers of seed frames, comma-separated.")] = "1,3",
 ) -> None:
-    """Measures how far confidences can be trusted on videos they were not fitted to (docs/evaluation.md).
+    """Measures how far confidences can be trusted on videos they were not fitted to (docs/explanation/evaluation.md).
 
     MICROMODELS_REAL_DATA names the data.
     """

@@ -18,7 +18,7 @@ __all__ = ["ExitCode", "exit_codes", "exit_of"]
 
 
 class ExitCode(IntEnum):
-    """Exit code of the process; docs/command-line.md lists the same."""
+    """Exit code of the process; docs/reference/command-line.md lists the same."""
 
     OK = 0
     UNEXPECTED = 1

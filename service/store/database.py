@@ -272,7 +272,7 @@ def _engine(url: str) -> sa.Engine:
     except sa.exc.ArgumentError:
         raise InvalidInput("database_url", "the configured URL", allowed) from None  # it may contain a password
     except ModuleNotFoundError as error:
-        needs = "a database whose driver is installed: pip install 'micromodels[postgres]'"
+        needs = "a database whose driver is installed: pip install 'micromodels-video[postgres]'"
         raise InvalidInput("database_url", backend, needs) from error
 
 

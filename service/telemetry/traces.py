@@ -46,7 +46,7 @@ def set_up_traces(trace_file: str = "") -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
     except ModuleNotFoundError:
-        raise InvalidInput("trace_file", trace_file, "OpenTelemetry: pip install 'micromodels[traces]'") from None
+        raise InvalidInput("trace_file", trace_file, "OpenTelemetry: pip install 'micromodels-video[traces]'") from None
     provider = TracerProvider(resource=Resource.create({"service.name": "micromodels"}))
     if trace_file:
         _State.file = file = open(trace_file, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  # as long as the process

@@ -171,7 +171,7 @@ class Detector:
     def __init__(self, graph: bytes, classes: int, device: torch.device) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
-        # Spinning threads starve whatever else runs on the same cores (docs/architecture.md, "Threads").
+        # Spinning threads starve whatever else runs on the same cores (docs/explanation/architecture.md, "Threads").
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []
         self._session = ort.InferenceSession(graph, options, providers=[*providers, "CPUExecutionProvider"])

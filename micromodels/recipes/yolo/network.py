@@ -1,6 +1,6 @@
 """ultralytics as a library: imported offline and quietly, its YOLO11n built, trained on samples in memory, exported.
 
-ultralytics is AGPL-3.0, an optional dependency (``pip install micromodels[yolo]``).
+ultralytics is AGPL-3.0, an optional dependency (``pip install micromodels-video[yolo]``).
 """
 
 from __future__ import annotations

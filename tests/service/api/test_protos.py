@@ -105,13 +105,13 @@ def test_the_server_has_every_service() -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
 def test_every_call_is_described_and_tried(repository: Path, method: MethodDescriptor) -> None:
-    """Its section is in docs/api.md, and some test of the API calls it."""
-    reference = (repository / "docs/api.md").read_text()
+    """Its section is in docs/reference/api.md, and some test of the API calls it."""
+    reference = (repository / "docs/reference/api.md").read_text()
     if method.full_name.startswith("micromodels"):
         assert f"### {method.containing_service.name}.{method.name}\n" in reference
     else:
         assert method.name in reference
-    folders = (repository / "tests/api", repository / "tests/access")
+    folders = (repository / "tests/service/api", repository / "tests/service/access")
     tests = "".join(path.read_text() for folder in folders for path in folder.glob("test_*.py"))
     by_client = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
     assert re.search(rf"stubs\.\w+\.{method.name}\b|\boperations\.{method.name}\(|\.{by_client}\(", tests)

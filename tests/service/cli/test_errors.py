@@ -42,7 +42,7 @@ def test_the_base_install_says_what_it_lacks() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: the command line needs the server install: pip install 'micromodels[server]' (typer is missing)"
+        "error: the command line needs the server install: pip install 'micromodels-video[server]' (typer is missing)"
     ]
 
 

@@ -59,8 +59,8 @@ def test_help_documents_every_command(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_the_documentation_has_every_command_and_option(name: str, repository: Path) -> None:
-    """docs/command-line.md has a section a command that names its options; nothing there is made up."""
-    text = (repository / "docs" / "command-line.md").read_text(encoding="utf-8")
+    """docs/reference/command-line.md has a section a command that names its options; nothing there is made up."""
+    text = (repository / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
     sections = {part.split("\n", 1)[0]: part for part in text.split("\n## micromodels ")[1:]}
     assert sorted(sections) == sorted(COMMANDS)
     assert set(re.findall(r"--[a-z][a-z-]+", sections[name])) >= set(options(COMMANDS[name]))
@@ -71,12 +71,12 @@ def test_the_documentation_has_every_command_and_option(name: str, repository: P
 
 
 def test_the_documentation_of_labels_is_right(repository: Path) -> None:
-    """Every example line in docs/label-format.md is read, and fits the schema."""
+    """Every example line in docs/reference/label-format.md is read, and fits the schema."""
     from jsonschema import Draft202012Validator
 
     from micromodels.labels.files import SCHEMA_PATH, label_from_dict
 
-    text = (repository / "docs" / "label-format.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "label-format.md").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in re.findall(r'^\{"frame".*\}$', text, re.MULTILINE)]
     schema = Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
     assert len(lines) == 6

@@ -1,6 +1,6 @@
 """The whole mission without a command line: an empty server in, an accepted and exported video out, on a real clip.
 
-With ``MICROMODELS_SCREENSHOTS`` naming a folder, the pictures of docs/page.md are written there.
+With ``MICROMODELS_SCREENSHOTS`` naming a folder, the pictures of docs/reference/page.md are written there.
 """
 
 from __future__ import annotations
