@@ -10,6 +10,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import json
 import random
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -46,6 +48,24 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"MICROMODELS_REAL_DATA={named} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree, built from a copy, with the web page as it is built here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in ("micromodels", "service"):
+        left_out = shutil.ignore_patterns("node_modules", "__pycache__")
+        shutil.copytree(REPOSITORY / name, source / name, ignore=left_out)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(REPOSITORY / name, source / name)
+    build = "import sys, setuptools.build_meta as build; build.build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(folder)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 @pytest.fixture(scope="session")

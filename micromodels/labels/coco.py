@@ -191,7 +191,9 @@ def read_coco(
     height_px: int | None = None,
     frame_names: Sequence[str] = (),
 ) -> list[AnyLabel]:
-    """Read COCO instances, ours or another tool's, as labels in order of frames; docs/reference/label-format.md has the rules.
+    """Read COCO instances, ours or another tool's, as labels in order of frames.
+
+    The rules are in docs/reference/label-format.md.
 
     Args:
         path: the file, UTF-8.

@@ -1,4 +1,7 @@
-"""The native label line: one JSON object a line; ``schemas/label.schema.json`` and docs/reference/label-format.md describe it."""
+"""The native label line: one JSON object a line.
+
+``schemas/label.schema.json`` and docs/reference/label-format.md describe it.
+"""
 
 from __future__ import annotations
 

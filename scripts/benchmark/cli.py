@@ -99,7 +99,10 @@ def main(
         bool, typer.Option("--update-baseline", help="With --quick: write the baseline instead of comparing.")
     ] = False,
 ) -> None:
-    """Measures labels on real video with ground truth (docs/explanation/evaluation.md). MICROMODELS_REAL_DATA names the data."""
+    """Measures labels on real video with ground truth. MICROMODELS_REAL_DATA names the data.
+
+    docs/explanation/evaluation.md describes the protocols.
+    """
     console, places = Console(), _Places(out, markdown, pictures)
     asked = {"protocol": protocol, "k": k, "sets": sets, "sequences": sequences, "baselines": baselines, "part": part}
     asked |= {"strategies": strategies} | ({"quick": "yes"} if quick else {})

@@ -1,4 +1,4 @@
-"""Tables of a benchmark: for a terminal, and as Markdown for README."""
+"""Tables of a benchmark: for a terminal, and as Markdown for docs/results.md."""
 
 from __future__ import annotations
 
