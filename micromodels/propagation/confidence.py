@@ -2,8 +2,9 @@
 
 The error of a label, 1 - IoU, is predicted on a log scale from signs of its quality by a linear regression, whose few
 weights ``scripts/calibrate`` fits to labels of the benchmark's development sequences
-(docs/explanation/experiments.md); what that leaves open is taken as normal. A reviewer accepts masks of J >= .8 and boxes of IoU >= .7. The signs are relative (to
-the object's size, to its anchors), so the weights are the same for all videos.
+(docs/explanation/experiments.md); what that leaves open is taken as normal. A reviewer accepts masks of J >= .8 and
+boxes of IoU >= .7. The signs are relative (to the object's size, to its anchors), so the weights are the same for all
+videos.
 """
 
 from __future__ import annotations
