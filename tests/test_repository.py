@@ -196,6 +196,19 @@ def test_files_named_in_documents_exist(document: str) -> None:
     assert missing == []
 
 
+def test_commands_to_install_name_the_distribution() -> None:
+    """`micromodels` on the package index is another program."""
+    texts = [*python_files("micromodels", "service", "scripts"), *SCRIPTS, *(REPOSITORY / "docs").rglob("*.md")]
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {command}"
+        for path in [*texts, REPOSITORY / "README.md"]
+        for command in re.findall(
+            r"(?:pip install|uvx --from) ['`\"]*micromodels(?!-video)\b.*", path.read_text(encoding="utf-8")
+        )
+    ]
+    assert found == []
+
+
 def test_the_lock_fits_the_project_file() -> None:
     """Every package that `pyproject.toml` asks for is in `requirements.lock`, at a version within its range."""
     import tomllib
