@@ -80,6 +80,13 @@ def test_nothing_comes_from_another_host(site: Path) -> None:
         assert re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", path.read_text(encoding="utf-8")) == [], path
 
 
+def test_lists_and_tables_are_shown_as_such(site: Path) -> None:
+    """Markdown has dialects: a list without an empty line before it is a list on some sites, and text on this one."""
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<(pre|script|style)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert re.findall(r"(?:^|<p>)(?:- |\d+\. |\|.*\|$).*", text, re.MULTILINE) == [], path
+
+
 def test_diagrams_need_no_script(repository: Path) -> None:
     """Mermaid would be fetched from another host when a page is opened."""
     for path in (repository / "docs").rglob("*.md"):
