@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FAULTS = range(1, 68)
+FAULTS = [*range(1, 68), 79, 84]
 UNSHOWN = {64}
 """Faults that no test provokes; the page says why."""
 
@@ -21,8 +21,8 @@ def rows(repository: Path) -> dict[int, str]:
 
 
 def test_every_fault_is_listed(rows: dict[int, str]) -> None:
-    """All 67, each once, with the tests that provoke it."""
-    assert sorted(rows) == list(FAULTS)
+    """Each once, with the tests that provoke it."""
+    assert sorted(rows) == FAULTS
     without = {number for number, line in rows.items() if "::test_" not in line}
     assert without == UNSHOWN
 
