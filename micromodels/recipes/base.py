@@ -72,7 +72,7 @@ class RecipeInfo:
         title: what it is, in a few words.
         description: what it does and when to take it, one or two sentences.
         packages: that must be installed, by the names they are imported by.
-        extra: of this package, which brings them: ``pip install 'micromodels[EXTRA]'``; "" without.
+        extra: of this package, which brings them: ``pip install 'micromodels-video[EXTRA]'``; "" without.
         needs_gpu: whether it is several times slower than others without one. It runs on a CPU all the same.
         supports_corrections: whether its micro-models are ``CorrectableModel``, so that label sessions take them and
             they can be retrained.
@@ -122,7 +122,7 @@ class RecipeInfo:
             InvalidInput: one is not; the message says what brings it.
         """
         if self.missing:
-            remedy = f"; pip install 'micromodels[{self.extra}]' brings it" if self.extra else ""
+            remedy = f"; pip install 'micromodels-video[{self.extra}]' brings it" if self.extra else ""
             problem = f"the package {self.missing[0]} is not installed{remedy}"
             raise InvalidInput("recipe", self.name, f"a recipe whose packages are installed ({problem})")
 

@@ -7,7 +7,7 @@ worse wherever seeds are few. It is here to be compared with, and for those who 
 Frame classes do not use ultralytics' classification network: from scratch on a few seeds it learns the frames by heart.
 They use what ``head`` uses, logistic regression on a pretrained encoder (here EfficientNet-Lite0).
 
-ultralytics is AGPL-3.0, an optional dependency (``pip install micromodels[yolo]``), imported by ``network`` and
+ultralytics is AGPL-3.0, an optional dependency (``pip install micromodels-video[yolo]``), imported by ``network`` and
 ``tracking`` beside this module when training, loading or labeling starts.
 """
 

@@ -103,7 +103,7 @@ class Lite0Encoder:
         self.name = f"lite0-{digest}"
         options = ort.SessionOptions()
         options.intra_op_num_threads = operation_threads()  # frames are encoded side by side
-        # Spinning threads starve whatever else runs on the same cores (docs/architecture.md, "Threads").
+        # Spinning threads starve whatever else runs on the same cores (docs/explanation/architecture.md, "Threads").
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []
         graph = self._graph(tuned)
