@@ -142,23 +142,25 @@ _LATER = {
 """Names whose modules need NumPy, torch and the like, and those modules."""
 
 
-def __getattr__(name: str) -> Any:
-    """A public name that is imported on first use.
+if not TYPE_CHECKING:  # or every misspelled name would pass
 
-    Raises:
-        ImportError: it needs a package that the light client does without.
-    """
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_LATER[name]), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == __name__:
-            raise
-        message = f"micromodels.{name} needs the package {error.name}: pip install 'micromodels[server]'"
-        raise ImportError(message, name=error.name) from error
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """A public name that is imported on first use.
+
+        Raises:
+            ImportError: it needs a package that the light client does without.
+        """
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            value = getattr(import_module(_LATER[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == __name__:
+                raise
+            message = f"micromodels.{name} needs the package {error.name}: pip install 'micromodels[server]'"
+            raise ImportError(message, name=error.name) from error
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ They take what a caller has (a path, an array, a label file) and do what ``micro
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,16 +25,18 @@ from micromodels.output.progress import Display
 from micromodels.recipes import base
 from micromodels.recipes.base import MicroModel, TrainSettings, load_model
 from micromodels.runtime.run import Event, PropagationProgress, Run, TrainingProgress, Warned
-from micromodels.types import AnyLabel, Ontology
+from micromodels.types import AnyLabel, FrameLabel, Label, Ontology
 from micromodels.video import ArrayVideo, Video, open_video
 
 __all__ = ["Progress", "Seeds", "VideoLike", "label", "train"]
 
+_LOG = logging.getLogger(__name__)
+
 AnyPath: TypeAlias = str | os.PathLike[str]
 VideoLike: TypeAlias = AnyPath | npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]] | Video | ArrayVideo
 """A video file, a folder of pictures, RGB frames as an array or an iterable, or an open video."""
-Seeds: TypeAlias = AnyPath | Sequence[AnyLabel]
-"""A file of labels, whose hand labels count; or hand labels."""
+Seeds: TypeAlias = AnyPath | Iterable[AnyLabel]
+"""A file of labels, or labels; the hand labels among them count."""
 Progress: TypeAlias = bool | Callable[[Event], None] | None
 """True to show it, False not to, None to show it in a terminal or notebook only; or a function that gets the events."""
 
@@ -58,7 +61,7 @@ def label(
     Args:
         video: a video file, a folder of pictures, frames (RGB uint8 ``(frames, height, width, 3)`` or an iterable of
             ``(height, width, 3)``), or what ``open_video`` gave; that stays open, everything else is closed at the end.
-        seeds: a file of labels, or hand labels; of a file, the hand labels count. They pass through unchanged.
+        seeds: a file of labels, or labels; the hand labels among them count, and pass through unchanged.
         model: a trained micro-model or its folder: nothing is trained, and seeds are optional.
         ontology: classes that are allowed and their colors; None for those of the seeds.
         recipe: how the micro-model is built: ``auto``, ``head``, ``finetune`` or ``yolo``.
@@ -68,7 +71,8 @@ def label(
         random_seed: of every random choice.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: True to show it, False not to, None to show it in a terminal or notebook only; or a function that
-            gets every event of ``micromodels.runtime.run`` (an error that it raises stops the work).
+            gets every event of ``micromodels.runtime.run`` (an error that it raises stops the work). Warnings that are
+            not shown are logged.
         cache_dir: folder where encoded frames are kept for the next call; None for one that goes at the end.
 
     Raises:
@@ -149,24 +153,34 @@ def _opened(video: VideoLike) -> Iterator[Video | ArrayVideo]:
 
 
 def _anchors(seeds: Seeds, video: Video | ArrayVideo, run: Run) -> Sequence[AnyLabel]:
-    """The hand labels; predicted ones in a file (that of an earlier result, say) are left out with a warning."""
-    if not isinstance(seeds, (str, os.PathLike)):
-        return list(seeds)
+    """The hand labels; predicted ones (of an earlier result, say) are left out with a warning."""
+    labels = _read(seeds, video) if isinstance(seeds, (str, os.PathLike)) else _checked(seeds)
+    anchors = [label for label in labels if label.is_anchor]
+    if len(anchors) < len(labels):
+        message = f"{len(labels) - len(anchors)} predicted labels are left out of the seeds; only hand labels count"
+        run.on_event(Warned(message))
+    return anchors
+
+
+def _read(path: AnyPath, video: Video | ArrayVideo) -> list[AnyLabel]:
     table = video.table
-    labels = read_labels(
-        Path(seeds),
+    return read_labels(
+        Path(path),
         frame_count=table.frame_count,
         width_px=table.width_px,
         height_px=table.height_px,
         frame_names=video.frame_names,
     )
-    anchors = [label for label in labels if label.is_anchor]
-    if len(anchors) < len(labels):
-        left_out = len(labels) - len(anchors)
-        run.on_event(
-            Warned(f"{left_out} predicted labels of {Path(seeds).name} are left out; hand labels are the seeds")
-        )
-    return anchors
+
+
+def _checked(seeds: Iterable[AnyLabel]) -> list[AnyLabel]:
+    if not isinstance(seeds, Iterable):
+        raise InvalidInput("seeds", seeds, "a file of labels, or a list of labels")
+    labels = list(seeds)
+    for index, one in enumerate(labels):
+        if not isinstance(one, (Label, FrameLabel)):
+            raise InvalidInput(f"seeds[{index}]", one, "a Label or a FrameLabel")
+    return labels
 
 
 @contextmanager
@@ -177,7 +191,7 @@ def _shown(progress: Progress) -> Iterator[Callable[[Event], None]]:
         return
     console = Console(stderr=True)
     if progress is False or (progress is None and not (console.is_terminal or console.is_jupyter)):
-        yield Run().on_event
+        yield _log_warning
         return
     with Display(console) as display:
         display.update("preparing", 0, None)
@@ -188,3 +202,8 @@ def _shown(progress: Progress) -> Iterator[Callable[[Event], None]]:
             display.on_event(event)
 
         yield on_event
+
+
+def _log_warning(event: Event) -> None:
+    if isinstance(event, Warned):
+        _LOG.warning(event.message)

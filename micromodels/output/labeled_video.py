@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import overload
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from micromodels.errors import InvalidInput, OutOfRange
+from micromodels.errors import InvalidInput, OutOfRange, VideoError
 from micromodels.labels.files import write_labels
 from micromodels.output.labeled_video_html import labeled_video_html
 from micromodels.output.overlay import overlay
@@ -122,9 +123,9 @@ class LabeledVideo(Sequence[FrameResult]):
         return f"LabeledVideo({self.video.name!r}, {', '.join(self._facts())})"
 
     @cached_property
-    def labels(self) -> list[AnyLabel]:
+    def labels(self) -> tuple[AnyLabel, ...]:
         """Every label, frame after frame."""
-        return [label for result in self._results for label in result.all()]
+        return tuple(label for result in self._results for label in result.all())
 
     @cached_property
     def tracks(self) -> Mapping[str, Track]:
@@ -189,10 +190,13 @@ class LabeledVideo(Sequence[FrameResult]):
 
     def _repr_html_(self) -> str:
         """For notebooks: five frames, and the confidence of all of them."""
-        with self._reading() as video:
-            return labeled_video_html(
-                self.video.name, self._facts(), video, self, self.confidence, self.frames_by_hand, self.ontology
-            )
+        try:
+            with self._reading() as video:
+                return labeled_video_html(
+                    self.video.name, self._facts(), video, self, self.confidence, self.frames_by_hand, self.ontology
+                )
+        except VideoError as error:
+            return f"<div>{escape(repr(self))}: {escape(str(error))}</div>"
 
     def _facts(self) -> list[str]:
         table, tracks, hand = self.video.table, len(self.tracks), len(self.frames_by_hand)

@@ -79,7 +79,10 @@ class Video:
         Raises:
             VideoError: it cannot be opened any more.
         """
-        return Video(self._source, self._limits, self.table)
+        try:
+            return Video(self._source, self._limits, self.table)
+        except OSError as error:
+            raise VideoError(f"cannot read {self.name}: {error.strerror}") from None
 
     @property
     def decoder_pid(self) -> int:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -128,6 +129,7 @@ def test_a_result_is_a_sequence_of_frames(result: LabeledVideo) -> None:
 
 def test_the_labels_are_those_of_the_square(result: LabeledVideo) -> None:
     """Seeds pass through; the others follow the square."""
+    assert isinstance(result.labels, tuple)
     assert [label for label in result.labels if label.is_anchor] == seeds(0, 12, 23)
     assert len(result.labels) == COUNT
     for label in result.labels:
@@ -189,15 +191,19 @@ def test_a_result_is_saved(result: LabeledVideo, tmp_path: Path) -> None:
         result.save(tmp_path / "labels.json", format="sketch")
 
 
-def test_saved_labels_are_seeds_again(result: LabeledVideo, tmp_path: Path) -> None:
-    """Of a saved result, the hand labels count; the caller hears of the others."""
+def test_labels_of_a_result_are_seeds_again(
+    result: LabeledVideo, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a result, saved or not, the hand labels count; the caller hears of the others, by event or in the log."""
+    warned = "21 predicted labels are left out of the seeds; only hand labels count"
     result.save(tmp_path / "labels.jsonl")
     events: list[mm.Event] = []
     again = mm.label(frames(), tmp_path / "labels.jsonl", model=result.model, progress=events.append)
     assert again.frames_by_hand == (0, 12, 23)
-    assert [e.message for e in events if isinstance(e, mm.Warned)] == [
-        "21 predicted labels of labels.jsonl are left out; hand labels are the seeds"
-    ]
+    assert [e.message for e in events if isinstance(e, mm.Warned)] == [warned]
+    assert caplog.messages == []
+    assert mm.label(frames(), result.labels, model=result.model).frames_by_hand == (0, 12, 23)
+    assert caplog.messages == [warned]
 
 
 def test_a_frame_is_drawn(result: LabeledVideo) -> None:
@@ -259,6 +265,19 @@ def test_a_notebook_shows_five_frames_and_a_line(result: LabeledVideo) -> None:
     for text in ("video.mp4", "24 frames", "square 1", "◆ frame 0", "frame 6", "◆ frame 23", "lowest confidence"):
         assert text in page.text
     assert len(result._repr_html_()) < 200_000
+
+
+def test_a_notebook_says_where_a_video_is_gone(result: LabeledVideo, tmp_path: Path) -> None:
+    """The summary without pictures, and why."""
+    shutil.copy(result.video.path, tmp_path / "copy.mp4")  # type: ignore[union-attr]
+    with mm.open_video(tmp_path / "copy.mp4") as video:
+        labeled = LabeledVideo(video, result, result.model)
+    (tmp_path / "copy.mp4").unlink()
+    page = Page(labeled._repr_html_())
+    assert page.tags == ["div"]
+    assert "LabeledVideo('copy.mp4', 24 frames" in page.text
+    with pytest.raises(mm.VideoError):
+        labeled.plot(0)
 
 
 def test_names_are_escaped_in_notebooks(result: LabeledVideo) -> None:
@@ -343,6 +362,10 @@ def test_bad_input_is_refused() -> None:
         mm.label(frames(), "no.jsonl")
     with pytest.raises(mm.OutOfRange):
         mm.train(frames(), seeds(99))
+    with pytest.raises(mm.InvalidInput, match=r"seeds\[1\]: got 5; allowed: a Label or a FrameLabel"):
+        mm.train(frames(), [*seeds(0), 5])  # type: ignore[list-item]
+    with pytest.raises(mm.InvalidInput, match="seeds: got Label"):
+        mm.train(frames(), seeds(0)[0])  # type: ignore[arg-type]
 
 
 def test_a_result_can_be_corrected(result: LabeledVideo) -> None:
