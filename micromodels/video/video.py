@@ -260,9 +260,9 @@ def open_video(
     """Open a video file, a folder of pictures, or frames in memory; a context manager.
 
     Args:
-        source: a video file (mp4, mov, mkv, webm, avi, mpg, gif); a folder of png, jpg or tif pictures; an array of
-            frames, RGB uint8 ``(frames, height, width, 3)``, which is not copied; or an iterable of frames, RGB uint8
-            ``(height, width, 3)``, which is read once and kept in a temporary file (``limits.spool_bytes``).
+        source: a video file; a folder of pictures; an array of frames, RGB uint8 ``(frames, height, width, 3)``, which
+            is not copied; or an iterable of frames, RGB uint8 ``(height, width, 3)``, which is read once and kept in a
+            temporary file (``limits.spool_bytes``).
         limits: what decoding may cost at most; None for ``DecodeLimits()``.
         table: of an earlier run, for a file or folder. Without it the whole video is decoded once to make one; with it
             that is left out, and every frame that is read is checked against it.
