@@ -64,7 +64,7 @@ def label(
         seeds: a file of labels, or labels; the hand labels among them count, and pass through unchanged.
         model: a trained micro-model or its folder: nothing is trained, and seeds are optional.
         ontology: classes that are allowed and their colors; None for those of the seeds.
-        recipe: how the micro-model is built: ``auto``, ``head``, ``finetune`` or ``yolo``.
+        recipe: how the micro-model is built: ``auto``, ``head``, ``finetune``, ``yolo``, or one of another package.
         experiments: how many variants of the recipe are tried; the best by leave-one-seed-out is kept.
         effort: factor on the number of training steps; below 1 is quicker and worse.
         encoder: ``auto`` or the name of a frozen encoder.
