@@ -4,7 +4,7 @@
 
     MicromodelsError
     ├── InvalidInput           a field has a value that is not allowed (field, value, allowed)
-    │   └── OutOfRange         an index or offset is out of range
+    │   └── OutOfRange         an index or offset is out of range; also an IndexError
     ├── FailedPrecondition     the request is valid, but not in the current state (no seeds, ...)
     ├── VideoError             the video cannot be decoded, or is refused
     │   └── FrameMismatch      decoded frames differ from the frame table
@@ -60,8 +60,8 @@ class InvalidInput(MicromodelsError):
         return f"{self.field}: got {shown}; allowed: {self.allowed}"
 
 
-class OutOfRange(InvalidInput):
-    """An index or offset is out of range."""
+class OutOfRange(InvalidInput, IndexError):
+    """An index or offset is out of range. It is also an ``IndexError``, as Python's own sequences raise it."""
 
 
 class FailedPrecondition(MicromodelsError):

@@ -26,6 +26,7 @@ from rich.console import Console
 from micromodels.client import ApiError, Client
 from micromodels.errors import MicromodelsError
 from micromodels.labels.files import by_frame, read_labels
+from micromodels.output.progress import Display
 from micromodels.output.run_report import RunReport
 from micromodels.runtime.run import (
     Event,
@@ -41,7 +42,6 @@ from micromodels.types import AnyLabel, FrameLabel, FrameResult, Label, Ontology
 from micromodels.v1 import labeling_pb2
 from micromodels.video import open_video
 from service.cli.outputs import Writer
-from service.cli.progress import Display
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = ROOT / "scripts" / "demo_seeds" / "bigbuckbunny.jsonl"

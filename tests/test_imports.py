@@ -59,6 +59,13 @@ def test_every_folder_has_its_place_in_the_order(check: ModuleType, repository: 
             "before",
         ),
         (
+            {
+                "micromodels/output/a.py": "from micromodels import front_door\n",
+                "micromodels/front_door.py": "x = 1\n",
+            },
+            "front_door is not in the order of folders",
+        ),
+        (
             {"micromodels/video/a.py": "def f():\n    import service.api\n", "service/api/__init__.py": ""},
             "the service",
         ),

@@ -6,7 +6,7 @@ the field, what it got and what is allowed. Writers put a file under its name on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from micromodels.errors import InvalidInput
@@ -21,6 +21,7 @@ from micromodels.labels.validation import (
     find_crossing,
 )
 from micromodels.types import AnyLabel
+from micromodels.video import FrameTable
 
 __all__ = [
     "EDGE_TOLERANCE_PX",
@@ -39,6 +40,7 @@ __all__ = [
     "read_labels",
     "write_coco",
     "write_jsonl",
+    "write_labels",
     "write_masks",
 ]
 
@@ -73,3 +75,32 @@ def read_labels(
     if suffix == ".json":
         return read_coco(path, frame_count=frame_count, width_px=width_px, height_px=height_px, frame_names=frame_names)
     raise InvalidInput("file", str(path), "a name ending in .jsonl (native) or .json (COCO)")
+
+
+def write_labels(
+    path: Path | str, labels: Iterable[AnyLabel], *, video: FrameTable | None = None, format: str | None = None
+) -> int:
+    """Write labels: ``jsonl`` (native), ``coco`` or ``masks`` (indexed PNGs in a folder).
+
+    Args:
+        path: the file or folder.
+        labels: in order of frames.
+        video: the frame table; ``coco`` and ``masks`` need it.
+        format: None to tell it by the name: ``.jsonl``, or ``.json`` for COCO.
+
+    Returns:
+        How many labels (``masks``: frames) were written.
+
+    Raises:
+        InvalidInput: no such format, no video, or labels that the format cannot hold.
+    """
+    chosen = format or {".jsonl": "jsonl", ".json": "coco"}.get(Path(path).suffix.lower())
+    if chosen == "jsonl":
+        return write_jsonl(path, labels)
+    if chosen not in ("coco", "masks"):
+        raise InvalidInput("format", chosen, "jsonl, coco, masks, or a file named *.jsonl or *.json")
+    if video is None:
+        raise InvalidInput("video", None, f"the frame table of the video, which {chosen} needs")
+    if chosen == "coco":
+        return write_coco(path, labels, video)
+    return write_masks(path, labels, frame_count=video.frame_count, width_px=video.width_px, height_px=video.height_px)

@@ -64,7 +64,14 @@ MAX_SHEET_SIDE_PX = 4096
 # --- overlay ---------------------------------------------------------------------------------------------------------
 
 
-def overlay(image: Image, labels: FrameResult, ontology: Ontology | None = None) -> Image:
+def overlay(
+    image: Image,
+    labels: FrameResult,
+    ontology: Ontology | None = None,
+    *,
+    captions: bool = True,
+    line_scale: float = 1.0,
+) -> Image:
     """Draw the labels of one frame.
 
     Shapes are filled and outlined, with a tag of class, track and confidence. Solid outlines are ``visible``, dashed
@@ -75,6 +82,8 @@ def overlay(image: Image, labels: FrameResult, ontology: Ontology | None = None)
         image: RGB uint8 ``(height, width, 3)``; not changed.
         labels: of this frame.
         ontology: has the colors (``#rrggbb``) of classes; tracks of a class without a color get their own.
+        captions: whether tags and the lists in the corners are drawn too.
+        line_scale: factor on everything drawn; above 1 for pictures that are shown small.
 
     Returns:
         RGB uint8 of the same shape.
@@ -83,11 +92,13 @@ def overlay(image: Image, labels: FrameResult, ontology: Ontology | None = None)
         InvalidInput: not an RGB uint8 image, or a mask of another size.
     """
     _check_image(image)
-    canvas = _Canvas(np.ascontiguousarray(image).copy())
+    canvas = _Canvas(np.ascontiguousarray(image).copy(), line_scale)
     classes = {c.name: c for c in ontology.object_classes} if ontology else {}
     shaped = [label for label in labels.labels if label.shape is not None]
     for label in shaped:
         canvas.draw_shape(label, _color(label, classes))
+    if not captions:
+        return canvas.image
     # Draw tags last, so that no shape covers them; tags of large objects first, later ones avoid them.
     for label in sorted(shaped, key=lambda label: -_area(label.shape)):
         canvas.draw_tag(label, _color(label, classes))
@@ -130,12 +141,13 @@ class _Canvas:
     """A picture to draw on, with the places of its tags."""
 
     image: Image
+    scale: float = 1.0
     taken: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     @property
     def unit(self) -> float:
-        """Scale of all drawing, 1 for a picture of 480 lines."""
-        return float(min(max(min(self.image.shape[:2]) / 480, 0.6), 4.0))
+        """Scale of all drawing, ``scale`` for a picture of 480 lines."""
+        return self.scale * float(min(max(min(self.image.shape[:2]) / 480, 0.6), 4.0))
 
     @property
     def text_size(self) -> int:

@@ -8,6 +8,7 @@ the server take their choices from there. The limits of settings stand here, onc
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -202,7 +203,7 @@ class MicroModel(Protocol):
         """What it is."""
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write safetensors, ONNX and the manifest into ``folder`` (made if needed)."""
         ...
 
@@ -377,7 +378,7 @@ def train(
         raise OutOfMemory(f"out of memory on {device}: {error}") from error
 
 
-def load_model(folder: Path) -> MicroModel:
+def load_model(folder: str | os.PathLike[str]) -> MicroModel:
     """Load a saved micro-model. Nothing in the folder is executed.
 
     Raises:
@@ -385,6 +386,7 @@ def load_model(folder: Path) -> MicroModel:
     """
     from micromodels.recipes.manifest import Manifest
 
+    folder = Path(folder)
     manifest = Manifest.load(folder)
     try:
         found = recipe(manifest.recipe)

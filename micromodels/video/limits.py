@@ -35,8 +35,11 @@ class DecodeLimits:
     cache_bytes: int = 64 << 20
     """Size of the cache of decoded frames for random access, in bytes before conversion to RGB."""
 
+    spool_bytes: int = 16 << 30
+    """Disk space for frames that are given as an iterable: the size of the temporary file that keeps them."""
+
     def __post_init__(self) -> None:
-        for name in ("max_frames", "max_pixels", "memory_bytes", "cpu_seconds"):
+        for name in ("max_frames", "max_pixels", "memory_bytes", "cpu_seconds", "spool_bytes"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidInput(f"limits.{name}", value, "an integer >= 1")

@@ -19,7 +19,6 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-import micromodels
 from micromodels.errors import VideoError
 from micromodels.video import sandbox
 from micromodels.video.protocol import HEADER, MAX_PAYLOAD_BYTES, Kind
@@ -34,7 +33,7 @@ _START_SECONDS = 120.0
 
 # The child gets no other environment variables: no tokens, no proxies.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
-_PACKAGE_ROOT = Path(micromodels.__file__).resolve().parents[1]
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _ISOLATED = Path(__file__).with_name("isolated.py")
 
 

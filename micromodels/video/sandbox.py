@@ -17,8 +17,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import micromodels
-
 __all__ = ["is_available", "prefix"]
 
 _LOG = logging.getLogger(__name__)
@@ -89,7 +87,7 @@ def _interpreter() -> Iterator[tuple[str, str]]:
     found = [importlib.util.find_spec(name) for name in _PACKAGES]
     packages = [str(Path(spec.origin).parents[1]) for spec in found if spec is not None and spec.origin]
     python = [sys.prefix, sys.base_prefix, sys.base_exec_prefix, os.path.realpath(sys.base_prefix)]
-    own = str(Path(micromodels.__file__).resolve().parent)
+    own = str(Path(__file__).resolve().parents[1])
     for path in dict.fromkeys([*_SYSTEM, *python, *packages, own]):
         if os.path.exists(path):
             yield _bind(Path(path))

@@ -50,7 +50,7 @@ class FrameTable:
     """FFmpeg's name of the decoder."""
 
     container: str
-    """FFmpeg's name of the container; ``"folder"`` for a folder of pictures."""
+    """FFmpeg's name of the container; ``"folder"`` for a folder of pictures, ``"memory"`` for frames in memory."""
 
     bit_depth: int
     """Bits per sample of the coded picture; frames are converted to 8."""
@@ -60,14 +60,16 @@ class FrameTable:
     the largest sample of the video, so that 12-bit pictures stored in 16 bits are not black. Otherwise None."""
 
     content_hash: str
-    """SHA-256 (hex) of the file's bytes; for a folder, of the lines ``<sha256>  <name>\\n`` of its files."""
+    """SHA-256 (hex) of the file's bytes; for a folder, of the lines ``<sha256>  <name>\\n`` of its files; for frames in
+    memory, of the line ``rgb24 <width>x<height>\\n`` and the pixels of all frames."""
 
     pixel_hashes: Mapping[int, str] = field(repr=False)
     """SHA-256 (hex) of the decoded planes by frame index, for a sample of frames: the first, and evenly spaced ones
     after it. Planes are hashed before color conversion and rotation, which vary between processors."""
 
     fingerprints: npt.NDArray[np.uint64] = field(repr=False)
-    """A 64-bit checksum of the decoded planes of each frame, checked whenever the frame is read."""
+    """A 64-bit checksum of the decoded planes of each frame, checked whenever the frame is read. For frames in memory,
+    the CRC-32 of the RGB pixels."""
 
     keyframes: npt.NDArray[np.int64] = field(repr=False)
     """Indices of the frames that the decoder marks as key frames, increasing."""

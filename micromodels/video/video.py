@@ -1,21 +1,26 @@
-"""An open video: frames by index, decoded in another process."""
+"""An open video: frames by index, decoded in another process.
+
+``open_video`` also takes frames that are in memory already (``array_video``).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from micromodels.errors import InvalidInput, OutOfRange, VideoError
+from micromodels.video.array_video import DEFAULT_FPS, ArrayVideo, array_video
 from micromodels.video.limits import DecodeLimits
 from micromodels.video.process import DecodeProcess
 from micromodels.video.protocol import ERROR_KINDS, FRAME, READ, REQUEST, Kind, pack, pack_json
@@ -52,6 +57,32 @@ class Video:
     def path(self) -> Path:
         """The file or folder."""
         return self._source.path
+
+    @property
+    def name(self) -> str:
+        """Name of the file or folder."""
+        return self.path.name
+
+    @property
+    def frame_names(self) -> tuple[str, ...]:
+        """File names of the frames of a folder, in order; empty for a video file."""
+        return self._source.names or ()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    def reopen(self) -> Video:
+        """The same video opened once more: nothing is decoded for it, and every frame is checked against ``table``.
+
+        Raises:
+            VideoError: it cannot be opened any more.
+        """
+        try:
+            return Video(self._source, self._limits, self.table)
+        except OSError as error:
+            raise VideoError(f"cannot read {self.name}: {error.strerror}") from None
 
     @property
     def decoder_pid(self) -> int:
@@ -207,16 +238,48 @@ def _received_table(reply: dict[str, Any]) -> FrameTable:
         raise VideoError(f"the decoding process sent a broken frame table: {error}") from None
 
 
+@overload
 def open_video(
-    path: str | os.PathLike[str], limits: DecodeLimits | None = None, *, table: FrameTable | None = None
-) -> Video:
-    """Open a video file (mp4, mov, mkv, webm, avi, mpg, gif) or a folder of png, jpg or tif pictures.
+    source: str | os.PathLike[str], limits: DecodeLimits | None = None, *, table: FrameTable | None = None
+) -> Video: ...
 
-    Without a ``table`` the whole video is decoded once to make one. With the table of an earlier run that is left out,
-    and every frame that is read is checked against it.
+
+@overload
+def open_video(
+    source: RgbImage | Iterable[RgbImage], limits: DecodeLimits | None = None, *, fps: float | Fraction | None = None
+) -> ArrayVideo: ...
+
+
+def open_video(
+    source: str | os.PathLike[str] | RgbImage | Iterable[RgbImage],
+    limits: DecodeLimits | None = None,
+    *,
+    table: FrameTable | None = None,
+    fps: float | Fraction | None = None,
+) -> Video | ArrayVideo:
+    """Open a video file, a folder of pictures, or frames in memory; a context manager.
+
+    Args:
+        source: a video file; a folder of pictures; an array of frames, RGB uint8 ``(frames, height, width, 3)``, which
+            is not copied; or an iterable of frames, RGB uint8 ``(height, width, 3)``, which is read once and kept in a
+            temporary file (``limits.spool_bytes``).
+        limits: what decoding may cost at most; None for ``DecodeLimits()``.
+        table: of an earlier run, for a file or folder. Without it the whole video is decoded once to make one; with it
+            that is left out, and every frame that is read is checked against it.
+        fps: frames per second of frames in memory; None for 25.
 
     Raises:
-        InvalidInput: ``path`` is a URL, or names nothing that could be a video.
-        VideoError: it cannot be decoded, or is refused.
+        InvalidInput: a path that is a URL or names nothing that could be a video; frames of another shape or type; an
+            argument that does not go with the source.
+        VideoError: it cannot be decoded, or exceeds the limits.
     """
-    return Video(find_source(path), limits or DecodeLimits(), table)
+    limits = limits or DecodeLimits()
+    if isinstance(source, (str, bytes, os.PathLike)):
+        if fps is not None:
+            raise InvalidInput("fps", fps, "nothing for a file or folder: its frames have times of their own")
+        return Video(find_source(source), limits, table)
+    if table is not None:
+        raise InvalidInput("table", table, "nothing for frames in memory")
+    if not isinstance(source, Iterable):
+        raise InvalidInput("source", source, "a path, an array of frames, or an iterable of frames")
+    return array_video(source, limits, DEFAULT_FPS if fps is None else fps)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 import micromodels
 from micromodels.errors import InvalidInput
+from micromodels.output.progress import Display
 from micromodels.runtime.run import Event, Run
 from micromodels.types import AnyLabel, Label, Ontology
 from service.cli import access, backup, outputs
@@ -24,7 +25,6 @@ from service.cli.audit import audit
 from service.cli.doctor import doctor
 from service.cli.exit_codes import ExitCode, exit_codes
 from service.cli.output_places import OverwriteOption, check_output_folder
-from service.cli.progress import Display
 from service.cli.report import report
 from service.cli.signals import StopSignals
 

@@ -18,8 +18,8 @@ from micromodels.types import Ontology
 from service.cli.output_places import refuse_inputs
 
 if TYPE_CHECKING:
+    from micromodels.output.progress import Display
     from micromodels.recipes.base import MicroModel
-    from service.cli.progress import Display
     from service.cli.signals import StopSignals
 
 __all__ = ["DONE", "INDEX", "Batch", "Outcome", "Sources", "find_sources", "kinds", "model_digest"]

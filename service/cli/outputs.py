@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,9 @@ from micromodels.runtime.run import FlipBookPicture, Stage, StageFinished
 from micromodels.types import AnyLabel, FrameLabel, FrameResult, Label, Ontology
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from micromodels.output.progress import Display
     from micromodels.output.run_report import RunReport
     from micromodels.video import FrameTable, Video
-    from service.cli.progress import Display
 
 __all__ = [
     "COCO",
@@ -39,9 +35,6 @@ LABELS, COCO, REPORT = "labels.jsonl", "coco.json", "report.json"
 OVERLAY, FLIP_BOOK, VIDEO_TABLE, MODEL = "overlay.mp4", "flipbook.png", "video.json", "model"
 RESULTS = (LABELS, COCO, REPORT, OVERLAY, FLIP_BOOK, VIDEO_TABLE, MODEL)
 """All that `label` leaves in its folder."""
-
-SLOWEST, FASTEST = Fraction(1), Fraction(120)
-"""Limits of an overlay's frame rate, so that damaged time stamps do not make it days long."""
 
 
 class Writer:
@@ -101,20 +94,13 @@ class Writer:
 
     def overlay(self, ontology: Ontology) -> None:
         """Write ``overlay.mp4``: the labeled frames with their labels drawn in."""
-        from micromodels.video import write_video
+        from micromodels.output.overlay_video import write_overlay
 
         started = time.perf_counter()
-        write_video(self._folder / OVERLAY, self._drawn(ontology), _frame_rate(self._video.table))
-        self._report.on_event(StageFinished(Stage.WRITE, time.perf_counter() - started))
-
-    def _drawn(self, ontology: Ontology) -> Iterator[npt.NDArray[np.uint8]]:
-        from micromodels.output.overlay import overlay
-
-        frames = self._video.frames(0, self.frames_done)
         results = _by_frame(self._written(), self.frames_done)
-        pairs = self._display.track("drawing", zip(frames, results, strict=True), self.frames_done)
-        for (_, image), result in pairs:
-            yield overlay(image, result, ontology)
+        tracked = self._display.track("drawing", results, self.frames_done)
+        write_overlay(self._folder / OVERLAY, self._video, tracked, ontology)
+        self._report.on_event(StageFinished(Stage.WRITE, time.perf_counter() - started))
 
     def flip_book(self, pictures: Sequence[FlipBookPicture]) -> None:
         """Write ``flipbook.png`` if training gave pictures."""
@@ -151,14 +137,6 @@ def _by_frame(labels: Iterable[AnyLabel], frame_count: int) -> Iterator[FrameRes
         objects = tuple(label for label in group if isinstance(label, Label))
         yield FrameResult(index, objects, tuple(label for label in group if isinstance(label, FrameLabel)))
         frame, group = next(groups, (frame_count, []))
-
-
-def _frame_rate(table: FrameTable) -> Fraction:
-    """Mean frames per second, within limits; 25 for a single frame."""
-    if table.frame_count < 2:
-        return Fraction(25)
-    span = table.pts_seconds(table.frame_count - 1) - table.pts_seconds(0)
-    return min(max((table.frame_count - 1) / span, SLOWEST), FASTEST)
 
 
 def write_table(path: Path, table: FrameTable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -140,8 +141,9 @@ class DenseModel:
                 pace = (time.perf_counter() - started) / done
                 run.on_event(PropagationProgress(done, len(wanted), pace * (len(wanted) - done)))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """See ``micromodels.recipes.base.MicroModel.save``."""
+        folder = Path(folder)
         self.save_weights(folder)
         if self._head is not None:
             _export(self._head, folder / GRAPH_FILE)

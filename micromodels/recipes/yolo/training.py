@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -102,8 +103,9 @@ class YoloModel:
         self._classifier = classifier
         self._graph = export(state, manifest.tracks) if manifest.tracks else b""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """See ``micromodels.recipes.base.MicroModel.save``."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(_tensors(self._state, self._classifier), str(folder / WEIGHTS_FILE))
         if self._graph:

@@ -229,3 +229,13 @@ def test_a_flip_book_of_nothing_is_refused() -> None:
     """There is no empty picture."""
     with pytest.raises(InvalidInput, match="pictures"):
         flip_book([])
+
+
+def test_an_overlay_without_captions_is_shapes_alone() -> None:
+    """For small pictures: thicker lines, and nothing outside of the shape."""
+    result = FrameResult(5, (label(Box(100, 80, 200, 160)),), (FrameLabel(5, "day", True, 0.9, MODEL),))
+    changed = {scale: (overlay(GRAY, result, captions=False, line_scale=scale) != GRAY).any(2) for scale in (1.0, 3.0)}
+    rows, columns = np.nonzero(changed[3.0])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((79, 160, 99, 200), abs=2)
+    assert changed[3.0].sum() > 2 * changed[1.0].sum() > 0
+    assert (overlay(GRAY, result) != GRAY)[:60].any()

@@ -1,10 +1,12 @@
-"""Progress in a terminal: bars, or plain lines if the output is not a terminal."""
+"""Progress bars in a terminal or a notebook, and plain lines elsewhere."""
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +28,10 @@ MAX_PICTURES = 400
 
 Item = TypeVar("Item")
 
+NOTEBOOK_WIDTH, NOTEBOOK_SECONDS = 100, 0.2
+"""In a notebook: characters of a line, and the shortest time between two pictures of the bars."""
+NOTEBOOK_FORMAT = '<pre style="line-height:normal;font-family:monospace">{code}</pre>'
+
 
 class Display:
     """Shows events as progress and collects flip-book pictures; a context manager.
@@ -36,6 +42,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._notebook = _NotebookBars() if console.is_jupyter else None
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -58,6 +65,8 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if self._notebook is not None:
+            self._notebook.draw(self._bars)
 
     @property
     def pictures(self) -> Sequence[FlipBookPicture]:
@@ -91,8 +100,8 @@ class Display:
             self.warn(event.message)
 
     def update(self, name: str, done: int, total: int | None, details: str = "") -> None:
-        """Update a bar, created on first use; without a terminal, print a line for every 10 %."""
-        if not self._console.is_terminal:
+        """Update a bar, created on first use; without a terminal or notebook, print a line for every 10 %."""
+        if not self._console.is_terminal and self._notebook is None:
             tenth = done * 10 // total if total else 0
             if tenth > self._said.get(name, -1):
                 self._said[name] = tenth
@@ -102,6 +111,8 @@ class Display:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(escape(name), total=total, details="")
         self._bars.update(self._tasks[name], completed=done, total=total, details=escape(details))
+        if self._notebook is not None and self._notebook.is_due():
+            self._notebook.draw(self._bars)
 
     def forget(self, name: str) -> None:
         """Remove a bar, so that the next one of its name starts at zero."""
@@ -132,6 +143,31 @@ class Display:
             steps = sorted({p.step for p in self._pictures})
             wanted = {steps[0], *steps[1:-1][1::2], steps[-1]}
             self._pictures = [p for p in self._pictures if p.step in wanted]
+
+
+class _NotebookBars:
+    """Bars below a cell of a notebook: one output that is drawn again, so that nothing but IPython is needed."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._drawn = -NOTEBOOK_SECONDS
+
+    def is_due(self) -> bool:
+        """Whether the last picture is old enough."""
+        return time.monotonic() - self._drawn >= NOTEBOOK_SECONDS
+
+    def draw(self, bars: Progress) -> None:
+        """Show the bars as they are."""
+        from IPython.display import HTML, display  # there in every notebook, and nowhere else
+
+        self._drawn = time.monotonic()
+        paper = Console(file=io.StringIO(), record=True, width=NOTEBOOK_WIDTH, force_jupyter=False)
+        paper.print(bars.get_renderable())
+        page = HTML(paper.export_html(inline_styles=True, code_format=NOTEBOOK_FORMAT))
+        if self._handle is None:
+            self._handle = display(page, display_id=True)
+        else:
+            self._handle.update(page)
 
 
 def _left(seconds: float) -> str:

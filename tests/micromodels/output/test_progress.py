@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 
+from micromodels.output.progress import MAX_PICTURES, Display
 from micromodels.runtime.run import ExperimentFinished, FlipBookPicture, PropagationProgress, TrainingProgress
-from service.cli.progress import MAX_PICTURES, Display
 
 
 def test_the_display_moves_bars_in_a_terminal() -> None:
@@ -45,3 +49,34 @@ def test_flip_book_pictures_are_thinned_when_there_are_many() -> None:
     assert len(steps) <= MAX_PICTURES
     assert steps[0] == 0
     assert steps[-1] == 5 * MAX_PICTURES - 1
+
+
+class Notebook(ModuleType):
+    """Stands in for IPython.display: remembers what each output shows."""
+
+    def __init__(self) -> None:
+        super().__init__("IPython.display")
+        self.outputs: list[list[Any]] = []
+        self.HTML = str
+
+    def display(self, *shown: Any, display_id: bool = False) -> Any:
+        output = list(shown)
+        self.outputs.append(output)
+        return SimpleNamespace(update=output.append)
+
+
+def test_the_display_draws_its_bars_again_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One output, drawn again now and then and at the end; no widgets, no scripts."""
+    from rich.console import Console
+
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    with Display(Console(force_jupyter=True)) as display:
+        for done in range(1, 1001):
+            display.on_event(PropagationProgress(done, 1000, 60.0))
+    (output,) = notebook.outputs
+    assert 2 <= len(output) < 100
+    assert "1/1000 frames" in output[0]
+    assert "1000/1000 frames" in output[-1]
+    assert "<script" not in output[-1]
