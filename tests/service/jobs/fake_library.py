@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from micromodels import errors
-from micromodels.labels.keys import LabelChange, LabelKey, key_of
+from micromodels.labels.keys import LabelChange, LabelKey
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -212,7 +212,7 @@ class LabelSession:
         earlier: Sequence[MicroModel],
     ) -> None:
         self.video, self.model, self.run = video, model, run
-        self.labels = {key_of(label): label for label in labels}
+        self.labels = {LabelKey.of(label): label for label in labels}
         self.settled = frozenset(settled)
 
     def __enter__(self) -> LabelSession:
