@@ -18,7 +18,7 @@ from service.jobs.submit import submit
 from tests.service.jobs.jobs_harness import Bench, until
 
 SLOW: dict[str, Any] = {"steps": 10_000, "seconds_per_step": 0.02}
-"""A training that lasts until it is told that it is good enough."""
+"""A training that lasts until somebody ends it early."""
 
 
 def box(frame: int, confidence: float | None = None) -> Label:
