@@ -19,8 +19,9 @@ from service.cli import app
 from service.cli.checks import Level, examine
 from service.settings import Settings
 from service.store import Store
+from service.store.metrics import watch_store
 from service.telemetry.logs import set_up_logs
-from service.telemetry.metrics import REGISTRY, metrics_text, serve_metrics, watch_store
+from service.telemetry.metrics import REGISTRY, metrics_text, serve_metrics
 from service.telemetry.traces import set_up_traces, span, stop_traces, traceparent
 from tests.service.api import harness
 from tests.service.api.harness import Running, box, refused
