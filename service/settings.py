@@ -119,7 +119,7 @@ class Settings:
     """How long a running job waits for a database or an object store that is away before it is given back."""
 
     silence_seconds: float = 900.0
-    """A job child that reports nothing for this long is taken as hung and killed."""
+    """A worker that reports nothing for this long is taken as hung and killed."""
 
     cancel_grace_seconds: float = 10.0
     """Time that a cancelled job has to finish its frame before it is terminated, and again before it is killed. Also
@@ -130,7 +130,7 @@ class Settings:
     tenths of the machine's, or the container's."""
 
     job_niceness: int = 10
-    """Niceness of job children, 0 to 19: the server answers, and corrections are computed, while they work."""
+    """Niceness of the workers of jobs, 0 to 19: the server answers, and corrections are computed, while they work."""
 
     cache_bytes: int = 20 << 30
     """Bound of the feature caches in the data folder; the longest unused go first."""
