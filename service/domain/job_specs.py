@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from micromodels.errors import InvalidInput
+from micromodels.recipes.base import TrainSettings
 from service.domain.jobs import JobKind
 
 __all__ = [
@@ -20,12 +21,9 @@ __all__ = [
     "spec_from_dict",
 ]
 
-RECIPES = ("auto", "head", "finetune", "yolo")
 DEVICES = ("", "auto", "cpu", "cuda")
 EXPORT_FORMATS = ("jsonl", "coco", "archive", "review_report")
-MAX_EXPERIMENTS = 32
-MIN_EFFORT, MAX_EFFORT = 0.01, 20.0
-MAX_SEED = 2**31 - 1
+_MOST = 2**31 - 1
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -53,9 +51,9 @@ class TrainSpec:
     kind: ClassVar[JobKind] = JobKind.TRAIN
     video_id: str
     recipe: str = "auto"
-    """``auto``, ``head``, ``finetune`` or ``yolo``."""
+    """``auto`` or the name of one, see ``micromodels.recipes.base.recipe_names``."""
     experiments: int = 1
-    """How many settings to try; the best is kept."""
+    """How many variants of the recipe to try; the best is kept."""
     seed: int = 0
     """Seed of the random numbers."""
     effort: float = 1.0
@@ -68,12 +66,8 @@ class TrainSpec:
     """Display name of the model."""
 
     def __post_init__(self) -> None:
-        _one_of("recipe", self.recipe, RECIPES)
         _one_of("device", self.device, DEVICES)
-        _between("experiments", self.experiments, 1, MAX_EXPERIMENTS)
-        if not MIN_EFFORT <= self.effort <= MAX_EFFORT:
-            raise InvalidInput("effort", self.effort, f"{MIN_EFFORT} to {MAX_EFFORT}")
-        _between("seed", self.seed, 0, MAX_SEED)
+        TrainSettings(recipe=self.recipe, experiments=self.experiments, seed=self.seed, effort=self.effort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +107,9 @@ class PropagateSpec:
 
     def __post_init__(self) -> None:
         _one_of("device", self.device, DEVICES)
-        _between("version", self.version, 0, MAX_SEED)
-        _between("start_frame", self.start_frame, 0, MAX_SEED)
-        _between("stop_frame", self.stop_frame, 0, MAX_SEED)
+        _between("version", self.version, 0, _MOST)
+        _between("start_frame", self.start_frame, 0, _MOST)
+        _between("stop_frame", self.stop_frame, 0, _MOST)
         if self.stop_frame and self.stop_frame <= self.start_frame:
             raise InvalidInput("stop_frame", self.stop_frame, f"0, or more than start_frame ({self.start_frame})")
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from micromodels.correction.retrain_policy import retraining_is_due
 from micromodels.errors import FailedPrecondition, OutOfRange
+from micromodels.recipes.base import supports_corrections
 from service.domain.job_specs import (
     JobSpec,
     ProbeSpec,
@@ -19,8 +20,6 @@ from service.domain.videos import VideoRecord, VideoState
 from service.store import Store
 
 __all__ = ["retrain_if_due", "submit"]
-
-_LEARNS = ("head", "finetune")
 
 
 def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", request_id: str = "") -> Job:
@@ -74,7 +73,7 @@ def _check_retrain(store: Store, project_id: str, spec: RetrainSpec, video: Vide
         model = store.models.get(project_id, spec.model_id, spec.version)
     if model is None:
         raise FailedPrecondition(f"no micro-model has been trained on video {video.video_id!r}; train one first")
-    if model.recipe not in _LEARNS:
+    if not supports_corrections(model.recipe):
         raise FailedPrecondition(
             f"a micro-model of recipe {model.recipe!r} cannot learn from corrections; train a new one"
         )
@@ -95,7 +94,7 @@ def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frame
         NotFound: there is no such project or video.
     """
     model = store.models.of_video(project_id, video_id)
-    if model is None or model.recipe not in _LEARNS:
+    if model is None or not supports_corrections(model.recipe):
         return None
     last = store.jobs.newest(project_id, video_id, JobKind.RETRAIN)
     if last is not None and not last.state.is_final:

@@ -1,9 +1,8 @@
-"""The thread of one label session: takes its requests one by one, keeps a worker ready, ends when idle."""
+"""The thread of one label session: answers its requests one by one, and ends after a while without any."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +15,8 @@ from service.access import Call, calling
 from service.domain.access import Caller
 from service.domain.errors import SessionFailed, Unavailable
 from service.domain.jobs import JobError
-from service.domain.models import ModelVersion
 from service.jobs.submit import retrain_if_due
-from service.sessions.process import Response, SessionProcess
+from service.sessions.current_worker import CurrentWorker
 from service.sessions.requests import PendingRequest, RequestQueue, SessionRequest
 from service.settings import Settings
 from service.store import Store
@@ -27,8 +25,6 @@ __all__ = ["SessionThread"]
 
 _LOG = logging.getLogger(__name__)
 _WAIT_SECONDS = 0.1
-_LOOK_SECONDS = 1.0
-"""Between two looks whether another micro-model is the video's newest."""
 
 
 class SessionThread:
@@ -59,16 +55,12 @@ class SessionThread:
     ) -> None:
         self.ids = ids
         self.last_used = time.monotonic()
-        self._store, self._settings, self._preload = store, settings, preload
-        self._scratch, self._forget = scratch, forget
+        self._store, self._settings, self._forget = store, settings, forget
         self._requests = RequestQueue()
         self._ending = threading.Event()
-        self._process: SessionProcess | None = None
+        self._worker = CurrentWorker(store, settings, ids, scratch, preload, self._ending)
         self._corrected_by: str | None = None
         """Author of the newest correction since the last decision about a retraining; None if there was none."""
-        self._newest: ModelVersion | None = None
-        """The video's newest micro-model when last looked at."""
-        self._looked = 0.0
         self._thread = threading.Thread(target=self._run, name=f"session {ids[1]}", daemon=True)
         self._thread.start()
 
@@ -98,12 +90,12 @@ class SessionThread:
         finally:
             self._ending.set()
             self._forget(self, True)
-            self._close()
+            self._worker.close()
             self._requests.refuse_all(Unavailable("the session has ended; ask again"))
 
     def _is_over(self) -> bool:
         """Do what is due while no request waits; whether the session has been idle for long enough to end."""
-        self._follow_newest_model()
+        self._worker.follow_newest_model()
         idle_seconds = time.monotonic() - self.last_used
         if idle_seconds > self._settings.retrain_idle_seconds:
             self._retrain()
@@ -123,20 +115,6 @@ class SessionThread:
         except Exception:  # nobody waits for it, and this thread has requests to answer
             _LOG.exception("no retraining of video %s was begun", self.ids[1])
 
-    def _follow_newest_model(self) -> None:
-        """Start a worker with the video's newest micro-model as soon as there is one, before the next request."""
-        if self._process is None or time.monotonic() - self._looked < _LOOK_SECONDS:
-            return
-        self._looked = time.monotonic()
-        try:
-            before, self._newest = self._newest, self._store.models.of_video(*self.ids)
-            if before is None or self._newest is None or self._newest == before or not self._process.suits(before):
-                return  # nothing new, or requests name another model
-            self._open(SessionRequest("suggest", self._newest))
-        except Exception:  # the next request opens it, and is answered with the error
-            _LOG.exception("the session of video %s could not be prepared", self.ids[1])
-            self._close()
-
     def _answer(self, pending: PendingRequest) -> None:
         request = pending.request
         value, failure = None, None
@@ -148,7 +126,7 @@ class SessionThread:
         except Exception as error:
             _LOG.exception("the session of video %s", self.ids[1])
             failure = SessionFailed(JobError("INTERNAL", f"{type(error).__name__}: {error}"))
-            self._close()
+            self._worker.close()
         self.last_used = time.monotonic()
         if request.revision:
             self._corrected_by = request.author
@@ -166,7 +144,7 @@ class SessionThread:
 
     def _do(self, pending: PendingRequest) -> Any:
         request = pending.request
-        response = self._respond(request)
+        response = self._worker.respond(request)
         if request.revision:
             self._store.history.settle(
                 *self.ids,
@@ -176,38 +154,3 @@ class SessionThread:
                 learned=response.learned,
             )
         return response.value
-
-    def _respond(self, request: SessionRequest) -> Response:
-        """Call the worker; one that was there before and dies before it responds is replaced, once."""
-        process = self._process
-        if process is not None and not process.is_gone and process.suits(request.model):
-            try:
-                return process.call(request)
-            except SessionFailed:
-                if not process.has_ended or process.has_responded:
-                    raise
-                _LOG.warning("the worker of the session of video %s had died; starting another", self.ids[1])
-            finally:
-                if process.has_ended:
-                    self._close()
-        process = self._open(request)
-        try:
-            return process.call(request)
-        finally:
-            if process.has_ended:
-                self._close()
-
-    def _open(self, request: SessionRequest) -> SessionProcess:
-        """Start the worker that a request needs, in place of the one that is there."""
-        self._close()
-        self._scratch.mkdir(parents=True)
-        self._process = SessionProcess(
-            self._store, self._settings, self.ids, self._scratch, request, self._preload, self._ending
-        )
-        return self._process
-
-    def _close(self) -> None:
-        if self._process is not None:
-            self._process.end()
-            self._process = None
-        shutil.rmtree(self._scratch, ignore_errors=True)

@@ -18,7 +18,7 @@ from google.rpc import code_pb2, status_pb2
 from micromodels.errors import InvalidInput, MicromodelsError
 from service.api.errors import error_status, make_status
 from service.web.login import call_metadata
-from service.web.responses import _status, error_response, rpc_status
+from service.web.responses import error_response, rpc_status, status_of
 
 __all__ = [
     "Gateway",
@@ -158,4 +158,4 @@ async def _ended(call: Any) -> status_pb2.Status:
     code = await call.code()
     if code is grpc.StatusCode.OK:
         return status_pb2.Status()
-    return _status(code, await call.details(), await call.trailing_metadata())
+    return status_of(code, await call.details(), await call.trailing_metadata())

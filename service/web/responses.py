@@ -10,8 +10,7 @@ from aiohttp import web
 from google.protobuf import json_format
 from google.rpc import code_pb2, status_pb2
 
-__all__ = ["error_response", "rpc_status"]
-
+__all__ = ["error_response", "rpc_status", "status_of"]
 
 _HTTP: dict[int, int] = {
     code_pb2.CANCELLED: 499,
@@ -30,16 +29,22 @@ _HTTP: dict[int, int] = {
 }
 """HTTP code by gRPC code, as in ``google/rpc/code.proto``; every other code is 500."""
 
-
 _STATUS_KEY = "grpc-status-details-bin"
 
 
 def rpc_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     """The status of a failed call, with its details."""
-    return _status(error.code(), error.details(), error.trailing_metadata())
+    return status_of(error.code(), error.details(), error.trailing_metadata())
 
 
-def _status(code: grpc.StatusCode, message: str | None, metadata: Any) -> status_pb2.Status:
+def status_of(code: grpc.StatusCode, message: str | None, metadata: Any) -> status_pb2.Status:
+    """The status of a call that has ended, from what gRPC gives of it.
+
+    Args:
+        code: of the call.
+        message: for people; None for the name of the code.
+        metadata: trailing metadata of the call, pairs of key and value; it holds the details, if there are any.
+    """
     for key, value in metadata or ():
         if key == _STATUS_KEY:
             return status_pb2.Status.FromString(value)

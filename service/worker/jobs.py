@@ -17,7 +17,6 @@ from micromodels.runtime.run import PropagationProgress, StopRequest
 from micromodels.types import AnyLabel, FrameResult
 from service.domain.codec import decode_ontology
 from service.domain.job_specs import (
-    MIN_EFFORT,
     AutoLabelSpec,
     ExportSpec,
     PropagateSpec,
@@ -63,7 +62,7 @@ def _trained(task: Task, channel: Channel, video: Video, spec: TrainSpec) -> Mic
 
 
 def _settings(task: Task, channel: Channel, spec: TrainSpec) -> TrainSettings:
-    from micromodels.recipes.base import TrainSettings
+    from micromodels.recipes.base import MIN_EFFORT, TrainSettings
 
     settings = TrainSettings(recipe=spec.recipe, experiments=spec.experiments, seed=spec.seed, effort=spec.effort)
     if task.checkpoint.get("smaller"):

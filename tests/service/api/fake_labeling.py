@@ -24,6 +24,7 @@ from micromodels.correction.consistency import Issue, IssueKind, SuspectedSwap
 from micromodels.correction.frame_suggestions import ReasonKind, Suggestion
 from micromodels.errors import Cancelled, Diverged, FailedPrecondition, InvalidInput
 from micromodels.labels.keys import LabelChange, LabelKey
+from micromodels.recipes.base import MIN_EFFORT, TrainSettings
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -39,14 +40,6 @@ from micromodels.types import AnyLabel, FrameResult, Label, Provenance, Provenan
 
 STEPS = 5
 PAUSE_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    recipe: str = "auto"
-    experiments: int = 1
-    seed: int = 0
-    effort: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -249,7 +242,7 @@ class LabelSession:
 
 
 _module = types.ModuleType("micromodels.recipes.base")
-vars(_module).update(TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
+vars(_module).update(MIN_EFFORT=MIN_EFFORT, TrainSettings=TrainSettings, train=train, load_model=load_model)
 sys.modules["micromodels.recipes.base"] = _module
 micromodels.recipes.base = _module  # type: ignore[attr-defined]
 

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from micromodels import errors
-from micromodels.labels.keys import LabelChange, LabelKey, key_of
+from micromodels.labels.keys import LabelChange, LabelKey
+from micromodels.recipes.base import MIN_EFFORT, TrainSettings
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -85,14 +86,6 @@ def open_video(path: str, *, table: FrameTable | None = None) -> Iterator[Video]
     if table is None:
         video.once("probe")
     yield video
-
-
-@dataclass
-class TrainSettings:
-    recipe: str = "auto"
-    experiments: int = 1
-    seed: int = 0
-    effort: float = 1.0
 
 
 @dataclass
@@ -212,7 +205,7 @@ class LabelSession:
         earlier: Sequence[MicroModel],
     ) -> None:
         self.video, self.model, self.run = video, model, run
-        self.labels = {key_of(label): label for label in labels}
+        self.labels = {LabelKey.of(label): label for label in labels}
         self.settled = frozenset(settled)
 
     def __enter__(self) -> LabelSession:
@@ -243,5 +236,5 @@ def _install(name: str, **contents: object) -> None:
 
 
 _install("video", open_video=open_video, FrameTable=FrameTable)
-_install("recipes.base", TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
+_install("recipes.base", MIN_EFFORT=MIN_EFFORT, TrainSettings=TrainSettings, train=train, load_model=load_model)
 _install("correction.session", LabelSession=LabelSession)

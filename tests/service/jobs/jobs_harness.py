@@ -39,7 +39,7 @@ def until(what: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
 
 @dataclass
 class Bench:
-    """A store, a runner whose children use the fake library, and short ways to use them."""
+    """A store, a runner whose workers use the fake library, and short ways to use them."""
 
     store: Store
     settings: Settings

@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 
+from micromodels.labels.keys import LabelKey
 from micromodels.types import Box, Label, Provenance, ProvenanceKind, State
 from service.domain.errors import StaleLease
 from service.domain.history import Act, ChangeKind, ReviewAction
 from service.domain.job_specs import AutoLabelSpec, JobSpec, PropagateSpec, RetrainSpec, TrainSpec
 from service.domain.jobs import Effects, Job, JobKind, JobState
-from service.domain.labels import LabelKey, LabelRecord
+from service.domain.labels import LabelRecord
 from service.domain.videos import VideoRecord
 from service.jobs.submit import submit
 from tests.service.jobs.jobs_harness import Bench, until
 
 SLOW: dict[str, Any] = {"steps": 10_000, "seconds_per_step": 0.02}
-"""A training that lasts until it is told that it is good enough."""
+"""A training that lasts until somebody ends it early."""
 
 
 def box(frame: int, confidence: float | None = None) -> Label:
@@ -31,7 +32,7 @@ def ids(video: VideoRecord) -> tuple[str, str]:
 
 
 def key(frame: int) -> LabelKey:
-    return LabelKey(frame=frame, is_frame_class=False, name="1")
+    return LabelKey(frame=frame, name="1")
 
 
 def records(bench: Bench, video: VideoRecord) -> dict[int, LabelRecord]:

@@ -1,4 +1,4 @@
-"""Jobs from the queue to their end, with children that run a scripted library."""
+"""Jobs from the queue to their end, with workers that run a scripted library."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def test_times_of_stages_come_in_few_events(bench: Bench) -> None:
     bench.start()
     job = bench.end(submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id)
     events = bench.store.jobs.events(bench.project_id, job.job_id, limit=1000)
-    told = [event.payload for event in events if event.kind == "stage_finished"]
+    reported = [event.payload for event in events if event.kind == "stage_finished"]
     assert job.started_at is not None
     assert job.ended_at is not None
-    assert len(told) <= 3 * ((job.ended_at - job.started_at).total_seconds() / 2 + 1)
+    assert len(reported) <= 3 * ((job.ended_at - job.started_at).total_seconds() / 2 + 1)
     for stage, seconds in {"train": 0.75, "predict": 5.0, "temporal": 10.0}.items():
-        assert sum(payload["seconds"] for payload in told if payload["stage"] == stage) == seconds
+        assert sum(payload["seconds"] for payload in reported if payload["stage"] == stage) == seconds
         assert job.progress["stages"][stage] == seconds
 
 
@@ -255,7 +255,7 @@ def test_a_poisonous_job_is_set_aside(bench: Bench) -> None:
 
 
 def test_a_hanging_child_is_killed(bench: Bench) -> None:
-    """A child that reports nothing for too long is killed and the job tried again."""
+    """A worker that reports nothing for too long is killed and the job tried again."""
     video = bench.ready(frames=4, hang=["frame 2"])
     bench.start(short(bench.settings.data_dir, silence_seconds=2.0))
     job = bench.end(submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id)
@@ -317,7 +317,7 @@ def test_stopping_the_runner_gives_jobs_back(bench: Bench) -> None:
 
 
 def test_f61_a_training_that_the_server_stops_keeps_a_checkpoint(bench: Bench) -> None:
-    """Its child is told, has time to keep its state, and the next try finds it; that is not a try, and no cancel."""
+    """Its worker has time to keep its state, and the next try finds it; that is not a try, and no cancel."""
     video = bench.ready(frames=3, steps=10_000, seconds_per_step=0.02)
     bench.start(short(bench.settings.data_dir, cancel_grace_seconds=60.0))
     job_id = submit(bench.store, bench.project_id, TrainSpec(video.video_id)).job_id
@@ -366,7 +366,7 @@ def test_one_heavy_job_at_a_time_and_projects_take_turns(bench: Bench) -> None:
 
 
 def test_a_job_child_ends_with_the_server(bench: Bench, tmp_path: Path) -> None:
-    """Killing the server leaves no child behind; the next server finishes its job."""
+    """Killing the server leaves no worker behind; the next server finishes its job."""
     video = bench.ready(frames=300, seconds_per_frame=0.05)
     job_id = submit(bench.store, bench.project_id, AutoLabelSpec(video.video_id)).job_id
     bench.store.close()

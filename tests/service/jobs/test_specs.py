@@ -40,6 +40,7 @@ def test_specs_survive_the_ledger(spec: JobSpec) -> None:
     [
         (lambda: TrainSpec("v", recipe="magic"), "recipe"),
         (lambda: TrainSpec("v", experiments=0), "experiments"),
+        (lambda: TrainSpec("v", recipe="yolo", experiments=2), "experiments"),
         (lambda: TrainSpec("v", seed=-1), "seed"),
         (lambda: TrainSpec("v", effort=float("nan")), "effort"),
         (lambda: TrainSpec("v", device="tpu"), "device"),
