@@ -336,19 +336,19 @@ def run_jobs(
     jobs: Sequence[Job],
     *,
     out: Path | None,
-    tell: Callable[[Row, int, float], None],
+    report: Callable[[Row, int, float], None],
     on_labels: Mapping[str, OnLabels] | None = None,
     service: Callable[[Clip, int], SimulatedReviewer] | None = None,
 ) -> None:
     """Run jobs one after another. A system that raises gets a row with the error, and the others continue.
 
     Args:
-        bench: gets the rows; what it has already is not run again.
-        jobs: what to run.
-        out: file to keep up to date.
-        tell: called with every row that was made, how many jobs are left, and an estimate of their seconds.
+        bench: gets the rows; existing rows are not run again.
+        jobs: jobs to run.
+        out: file to update after every run.
+        report: called with every new row, the number of remaining jobs, and an estimate of their seconds.
         on_labels: by name of the system, called after each of its runs; not for protocol F.
-        service: of protocol F, a reviewer on a server in place of a label session in this process.
+        service: for protocol F, creates a reviewer on a server instead of a label session in this process.
 
     Raises:
         KeyboardInterrupt: passed on; finished rows are in the file.

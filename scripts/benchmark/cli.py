@@ -116,7 +116,7 @@ def main(
         elif not merge:
             jobs = quick_jobs(data_root()) if quick else _jobs(asked)
             drawn = {} if pictures is None else _drawn(jobs, pictures)
-            run_jobs(bench, jobs, out=out, tell=_teller(console), on_labels=drawn, service=_reviewer(service))
+            run_jobs(bench, jobs, out=out, report=_reporter(console), on_labels=drawn, service=_reviewer(service))
     except (MicromodelsError, ValueError) as error:
         console.print(f"[red]bench: {error}[/]")
         raise typer.Exit(2) from error
@@ -130,7 +130,7 @@ def main(
 
 
 def _drawn(jobs: Iterable[Job], folder: Path) -> Mapping[str, OnLabels]:
-    """What draws the worst frames: those of the default, or of every system where it is not run."""
+    """Functions that draw the worst frames of the default, or of every system if the default is not run."""
     names = {job.system.name for job in jobs}
     return dict.fromkeys({"default"} & names or names, partial(draw_worst, folder))
 

@@ -91,7 +91,7 @@ def _outline(canvas: Image, shape: Box | metrics.BoolMask | None, color: tuple[i
 def draw_plots(folder: Path, bench: Benchmark) -> None:
     """Writes plots of the rows: scores over frames, reliability, annotation cost, growth.
 
-    ``NAME-frames.png`` for every clip and k, seeds marked; ``reliability-SYSTEM-k.png`` for the systems that give a
+    ``NAME-frames.png`` for every clip and k, with seeds marked; ``reliability-SYSTEM-k.png`` for systems with a
     confidence; ``annotation-cost-SET.png``; ``growth.png``.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -211,7 +211,7 @@ def _masks(model: MicroModel, clip: Clip, run: Run) -> Bools:
 
 
 def mean_iou(one: Bools, other: Bools) -> float:
-    """Mean over frames of intersection over union of masks ``(frames, height, width)``; 1 where both are empty."""
+    """Mean over frames of intersection over union of masks ``(frames, height, width)``; 1 if both are empty."""
     return float(mask_iou(one, other).mean())
 
 

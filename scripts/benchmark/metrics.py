@@ -77,9 +77,9 @@ def _near(boundary: BoolMask, radius: float) -> BoolMask:
 
 
 def label_iou(label: Label | None, truth: Box | BoolMask) -> float:
-    """IoU of a predicted label with a visible truth; 0 where it has no shape. A mask is boxed for a true box.
+    """IoU of a predicted label with a visible truth; 0 without a shape. For a true box, a mask's bounds are used.
 
-    Of masks that is the region similarity J: ``|P and T| / |P or T|``, 1 where both are empty, as in
+    For masks it is the region similarity J: ``|P and T| / |P or T|``, 1 if both are empty, as in
     davis2017-evaluation.
     """
     shape = label.shape if label else None

@@ -29,7 +29,7 @@ RECALL_IOU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """How one label compares with the truth.
+    """Comparison of one label with the truth.
 
     Attributes:
         visible: whether the object is visible in the truth.
@@ -53,7 +53,7 @@ class LabelScore:
 
 
 def judge_frame(clip: Clip, truth: FrameTruth, result: FrameResult, *, boundary: bool = False) -> list[LabelScore]:
-    """Compares the labels of a frame with its truth: one verdict per true track, and per drawn shape of any other.
+    """Compares the labels of a frame with its truth: one score per true track, and per shape of another track.
 
     "Right state": a shape for a visible object, ``absent`` for one that is not. Labeling a visible object as occluded
     is not an error; ``uncertain`` without a shape is always wrong; no label for an unknown track that is not visible
@@ -86,7 +86,7 @@ def _judge(
 
 
 def _relevant(verdicts: Iterable[LabelScore]) -> list[LabelScore]:
-    """Those where the object is there or something was drawn."""
+    """Scores with a visible object or a shape."""
     return [v for v in verdicts if v.visible or v.iou == 0]
 
 
@@ -99,7 +99,7 @@ def mean_by_frame(verdicts: Sequence[LabelScore]) -> dict[int, float]:
 
 
 def object_scores(clip: Clip, verdicts: Sequence[LabelScore]) -> dict[str, float]:
-    """The scores of protocols A, B and D, and of single boxes in C, as the kind of the clip has it.
+    """Scores of protocols A, B and D, and of single boxes in C, by the kind of clip.
 
     Masks: ``J``, its 10th percentile ``J_p10``, and ``F`` if the verdicts have it. Regions: ``iou`` over the (class,
     frame) pairs for which the truth or the label has a region. Boxes: ``iou`` and ``recall_50`` (IoU >= .5, with the
@@ -145,7 +145,7 @@ def tracking_scores(truth: Mapping[int, FrameTruth], predicted: Mapping[int, Fra
 
 
 def calibration_pairs(verdicts: Iterable[LabelScore]) -> tuple[tuple[float | None, bool], ...]:
-    """Confidence and acceptance of everything that was labeled; empty where no label has a confidence."""
+    """Confidence and acceptance of every label; empty if no label has a confidence."""
     pairs = tuple((v.confidence, v.accepted) for v in verdicts if v.labeled)
     return pairs if any(confidence is not None for confidence, _ in pairs) else ()
 
