@@ -210,7 +210,7 @@ class Clip:
 
 
 def _inside(box: Box, height_px: int, width_px: int) -> Box | None:
-    """The part of a box inside the frame; None where there is none. Boxes of mot17 leave the picture."""
+    """The part of a box inside the frame; None if outside. Boxes of mot17 leave the picture."""
     x1, x2 = max(box.x1, 0), min(box.x2, width_px)
     y1, y2 = max(box.y1, 0), min(box.y2, height_px)
     return Box(x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None

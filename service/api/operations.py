@@ -71,7 +71,7 @@ class Results:
         """The operation of a job.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: no such job.
         """
         return self.of(self._store.jobs.get(project_id, job_id))
 
@@ -91,7 +91,7 @@ class Results:
         """A video with the whole summary of its frames.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         video = self._store.videos.get(project_id, video_id)
         ready = video.state is VideoState.READY

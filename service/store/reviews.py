@@ -74,7 +74,7 @@ class Reviews:
         Raises:
             AlreadyExists: the request id was used with another body.
             InvalidInput: the comment is too long.
-            NotFound: there is no such video.
+            NotFound: no such video.
             RevisionConflict: some of the labels changed after ``base_revision``.
         """
         check_text("comment", comment, _LONGEST_COMMENT)
@@ -144,7 +144,7 @@ class Reviews:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the video is not ready.
             InvalidInput: the text is empty or too long.
-            NotFound: there is no such video.
+            NotFound: no such video.
             OutOfRange: a frame outside the video.
         """
         if not text.strip() or len(text) > _LONGEST_COMMENT or "\0" in text:
@@ -183,7 +183,7 @@ class Reviews:
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -196,7 +196,7 @@ class Reviews:
         """Delete a comment.
 
         Raises:
-            NotFound: there is no such video or comment.
+            NotFound: no such video or comment.
         """
         with self._database.begin(write=True) as connection:
             video = video_row(connection, project_id, video_id)
