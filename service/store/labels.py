@@ -103,7 +103,7 @@ class Labels:
             OutOfRange: a frame past the end of the video.
             RevisionConflict: keys changed after ``base_revision``.
         """
-        said = label_writes(labels, deletes)
+        writes = label_writes(labels, deletes)
         changes = label_writes([*labels, *also], deletes)
 
         def act() -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Labels:
             kept = [key_to_json(key) for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 
-        body = [[(str(c.key), c.payload) for c in said], base_revision, author]
+        body = [[(str(c.key), c.payload) for c in writes], base_revision, author]
         with self._database.begin(write=True) as connection:
             answer = once(connection, f"labels.{kind.value}/{project_id}/{video_id}", request_id, body, act)
         kept = tuple(key_from_json(key) for key in answer["kept"])

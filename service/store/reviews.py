@@ -96,7 +96,7 @@ class Reviews:
             newer = [row_key(row) for row in rows if base_revision is not None and row.revision > base_revision]
             if newer:
                 raise RevisionConflict(tuple(sorted(newer)), int(video.label_revision))
-            todo = [(row, values) for row in rows if (values := _judged(row, action, author)) is not None]
+            todo = [(row, values) for row in rows if (values := _reviewed(row, action, author)) is not None]
             revision = int(video.label_revision)
             if todo and not validate_only:
                 revision += 1
@@ -270,7 +270,7 @@ _JUDGMENTS = {
 }
 
 
-def _judged(row: sa.Row[Any], action: ReviewAction, author: str) -> dict[str, Any] | None:
+def _reviewed(row: sa.Row[Any], action: ReviewAction, author: str) -> dict[str, Any] | None:
     """The new review values of a label; None if they would not change."""
     values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
     if action in _JUDGMENTS:
