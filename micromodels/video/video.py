@@ -112,7 +112,7 @@ class Video:
         """One frame, RGB uint8 ``(height, width, 3)``.
 
         Raises:
-            OutOfRange: there is no such frame.
+            OutOfRange: no such frame.
             FrameMismatch: the file does not have the frame that the table records.
             VideoError: decoding failed.
         """
@@ -147,7 +147,7 @@ class Video:
         request = -1
         for index in range(start, stop):
             with self._lock:
-                # Somebody else's read has replaced ours in the meantime, or there was none yet.
+                # Another read has replaced ours in the meantime, or none was started yet.
                 if request != self._request:
                     request = self._ask(index, stop)
                 image = self._next(request, index)
@@ -222,7 +222,7 @@ class Video:
             if kind is Kind.END and REQUEST.unpack(payload)[0] == request:
                 return None
             if kind is Kind.ERROR and json.loads(payload)["request"] == request:
-                self._request += 1  # an iterator that goes on nevertheless asks again
+                self._request += 1  # an iterator that continues requests its frames again
                 raise _received_error(payload)
 
 

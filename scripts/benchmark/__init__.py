@@ -1,4 +1,4 @@
-"""How good the labels are: real sets with ground truth, metrics, baselines, and the protocols that bring them together.
+"""Benchmark of label quality: real data sets with ground truth, metrics, baselines, and protocols.
 
-Nothing on the labeling path imports this package; ``scripts/bench`` does.
+The labeling code never imports this package; ``scripts/bench`` does.
 """

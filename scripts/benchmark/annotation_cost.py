@@ -1,16 +1,16 @@
-"""Protocol F, the annotation cost: how many frames a simulated reviewer draws until all are right.
+"""Protocol F, annotation cost: how many frames a simulated reviewer draws until all are right.
 
-The reviewer accepts a frame when every object on it has the right state and enough overlap (``Clip.accept_iou``), else
-draws the truth on it. Frame 0 is drawn first. Then one frame at a time is looked at, as a strategy picks it: accepted,
-or drawn, upon which the system updates its labels. It ends when every frame would be accepted, or half are drawn.
+The reviewer accepts a frame if every object on it has the right state and sufficient IoU (``Clip.accept_iou``), and
+otherwise draws the truth. Frame 0 is drawn first. Then a strategy picks one frame at a time, which the reviewer accepts
+or draws; after drawing, the system updates its labels. It ends when every frame would be accepted, or half are drawn.
 
-The library is corrected as people correct it: one ``LabelSession``, whose suggestions, acceptances and corrections are
-the ones that the service offers. Other systems label the video again from everything drawn so far.
+The library is corrected as people correct it: with a ``LabelSession`` and the suggestions, acceptances and corrections
+that the service offers. Other systems label the video again from everything drawn so far.
 
 ``speed-up = n * draw / (touched * n * draw + n * look + wait)`` with ``touched`` the share of frames drawn when 97 % of
-the rest would be accepted, and ``wait`` the seconds that the system took up to there, first training included. What
-a session does while nobody waits (the reviewer draws the next frame) is counted apart, as ``background``; where it
-takes longer than drawing, the rest of it is waited for.
+the rest would be accepted, and ``wait`` the seconds that the system took until then, including the first training. Work
+of a session while the next frame is drawn is counted separately, as ``background``; the part that exceeds the drawing
+time counts as waiting.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class Strategy(StrEnum):
     """Which frame the reviewer looks at next."""
 
     SUGGESTED = "suggested"
-    """The one that the system suggests; as ``EVEN`` for systems that suggest nothing."""
+    """The frame that the system suggests; as ``EVEN`` for systems without suggestions."""
     LEAST_CONFIDENT = "least_confident"
-    """The one whose least sure object is least sure; as ``EVEN`` where the system does not say."""
+    """The frame with the lowest confidence of any object; as ``EVEN`` for systems without confidences."""
     ORACLE = "oracle"
-    """The one that is worst in truth: what suggestions could reach at best."""
+    """The frame with the worst labels in truth: an upper bound for suggestions."""
     RANDOM = "random"
     EVEN = "even"
-    """The one farthest from any that is drawn."""
+    """The frame farthest from any drawn frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """One frame as the system labels it now. ``confidence`` is that of its least sure object."""
+    """One frame with its current labels. ``confidence`` is the lowest of its objects."""
 
     index: int
     accepted: bool
@@ -78,18 +78,18 @@ def run_annotation_cost(
     first: FirstLabels,
     service: Callable[[Clip, int], SimulatedReviewer] | None = None,
 ) -> Outcome:
-    """Plays the loop on one clip; the row's system is named ``SYSTEM+STRATEGY``.
+    """Runs the loop on one clip; the row's system is named ``SYSTEM+STRATEGY``.
 
     Args:
         clip: a clip of masks or single boxes.
         video: the clip's source, open.
-        system: what labels.
-        strategy: what picks the next frame.
-        first: what the library's micro-models made of frame 0; kept for the next strategy.
-        service: in place of the library's own session, a reviewer on a server.
+        system: the system that labels.
+        strategy: picks the next frame.
+        first: the library's first labels from frame 0; shared between strategies.
+        service: creates a reviewer on a server, instead of the library's own session.
 
     Raises:
-        MicromodelsError: whatever the system raises.
+        MicromodelsError: any error of the system.
     """
     watch = Watch()
     run = Run(cache_dir=first.cache_dir(clip), on_event=watch.on_event)
@@ -137,7 +137,7 @@ class _Game:
         self.looks = 0
 
     def play(self) -> None:
-        """Until all is right or half is drawn."""
+        """Run until all frames are right or half are drawn."""
         self._see(self._reviewer.update(None))
         while True:
             rest = [frame for index, frame in sorted(self._frames.items()) if index not in set(self.drawn)]
@@ -157,7 +157,7 @@ class _Game:
                 return index
             self._accepted.add(index)
             self._reviewer.accept(index)
-        raise AssertionError("an order without the wrong frames")
+        raise AssertionError("the order lacks the wrong frames")
 
     def _order(self, rest: Sequence[_Frame]) -> Iterator[int]:
         unseen = [frame for frame in rest if frame.index not in self._accepted or not frame.accepted]
@@ -171,7 +171,7 @@ class _Game:
         yield from _evenly([frame for frame in unseen if frame.index not in unknown], self.drawn)
 
     def _see(self, results: Sequence[FrameResult]) -> None:
-        """Judges every frame whose truth is known."""
+        """Scores every frame with known truth."""
         for result in results:
             truth = self._clip.truth(result.frame)
             if truth is None:
@@ -192,7 +192,7 @@ def _by_confidence(rest: Sequence[_Frame], drawn: Sequence[int]) -> list[int]:
 
 
 def _by_truth(rest: Sequence[_Frame], drawn: Sequence[int]) -> list[int]:
-    """The worst first; those that would be accepted last."""
+    """Worst first; frames that would be accepted last."""
     del drawn
     return [frame.index for frame in sorted(rest, key=lambda frame: (frame.accepted, frame.iou, frame.index))]
 
@@ -204,7 +204,7 @@ def _at_random(rest: Sequence[_Frame], drawn: Sequence[int]) -> list[int]:
 
 
 def _evenly(rest: Sequence[_Frame], drawn: Sequence[int]) -> list[int]:
-    """The farthest from any frame looked at, and so on."""
+    """The frame farthest from any checked frame, and so on."""
     left, seen, order = {frame.index for frame in rest}, list(drawn), []
     while left:
         order.append(max(left, key=lambda index: (min(abs(index - d) for d in seen), -index)))
@@ -224,7 +224,7 @@ _ORDERS: Mapping[Strategy, Callable[[Sequence[_Frame], Sequence[int]], list[int]
 def _scores(
     curve: Sequence[tuple[float, float]], times: Times, frame_count: int, draw_seconds: float, looks: int
 ) -> dict[str, float]:
-    """Where 97 % and 100 % were never reached, everything that is still wrong counts as drawn."""
+    """If 97 % or 100 % was never reached, all remaining wrong frames count as drawn."""
     out: dict[str, float] = {}
     wait = 0.0
     for name, enough in (("97", ENOUGH), ("100", 1.0)):
@@ -234,7 +234,7 @@ def _scores(
         share, accepted = curve[last]
         out[f"touched_{name}"] = share if reached else share + (1 - share) * (1 - accepted)
         if name == "97":
-            # What takes longer in the background than drawing a frame makes the reviewer wait after all.
+            # Background work that takes longer than drawing a frame makes the reviewer wait.
             late = [max(0.0, seconds - draw_seconds) for seconds in times.background[:last]]
             wait = sum(times.waits[: last + 1]) + sum(late)
     manual = frame_count * draw_seconds

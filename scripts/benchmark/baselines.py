@@ -1,7 +1,7 @@
-"""What a user would pick instead: other ways from seeds to labels, run on the same seeds beside the default.
+"""Baselines: other methods to get from seeds to labels, run on the same seeds as the default.
 
-A baseline yields one :class:`~micromodels.types.FrameResult` per frame in order, as the library does; seeds pass
-through. No baseline but ``yolo`` and the library itself gives a confidence.
+A baseline yields one :class:`~micromodels.types.FrameResult` per frame in order, as the library does; seeds are passed
+through. Only ``yolo`` and the library itself give a confidence.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class LabelWith(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Something that turns seeds into labels.
+    """A method that turns seeds into labels.
 
     Attributes:
         name: as given to ``--baselines``.
-        propagate: does it.
-        lacking: why it cannot run on a clip, given also whether the seeds are frame classes; empty if it can.
-        session_recipe: the library's recipe whose micro-models learn from corrections in a label session; empty: it is
-            run again after every correction.
-        title: its name in tables for people; ``name`` where empty.
-        recipe: the library's recipe that trains its micro-model; systems with the same one label with the same
-            micro-model. Empty: it has none.
-        label: labels with that micro-model; None where there is none.
+        propagate: the method.
+        lacking: why it cannot run on a clip (second argument: whether the seeds are frame classes); empty if it can.
+        session_recipe: the library's recipe for label sessions that learn from corrections; empty to run the method
+            again after every correction.
+        title: its name in tables; ``name`` if empty.
+        recipe: the library's recipe that trains its micro-model; systems with the same recipe share a micro-model.
+            Empty for none.
+        label: labels with that micro-model; None for none.
     """
 
     name: str
@@ -101,7 +101,7 @@ def _tracker(name: str) -> Propagate:
 
 
 def _boxes_of(tracker: str) -> Propagate:
-    """Boxes that were published."""
+    """Published boxes."""
 
     def propagate(clip: Clip, video: Video, seeds: Sequence[AnyLabel], run: Run) -> Iterator[FrameResult]:
         del run
@@ -123,7 +123,7 @@ def _propagate(model: MicroModel, video: Video, seeds: Sequence[AnyLabel], run: 
 
 
 def _frame_by_frame(model: MicroModel, video: Video, seeds: Sequence[AnyLabel], run: Run) -> Iterator[FrameResult]:
-    """Every frame labeled as if it were a video of its own: nothing is known of its neighbors nor of the seeds."""
+    """Labels every frame as if it were a separate video, without its neighbors and the seeds."""
     for frame in range(video.table.frame_count):
         (result,) = model.propagate(video, [], frames=range(frame, frame + 1), run=run)
         drawn = {_key(seed): seed for seed in seeds if seed.frame == frame}
@@ -157,7 +157,7 @@ def _always(clip: Clip, frame_classes: bool) -> str:
 
 def _objects_only(clip: Clip, frame_classes: bool) -> str:
     del clip
-    return "knows no frame classes" if frame_classes else ""
+    return "does not support frame classes" if frame_classes else ""
 
 
 def _osvos_lacks(clip: Clip, frame_classes: bool) -> str:
@@ -177,7 +177,7 @@ def _published_lacks(tracker: str, set_name: str) -> Callable[[Clip, bool], str]
 def _tracker_lacks(name: str) -> Callable[[Clip, bool], str]:
     def lacking(clip: Clip, frame_classes: bool) -> str:
         if frame_classes or clip.kind not in {ClipKind.BOX, ClipKind.MANY_BOXES}:
-            return "knows boxes only"
+            return "supports boxes only"
         return tracker_lacks(name)
 
     return lacking
@@ -189,7 +189,7 @@ def _library_lacks(recipe: str) -> Callable[[Clip, bool], str]:
         if recipe != "yolo":
             return ""
         if frame_classes:
-            return "the recipe has no YOLO for frame classes"
+            return "the YOLO recipe does not support frame classes"
         missing = [name for name in ("ultralytics", "lap") if importlib.util.find_spec(name) is None]
         return f"{missing[0]} is not installed" if missing else ""
 
@@ -230,14 +230,14 @@ BASELINES: Mapping[str, System] = {
         _library("frames", "micromodels without temporal inference", "auto", _frame_by_frame),
     )
 }
-"""Everything that can be run, by name; ``default`` is the library as it comes."""
+"""All systems by name; ``default`` is the library with default settings."""
 
 
 def find_system(name: str) -> System:
     """The system of that name.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: no such system.
     """
     if name not in BASELINES:
         raise InvalidInput("baselines", name, ", ".join(BASELINES))

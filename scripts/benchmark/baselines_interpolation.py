@@ -1,7 +1,7 @@
-"""Labels between seeds without looking at the pictures: the nearest seed copied, or linear interpolation.
+"""Baselines that ignore the pictures: copy of the nearest seed, and linear interpolation between seeds.
 
-Also what other baselines need to turn the labels of each track into results by frame. Where several seeds of a track
-are equally near, the earlier one counts.
+Also converts labels by track to results by frame, for other baselines. If several seeds of a track are equally near,
+the earlier one counts.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def moved(seed: Label, frame: int, shape: Shape | None, provenance: Provenance) 
 
 
 def _frame_labels(seeds: Sequence[AnyLabel], frame: int) -> tuple[FrameLabel, ...]:
-    """The nearest seed's value of every frame class; all that these baselines know about whole frames."""
+    """The nearest seed's value of every frame class."""
     classes: dict[str, list[FrameLabel]] = {}
     for seed in seeds:
         if isinstance(seed, FrameLabel):
@@ -84,7 +84,7 @@ def _frame_labels(seeds: Sequence[AnyLabel], frame: int) -> tuple[FrameLabel, ..
 
 
 def fill_frames(seeds: Sequence[AnyLabel], frame_count: int, fill: TrackFill) -> Iterator[FrameResult]:
-    """Results by frame from what ``fill`` says of each track; frame classes are those of the nearest seed."""
+    """Results by frame from the labels that ``fill`` gives each track; frame classes are those of the nearest seed."""
     tracks = [fill(labels, frame_count) for labels in by_track(seeds).values()]
     for frame in range(frame_count):
         yield FrameResult(frame, tuple(track[frame] for track in tracks), _frame_labels(seeds, frame))
@@ -101,7 +101,7 @@ def copy_track(seeds: Sequence[Label], frame_count: int) -> list[Label]:
 
 
 def linear_track(seeds: Sequence[Label], frame_count: int) -> list[Label]:
-    """Linear between two seeds that show the object, else a copy of the nearest."""
+    """Linear interpolation between two seeds that show the object, else a copy of the nearest."""
     out = copy_track(seeds, frame_count)
     for before, after in pairwise(seeds):
         if before.shape is None or after.shape is None:
@@ -120,11 +120,11 @@ def _shape_between(before: Shape, after: Shape) -> Callable[[float], Shape | Non
     if isinstance(before, Mask) and isinstance(after, Mask):
         between = interpolate_masks(before.to_array(), after.to_array())
         return lambda weight: as_mask(between(weight))
-    raise InvalidInput("seeds", (before, after), "boxes only or masks only on one track")
+    raise InvalidInput("seeds", (before, after), "only boxes or only masks on one track")
 
 
 def as_mask(mask: BoolMask) -> Mask | None:
-    """A mask as a shape; None where it is empty."""
+    """A mask as a shape; None if it is empty."""
     return Mask.from_array(mask) if mask.any() else None
 
 

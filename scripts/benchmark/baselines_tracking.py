@@ -1,4 +1,4 @@
-"""Baselines that follow an object from its nearest seed, onward and back: optical flow, and the trackers of OpenCV."""
+"""Baselines that track an object from its nearest seed, forward and backward: optical flow, and OpenCV's trackers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Strand:
-    """A seed that shows the object, and the frames that it is the nearest seed of on one side, going away from it."""
+    """A seed that shows the object, and the frames on one side for which it is the nearest seed, in tracking order."""
 
     seed: Label
     shape: Shape
@@ -44,7 +44,7 @@ class _Strand:
 
 
 Follow = Callable[[list[Image], Sequence[_Strand]], Sequence[Sequence[Shape | None]]]
-"""Pictures of all frames, strands -> the shape on each frame of each strand; None where it is lost."""
+"""Pictures of all frames, strands -> the shape on each frame of each strand; None if the object is lost."""
 
 
 def _strands(seeds: Sequence[Label], frame_count: int) -> Iterator[_Strand]:
@@ -60,7 +60,7 @@ def _strands(seeds: Sequence[Label], frame_count: int) -> Iterator[_Strand]:
 
 
 def _follow(video: Video, seeds: Sequence[AnyLabel], color: int, follow: Follow) -> Iterator[FrameResult]:
-    """Labels from strands; ``color`` is OpenCV's conversion of the RGB pictures that ``follow`` wants."""
+    """Labels from strands; ``color`` is OpenCV's color conversion of the RGB pictures for ``follow``."""
     pictures = [np.asarray(cv2.cvtColor(image, color), np.uint8) for _, image in video.frames()]
 
     def fill(labels: Sequence[Label], frame_count: int) -> list[Label]:
@@ -77,10 +77,10 @@ def _follow(video: Video, seeds: Sequence[AnyLabel], color: int, follow: Follow)
 
 
 def follow_by_flow(video: Video, seeds: Sequence[AnyLabel]) -> Iterator[FrameResult]:
-    """Moves shapes along dense optical flow (DIS, medium preset), and nothing else.
+    """Moves shapes along dense optical flow only (DIS, medium preset).
 
-    The flow is summed up from the seed on, so that a mask is sampled from the seed's once (bilinear, cut at one half).
-    A box moves by the median flow inside it and keeps its size.
+    The flow is accumulated from the seed, so that a mask is sampled only once (bilinear, threshold one half). A box
+    moves by the median flow inside it and keeps its size.
     """
     return _follow(video, seeds, cv2.COLOR_RGB2GRAY, _along_flow)
 
@@ -90,8 +90,8 @@ def _along_flow(pictures: list[Image], strands: Sequence[_Strand]) -> list[list[
 
     @lru_cache(maxsize=128)  # many tracks share the flows
     def flow(frame: int, before: int) -> npt.NDArray[np.float32]:
-        """Where each pixel of a frame was on the one before, relative to where it is."""
-        found = dis.calc(pictures[frame], pictures[before], None)  # type: ignore[call-overload]  # the stub knows no None
+        """Displacement of each pixel of a frame to the previous frame."""
+        found = dis.calc(pictures[frame], pictures[before], None)  # type: ignore[call-overload]  # the stub lacks None
         return np.asarray(found, np.float32)
 
     carry = {True: _carry_mask, False: _carry_box}
@@ -135,8 +135,8 @@ def _shifted(box: Box, flow: npt.NDArray[np.float32]) -> Box | None:
 
 
 def follow_by_tracker(name: str, weights: Path, video: Video, seeds: Sequence[AnyLabel]) -> Iterator[FrameResult]:
-    """A single-object tracker of OpenCV; ``weights`` is the folder of those that need any."""
-    run = opencv_trackers.follow if opencv_trackers.here(name) else opencv_trackers.follow_in_child
+    """A single-object tracker of OpenCV; ``weights`` is the folder with network weights."""
+    run = opencv_trackers.follow if opencv_trackers.is_available(name) else opencv_trackers.follow_in_child
 
     def follow(pictures: list[Image], strands: Sequence[_Strand]) -> list[list[Shape | None]]:
         boxes = [bounds(strand.shape) or Box(0, 0, 1, 1) for strand in strands]
@@ -151,9 +151,9 @@ def follow_by_tracker(name: str, weights: Path, video: Video, seeds: Sequence[An
 
 
 def tracker_lacks(name: str) -> str:
-    """Why a tracker cannot be run; empty if it can."""
-    if opencv_trackers.here(name) or opencv_trackers.in_contrib(name):
+    """Why a tracker cannot run; empty if it can."""
+    if opencv_trackers.is_available(name) or opencv_trackers.in_contrib(name):
         return ""
     folder = opencv_trackers.contrib_folder()
-    found = "has it neither" if (folder / "cv2").is_dir() else "is not there"
-    return f"OpenCV {cv2.__version__} is built without it, and opencv-contrib-python in {folder.name}/ {found}"
+    found = "lacks it too" if (folder / "cv2").is_dir() else "is not installed"
+    return f"OpenCV {cv2.__version__} lacks this tracker, and opencv-contrib-python in {folder.name}/ {found}"

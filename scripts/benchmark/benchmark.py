@@ -1,7 +1,7 @@
-"""A benchmark: what is to be run, what has been, the file that keeps it, and how long the rest takes.
+"""A benchmark: planned runs, finished runs, their file, and the remaining time.
 
-The file is written again after every run, so that whatever ends a benchmark early costs the run in hand only; it can be
-gone on with (``Benchmark.resume``), and files of several processes can be put together (``Benchmark.merge``).
+The file is rewritten after every run, so that an early end loses only the current run. A benchmark can be resumed
+(``Benchmark.resume``), and files of several processes can be merged (``Benchmark.merge``).
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ OnLabels = Callable[[Clip, Video, Outcome], None]
 
 @dataclass
 class Benchmark:
-    """What has been run so far.
+    """The results so far.
 
     Attributes:
-        arguments: what was asked for.
+        arguments: the command line arguments.
         rows: one per run.
-        skipped: systems that were left out, where, and why.
-        growth: what ``--growth`` measured.
-        complete: whether all that was asked for was run.
+        skipped: skipped systems, where, and why.
+        growth: results of ``--growth``.
+        complete: whether all planned runs are done.
         start: date and time, UTC.
         commit: of the code, with ``+`` where it has uncommitted changes.
         machine: what it runs on.
-        parts: of a merged benchmark, what the files said of themselves.
+        parts: of a merged benchmark, the headers of its files.
     """
 
     arguments: Mapping[str, object]
@@ -97,7 +97,7 @@ class Benchmark:
         }
 
     def write(self, path: Path) -> None:
-        """Replaces the file in one step. A line for each row and summary, so that it can be read and compared."""
+        """Replaces the file atomically. One line per row and summary, so that files are easy to read and compare."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         lines = []
@@ -111,10 +111,10 @@ class Benchmark:
 
     @classmethod
     def read(cls, path: Path) -> Benchmark:
-        """A benchmark as :meth:`write` left it.
+        """Read a benchmark that :meth:`write` wrote.
 
         Raises:
-            FailedPrecondition: no such file, or another one.
+            FailedPrecondition: the file is missing, or has another format.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -132,13 +132,13 @@ class Benchmark:
                 data["parts"],
             )
         except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
-            raise FailedPrecondition(f"{path}: not a file that this scripts/bench wrote ({error})") from error
+            raise FailedPrecondition(f"{path}: not a file of this version of scripts/bench ({error})") from error
 
     def resume(self, path: Path) -> None:
-        """Takes over the rows that a file has; those without a result are run again. No file: nothing to take over.
+        """Adopt the rows of a file; rows without a result are run again. No effect if the file is missing.
 
         Raises:
-            FailedPrecondition: rows of another commit, which would be lost or mixed with those of this one.
+            FailedPrecondition: the file has rows of another commit, which must not be mixed with rows of this one.
         """
         if not path.exists():
             return
@@ -146,17 +146,17 @@ class Benchmark:
         others = {row.commit for row in before.rows} - {self.commit}
         if others:
             raise FailedPrecondition(
-                f"{path} holds rows of commit {', '.join(sorted(others))}, and this is {self.commit}: name another file"
+                f"{path} has rows of commit {', '.join(sorted(others))}, this is {self.commit}; choose another file"
             )
         self.rows = [row for row in before.rows if not row.error]
         self.growth, self.parts, self.start = before.growth, before.parts, before.start
 
     @classmethod
     def merge(cls, paths: Sequence[Path]) -> Benchmark:
-        """One benchmark of the rows of several files. Of the same run, the newest file's counts, results before errors.
+        """Merge the rows of several files. For equal runs, the newest file's row counts, results before errors.
 
         Raises:
-            FailedPrecondition: a file that is none.
+            FailedPrecondition: a file is not a benchmark.
         """
         members = sorted((cls.read(path) for path in paths), key=lambda bench: bench.start)
         newest = members[-1]
@@ -212,13 +212,13 @@ def _machine() -> dict[str, object]:
 
 
 def _gpu() -> str:
-    torch = sys.modules.get("torch")  # loaded if a system needed it
+    torch = sys.modules.get("torch")  # loaded only if a system needed it
     return str(torch.cuda.get_device_name(0)) if torch is not None and torch.cuda.is_available() else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row to make. ``strategy`` is for protocol F, which starts from one seed."""
+    """One planned row. ``strategy`` is for protocol F, which starts from one seed."""
 
     protocol: Protocol
     clip: Clip
@@ -228,12 +228,12 @@ class Job:
 
     @property
     def system_name(self) -> str:
-        """As the row calls it."""
+        """The system's name in the row."""
         return f"{self.system.name}+{self.strategy}" if self.strategy else self.system.name
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
-        """That of the row to be made."""
+        """Key of the planned row."""
         return self.protocol.value, self.clip.set_name, self.clip.name, self.system_name, self.k
 
     @property
@@ -250,18 +250,18 @@ def plan(
     strategies: Sequence[Strategy] = (),
     annotation_cost_systems: Sequence[System] | None = None,
 ) -> list[Job]:
-    """The rows to make, in order: protocol, clip, k (or strategy), system.
+    """The planned rows, in order: protocol, clip, k (or strategy), system.
 
-    G is a summary of the runs of A to D, which are therefore made where G is asked for. For a system that suggests
-    nothing, ``suggested`` and ``least_confident`` are the same as ``even``: the first of these is run.
+    G summarizes the runs of A to D, which are therefore run if G is requested. For a system without suggestions,
+    ``suggested`` and ``least_confident`` equal ``even``: only the first of these is run.
 
     Args:
-        protocols: what to score.
-        clips: on what, where the protocol has their set.
-        systems: what to run.
+        protocols: protocols to run.
+        clips: clips to use, for protocols that include their set.
+        systems: systems to run.
         ks: numbers of seed frames, A to E.
         strategies: of F.
-        annotation_cost_systems: what to run in F; None: ``systems``.
+        annotation_cost_systems: systems to run in F; None for ``systems``.
     """
     wanted = set(protocols) | (set(SCORED_TOGETHER) if Protocol.CALIBRATION in protocols else set())
     jobs: list[Job] = []
@@ -290,7 +290,7 @@ def _different(system: System, strategies: Sequence[Strategy]) -> list[Strategy]
 
 
 def part_of(jobs: Sequence[Job], part: int, parts: int) -> list[Job]:
-    """Every so many-th group of jobs, for one of several processes side by side; ``part`` counts from 1.
+    """Every ``parts``-th group of jobs, for one of several parallel processes; ``part`` counts from 1.
 
     Raises:
         InvalidInput: ``part`` is not one of the parts.
@@ -302,10 +302,10 @@ def part_of(jobs: Sequence[Job], part: int, parts: int) -> list[Job]:
 
 
 class Remaining:
-    """How long the rest takes, by the seconds a frame that each system took so far.
+    """Estimates the remaining time by the seconds per frame that each system took so far.
 
     Args:
-        rows: that are there already.
+        rows: existing rows.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -315,7 +315,7 @@ class Remaining:
             self.learn(row)
 
     def learn(self, row: Row) -> None:
-        """Takes a finished row into account."""
+        """Add a finished row."""
         if row.error or not row.frame_count:
             return
         for name in (row.system, ""):
@@ -323,7 +323,7 @@ class Remaining:
             self._frames[name] += row.frame_count
 
     def seconds(self, jobs: Iterable[Job]) -> float:
-        """Estimate for some jobs; a system that has not been seen yet is taken to be like the mean of the others."""
+        """Estimate for some jobs; a system without rows counts as the mean of the others."""
         total = 0.0
         for job in jobs:
             name = job.system_name if self._frames.get(job.system_name) else ""
@@ -336,22 +336,22 @@ def run_jobs(
     jobs: Sequence[Job],
     *,
     out: Path | None,
-    tell: Callable[[Row, int, float], None],
+    report: Callable[[Row, int, float], None],
     on_labels: Mapping[str, OnLabels] | None = None,
     service: Callable[[Clip, int], SimulatedReviewer] | None = None,
 ) -> None:
-    """Makes the rows one after another; a system that raises gets a row that says so and the rest goes on.
+    """Run jobs one after another. A system that raises gets a row with the error, and the others continue.
 
     Args:
-        bench: gets the rows; what it has already is not run again.
-        jobs: what to run.
-        out: file to keep up to date.
-        tell: called with every row that was made, how many jobs are left, and an estimate of their seconds.
+        bench: gets the rows; existing rows are not run again.
+        jobs: jobs to run.
+        out: file to update after every run.
+        report: called with every new row, the number of remaining jobs, and an estimate of their seconds.
         on_labels: by name of the system, called after each of its runs; not for protocol F.
-        service: of protocol F, a reviewer on a server in place of a label session in this process.
+        service: for protocol F, creates a reviewer on a server instead of a label session in this process.
 
     Raises:
-        KeyboardInterrupt: passed on; rows that were finished are in the file.
+        KeyboardInterrupt: passed on; finished rows are in the file.
     """
     done = {row.key for row in bench.rows}
     left = [job for job in jobs if _runs(job, bench.skipped) and job.key not in done]
@@ -367,7 +367,7 @@ def run_jobs(
                     bench.rows.append(row)
                     remaining.learn(row)
                     made += 1
-                    tell(row, len(left) - made, remaining.seconds(left[made:]))
+                    report(row, len(left) - made, remaining.seconds(left[made:]))
                     if out:
                         bench.write(out)
     bench.complete = True
@@ -376,7 +376,7 @@ def run_jobs(
 
 
 def _runs(job: Job, skipped: list[dict[str, str]]) -> bool:
-    """Whether a system can do a job; notes why where it cannot."""
+    """Whether a system can run a job; records why not."""
     why = job.system.lacking(job.clip, job.protocol is Protocol.FRAME_CLASSES)
     if not why:
         return True
@@ -400,7 +400,7 @@ def _run(
     service: Callable[[Clip, int], SimulatedReviewer] | None,
 ) -> Row:
     clip, system = job.clip, job.system
-    cache = folder / (system.recipe or system.name)  # features that another system cached would make this one quicker
+    cache = folder / (system.recipe or system.name)  # separate, because another system's cache would speed this one up
     cache.mkdir(exist_ok=True)
     try:
         with open_video(clip.source) as video:
@@ -411,7 +411,7 @@ def _run(
             if on_labels is not None:
                 on_labels(clip, video, outcome)
             return outcome.row
-    except Exception as error:  # whatever a system does, the other rows count
+    except Exception as error:  # one failing system must not end the benchmark
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
         return Row(job.protocol, clip.set_name, clip.name, job.system_name, job.k, (), 0, error=message)

@@ -1,9 +1,9 @@
-"""``scripts/calibrate``: how far confidences can be trusted on videos they were not fitted to, and better weights.
+"""``scripts/calibrate``: measures calibration of confidences on unseen videos, and fits better weights.
 
-Default micro-models label clips with ground truth; every label leaves its signs
-(``micromodels.propagation.confidence``) and its IoU in a file. From these the weights of the signs are fitted again,
-for masks and for boxes. Each sequence is judged by weights fitted to the others alone, next to those that the program
-has now; the weights fitted to all are printed, for ``micromodels/propagation/confidence.py``.
+Default micro-models label clips with ground truth; the signs of every label (``micromodels.propagation.confidence``)
+and its IoU are written to a file. The weights of the signs are fitted to these, separately for masks and boxes. Each
+sequence is scored with weights fitted to the other sequences, and with the current weights; weights fitted to all
+sequences are printed for ``micromodels/propagation/confidence.py``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["ERROR_MODELS", "SignedLabel", "fitted", "left_out", "main", "signed_
 ERROR_MODELS = {"mask": MASKS, "box": BOXES}
 DEFAULT_SETS = "davis2016,cvc612,otb,tld,mot,davis2016-boxes,cvc612-boxes"
 MIN_ERROR = 0.02
-"""Truth is no better than this."""
+"""Limit of the ground truth's accuracy."""
 RIDGE = 1e-3
 
 Doubles = npt.NDArray[np.float64]
@@ -44,17 +44,17 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SignedLabel:
-    """What one label says of itself, and what it is worth.
+    """Signs of one label, and its IoU.
 
     Attributes:
         set_name: of the clip.
         sequence: of the clip.
-        k: how many frames were seeds.
+        k: number of seed frames.
         kind: key of ``ERROR_MODELS``.
         frame: of the label.
         track: of the label.
-        signs: by name.
-        iou: with the truth; 0 where the object is not there.
+        signs: values by name.
+        iou: with the truth; 0 if the object is absent.
     """
 
     set_name: str
@@ -73,7 +73,7 @@ class SignedLabel:
 
 
 def signed_labels(clip: Clip, k: int, results: Iterable[FrameResult]) -> list[SignedLabel]:
-    """The labels of a run that have signs, and whose truth is known."""
+    """The labels of a run with signs and known truth."""
     known = set(clip.known_frames()) - set(clip.seed_frames(k))
     found = []
     for result in (result for result in results if result.frame in known):
@@ -89,9 +89,10 @@ def signed_labels(clip: Clip, k: int, results: Iterable[FrameResult]) -> list[Si
 
 
 def fitted(labels: Sequence[SignedLabel], now: ErrorModel) -> ErrorModel:
-    """The error model of the same signs that explains the labels best, by weighted least squares.
+    """Fit the error model with the same signs to the labels, by weighted least squares.
 
-    Each run weighs as the root of the number of its labels, which are alike: neither long clips nor short ones rule.
+    Each run is weighted by the square root of its number of labels, which are correlated, so that neither long nor
+    short clips dominate.
     """
     names = list(now.weights)
     counts = Counter(label.run for label in labels)
@@ -106,14 +107,14 @@ def fitted(labels: Sequence[SignedLabel], now: ErrorModel) -> ErrorModel:
 
 
 def left_out(labels: Sequence[SignedLabel], now: ErrorModel) -> Doubles:
-    """Confidence of each label by weights that are fitted to the other sequences.
+    """Confidence of each label with weights fitted to the other sequences.
 
     Raises:
-        FailedPrecondition: all are of one sequence.
+        FailedPrecondition: all labels are of one sequence.
     """
     sequences = sorted({label.sequence for label in labels})
     if len(sequences) < 2:
-        raise FailedPrecondition(f"labels of one sequence only ({sequences}); nothing is left to fit to without it")
+        raise FailedPrecondition(f"labels of one sequence only ({sequences}); add labels of other sequences")
     models = {name: fitted([label for label in labels if label.sequence != name], now) for name in sequences}
     return np.array([models[label.sequence].probability(label.signs) for label in labels])
 
@@ -123,11 +124,11 @@ def _read(path: Path) -> list[SignedLabel]:
         with path.open(encoding="utf-8") as lines:
             return [SignedLabel(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
-        raise FailedPrecondition(f"{path}: not a file that scripts/calibrate wrote ({error})") from error
+        raise FailedPrecondition(f"{path}: not a file of scripts/calibrate ({error})") from error
 
 
 def _collect(clips: Sequence[Clip], seed_counts: Sequence[int], path: Path, console: Console) -> None:
-    """Run what the file lacks, and add it run by run."""
+    """Run what is missing in the file, and append it run by run."""
     done = {label.run for label in _read(path)} if path.exists() else set()
     for clip in clips:
         for k in seed_counts:
@@ -145,28 +146,28 @@ def _collect(clips: Sequence[Clip], seed_counts: Sequence[int], path: Path, cons
 
 
 def _report(labels: Sequence[SignedLabel], kind: str, console: Console) -> None:
-    """Both ways of being sure, by set and k, and the weights."""
+    """Print both calibrations by set and k, and the weights."""
     now = ERROR_MODELS[kind]
     sure = np.array([now.probability(label.signs) for label in labels])
     unseen = left_out(labels, now)
     right = np.array([label.iou >= now.accepted_iou for label in labels])
-    columns = ("set", "k", "labels", f"IoU >= {now.accepted_iou}", "as it is", "left out")
+    columns = ("set", "k", "labels", f"IoU >= {now.accepted_iou}", "current weights", "leave-one-sequence-out")
     table = Table(*columns, title=f"{kind}: calibration error / Brier score")
 
     def add(name: str, k: str, where: npt.NDArray[np.bool_]) -> None:
-        said = [
+        cells = [
             f"{metrics.expected_calibration_error(p, right[where].tolist()):.3f}"
             f" / {metrics.brier_score(p, right[where].tolist()):.3f}"
             for p in (sure[where].tolist(), unseen[where].tolist())
         ]
-        table.add_row(name, k, str(where.sum()), f"{right[where].mean():.2f}", *said)
+        table.add_row(name, k, str(where.sum()), f"{right[where].mean():.2f}", *cells)
 
     groups = [(label.set_name, label.k) for label in labels]
     for name, k in dict.fromkeys(groups):
         add(name, str(k), np.array([group == (name, k) for group in groups]))
     add("all", "", np.ones(len(labels), np.bool_))
     console.print(table)
-    console.print(f"as it is: {now}", highlight=False, soft_wrap=True)
+    console.print(f"current weights: {now}", highlight=False, soft_wrap=True)
     console.print(f"fitted to all: {fitted(labels, now)}", highlight=False, soft_wrap=True)
 
 
@@ -176,13 +177,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     signs: Annotated[
-        Path, typer.Argument(help="File of the labels' signs, a JSON object a line; what it has is not run again.")
+        Path, typer.Argument(help="File of the labels' signs, as JSON Lines; runs in it are not repeated.")
     ],
     sets: Annotated[str, typer.Option(help="Sets of the benchmark, comma-separated.")] = DEFAULT_SETS,
     sequences: Annotated[str, typer.Option(help="Names of sequences, comma-separated; default: all.")] = "",
     k: Annotated[str, typer.Option(help="Numbers of seed frames, comma-separated.")] = "1,3",
 ) -> None:
-    """Measures how far confidences can be trusted on videos they were not fitted to (docs/explanation/evaluation.md).
+    """Measures calibration of confidences on unseen videos, and fits better weights (docs/explanation/evaluation.md).
 
     MICROMODELS_REAL_DATA names the data.
     """

@@ -1,9 +1,9 @@
 """``scripts/bench``: runs protocols over clips, systems and k, prints tables, writes JSON, Markdown and pictures.
 
-Clips are labeled one after another in this process; what a run caches goes when it ends. The JSON file is written again
-after every run, so an interrupted benchmark (Ctrl-C, exit code 130) leaves what it had, and ``--resume`` goes on with
-it. Exit codes: 0 done, 1 a system failed on a clip or the quick mode found a regression, 2 wrong arguments, 130
-interrupted.
+Clips are labeled one after another in this process; caches of a run are deleted when it ends. The JSON file is
+rewritten after every run, so an interrupted benchmark (Ctrl-C, exit code 130) keeps its rows, and ``--resume``
+continues it. Exit codes: 0 done, 1 a system failed on a clip or the quick mode found a regression, 2 wrong arguments,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from scripts.benchmark.tables import as_markdown, describe_row, print_tables
 __all__ = ["main"]
 
 LONGEST_DRAWING_SECONDS = 15.0
-"""A server is given so much of the time that drawing a frame takes, lest the benchmark take days."""
+"""Share of the time to draw a frame that the benchmark waits for a server; more would take days."""
 EVERY_BASELINE = "all"
 _NOT_IN_ALL = ("head", "finetune")
-"""The one is the default today, the other is for GPUs."""
+"""One is the current default, the other is for GPUs."""
 _ANNOTATION_COST_BASELINES = ("linear", "default")
-"""What protocol F compares where no systems are named: others would label the video again after every drawing."""
+"""Default systems of protocol F: others would label the video again after every drawing."""
 
 
 def _listed(value: str) -> list[str]:
@@ -53,7 +53,7 @@ class _Places:
     pictures: Path | None
 
     def finish(self, bench: Benchmark, console: Console) -> None:
-        """Prints and writes everything that is made at the end."""
+        """Prints and writes the final results."""
         print_tables(bench, console)
         if self.out:
             bench.write(self.out)
@@ -75,23 +75,21 @@ def main(
     sets: Annotated[str, typer.Option(help="Sets, comma-separated; default: all of the protocol.")] = "",
     sequences: Annotated[str, typer.Option(help="Names of sequences, comma-separated; default: all.")] = "",
     baselines: Annotated[
-        str, typer.Option(help="Systems, comma-separated; F of 'all' is linear,default.")
+        str, typer.Option(help="Systems, comma-separated; for 'all', F runs linear,default.")
     ] = EVERY_BASELINE,
     strategies: Annotated[
         str, typer.Option(help="Protocol F: suggested, least_confident, oracle, random, even.")
     ] = "suggested,oracle,random,even",
     service: Annotated[
-        str, typer.Option(help="Protocol F over gRPC: address of a server that may read the data's folder.")
+        str, typer.Option(help="Protocol F over gRPC: address of a server that can read the data folder.")
     ] = "",
-    part: Annotated[str, typer.Option(help="I/N: the I-th of N parts, for processes side by side.")] = "1/1",
-    out: Annotated[Path | None, typer.Option(help="JSON file to write; kept up to date after every run.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; its rows are not run again.")] = False,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Run nothing: put the FILES of earlier runs together.")
-    ] = False,
+    part: Annotated[str, typer.Option(help="I/N: the I-th of N parts, for parallel processes.")] = "1/1",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write; updated after every run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue --out; its rows are not run again.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Run nothing: merge the FILES of earlier runs.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="File for the tables as Markdown.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for overlays of the worst frames and plots.")] = None,
-    growth: Annotated[bool, typer.Option("--growth", help="Time and memory over lengths and objects instead.")] = False,
+    growth: Annotated[bool, typer.Option("--growth", help="Measure time and memory by length and objects.")] = False,
     lengths: Annotated[str, typer.Option(help="With --growth: numbers of frames.")] = ",".join(map(str, LENGTHS)),
     objects: Annotated[str, typer.Option(help="With --growth: numbers of objects.")] = ",".join(map(str, OBJECTS)),
     quick: Annotated[bool, typer.Option("--quick", help="A few runs, compared with the committed baseline.")] = False,
@@ -111,7 +109,7 @@ def main(
     bench = Benchmark(asked)
     try:
         if bool(files) != merge:
-            raise InvalidInput("files", [str(path) for path in files or ()], "some with --merge, none without")
+            raise InvalidInput("files", [str(path) for path in files or ()], "files with --merge, none without it")
         if merge:
             bench = Benchmark.merge(files or [])
         elif resume:
@@ -121,13 +119,13 @@ def main(
         elif not merge:
             jobs = quick_jobs(data_root()) if quick else _jobs(asked)
             drawn = {} if pictures is None else _drawn(jobs, pictures)
-            run_jobs(bench, jobs, out=out, tell=_teller(console), on_labels=drawn, service=_reviewer(service))
+            run_jobs(bench, jobs, out=out, report=_reporter(console), on_labels=drawn, service=_reviewer(service))
     except (MicromodelsError, ValueError) as error:
         console.print(f"[red]bench: {error}[/]")
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         places.finish(bench, console)
-        console.print("interrupted" + (f"; what is finished is in {out}" if out else ""))
+        console.print("interrupted" + (f"; finished runs are in {out}" if out else ""))
         raise typer.Exit(130) from None
     places.finish(bench, console)
     complaints = check_quick(bench.rows, console, update=update_baseline) if quick else []
@@ -135,16 +133,16 @@ def main(
 
 
 def _drawn(jobs: Iterable[Job], folder: Path) -> Mapping[str, OnLabels]:
-    """What draws the worst frames: those of the default, or of every system where it is not run."""
+    """Functions that draw the worst frames of the default, or of every system if the default is not run."""
     names = {job.system.name for job in jobs}
     return dict.fromkeys({"default"} & names or names, partial(draw_worst, folder))
 
 
 def _reviewer(address: str) -> Callable[[Clip, int], SimulatedReviewer] | None:
-    """A reviewer on a server for protocol F; None for sessions in this process."""
+    """Creates reviewers on a server for protocol F; None for sessions in this process."""
     if not address:
         return None
-    from scripts.benchmark.grpc_reviewer import GrpcReviewer  # needs gRPC, which nothing else here does
+    from scripts.benchmark.grpc_reviewer import GrpcReviewer  # imported here because only this needs gRPC
 
     def open_reviewer(clip: Clip, retrain_corrections: int) -> SimulatedReviewer:
         drawing_seconds = min(DRAW_SECONDS[clip.kind], LONGEST_DRAWING_SECONDS)
@@ -155,12 +153,12 @@ def _reviewer(address: str) -> Callable[[Clip, int], SimulatedReviewer] | None:
 
 def _named(out: Path | None) -> Path:
     if out is None:
-        raise InvalidInput("out", None, "a file, with --resume")
+        raise InvalidInput("out", None, "a file, because --resume is given")
     return out
 
 
 def _jobs(asked: Mapping[str, str]) -> list[Job]:
-    """What the arguments ask for."""
+    """The jobs of the arguments."""
     protocols = [Protocol(letter.upper()) for letter in _listed(asked["protocol"])]
     wanted = _listed(asked["sets"]) or [name for protocol in protocols for name in PROTOCOL_SETS[protocol]]
     every = asked["baselines"] == EVERY_BASELINE
@@ -178,28 +176,28 @@ def _jobs(asked: Mapping[str, str]) -> list[Job]:
 
 
 def _grow(bench: Benchmark, asked: Mapping[str, str], out: Path | None, console: Console) -> None:
-    """Measures growth on the first of the clips that are asked for."""
+    """Measures growth on the first of the requested clips."""
     numbers = [[int(number) for number in _listed(asked[name])] for name in ("lengths", "objects")]
     clips = load_clips(data_root(), _listed(asked["sets"]) or ["davis2016"], _listed(asked["sequences"]))
 
-    def tell(kind: str, point: Mapping[str, Any]) -> None:
-        said = "  ".join(f"{name} {value}" for name, value in point.items())
-        console.print(f"growth, {kind}: {said}", highlight=False)
+    def report(kind: str, point: Mapping[str, Any]) -> None:
+        numbers_text = "  ".join(f"{name} {value}" for name, value in point.items())
+        console.print(f"growth, {kind}: {numbers_text}", highlight=False)
         if out:
             bench.write(out)
 
-    measure_growth(clips[0], numbers[0], numbers[1], tell, bench.growth)
+    measure_growth(clips[0], numbers[0], numbers[1], report, bench.growth)
     bench.complete = True
 
 
-def _teller(console: Console) -> Callable[[Row, int, float], None]:
+def _reporter(console: Console) -> Callable[[Row, int, float], None]:
     """Prints a line for every finished row."""
 
-    def tell(row: Row, left: int, seconds: float) -> None:
+    def report(row: Row, left: int, seconds: float) -> None:
         rest = f"{left} left, about {seconds / 60:.0f} min" if left else "last"
         console.print(f"[dim]{rest}:[/] {describe_row(row)}", highlight=False)
 
-    return tell
+    return report
 
 
 def quick_jobs(root: Path) -> list[Job]:
@@ -210,7 +208,7 @@ def quick_jobs(root: Path) -> list[Job]:
 
 
 def check_quick(rows: Iterable[Row], console: Console, *, update: bool) -> list[str]:
-    """Compares with the baseline and prints what got worse, or writes it with ``update``."""
+    """Compares with the baseline and prints regressions, or writes it with ``update``."""
     found = quick_mode.main_scores(rows)
     if update:
         quick_mode.write_baseline(found)

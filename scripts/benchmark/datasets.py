@@ -1,12 +1,12 @@
-"""Readers of the benchmark's sets: clips with ground truth, read lazily, and the seeds that a protocol takes from it.
+"""Readers of the benchmark's data sets: clips with ground truth, read lazily, and seeds taken from it.
 
-The data is not part of the repository. Its root is the folder that ``MICROMODELS_REAL_DATA`` names::
+The data is not part of the repository. ``MICROMODELS_REAL_DATA`` names its root folder::
 
     davis2016/<name>/frames, masks       one object, a mask on every frame
     cvc612/<name>/frames, masks          one polyp, a mask on every frame
     vocalfolds/<name>/frames, masks      a class index for every pixel; every class is a track
-    tld/<name>/video.mpg, boxes.csv      one box; a frame without a row: the object is not visible
-    otb/<name>/frames, boxes.csv         one box on every frame up to the last row; nothing is known after it
+    tld/<name>/video.mpg, boxes.csv      one box; on frames without a row the object is not visible
+    otb/<name>/frames, boxes.csv         one box on every frame up to the last row; later frames are unknown
     mot/<name>/frames, boxes.csv         boxes with ids
 
 ``davis2016-boxes`` and ``cvc612-boxes`` are the boxes around the masks of those sets.
@@ -48,15 +48,15 @@ __all__ = [
 TruthShape = Box | npt.NDArray[np.bool_]
 """A box, or a mask of shape ``(height, width)``."""
 FrameTruth = Mapping[str, TruthShape | None]
-"""The truth of one frame by track; None where the object is not visible."""
+"""The truth of one frame by track; None if the object is not visible."""
 
 DATA_VARIABLE = "MICROMODELS_REAL_DATA"
 OF_MASKS = "-boxes"
-"""Ends the name of a set of masks that are taken for the boxes around them."""
+"""Suffix of sets that use the bounding boxes of masks."""
 
 
 class ClipKind(StrEnum):
-    """What the truth of a clip consists of."""
+    """Kind of ground truth of a clip."""
 
     MASK = "mask"
     BOX = "box"
@@ -65,7 +65,7 @@ class ClipKind(StrEnum):
 
 
 def seed_frames(frame_count: int, k: int) -> list[int]:
-    """Where ``k`` seeds go: frame 0 for one, else the middles of ``k`` equal spans.
+    """Seed frames for ``k`` seeds: frame 0 for one, else the centers of ``k`` equal spans.
 
     ``round(linspace(0, n - 1, 2k + 1)[1::2])``, repeated frames merged.
 
@@ -88,7 +88,7 @@ class TruthReader(Protocol):
         ...
 
     def frame(self, index: int) -> FrameTruth | None:
-        """Truth of a frame; None where nothing is known about it."""
+        """Truth of a frame; None if unknown."""
         ...
 
 
@@ -99,10 +99,10 @@ class Clip:
     Attributes:
         set_name: e.g. ``"davis2016"``.
         name: e.g. ``"libby"``.
-        kind: what the truth consists of.
-        source: what to open: a folder of frames or a video file.
-        accept_iou: from which IoU on a reviewer accepts a shape.
-        frame_classes: frame class -> the track whose visibility it is (protocol E); empty where there are none.
+        kind: kind of ground truth.
+        source: folder of frames or video file.
+        accept_iou: minimum IoU of a shape that a reviewer accepts.
+        frame_classes: frame class -> the track whose visibility defines it (protocol E); empty for none.
     """
 
     set_name: str
@@ -118,7 +118,7 @@ class Clip:
 
     @cached_property
     def frame_count(self) -> int:
-        """Number of frames; a video file is decoded for it, because headers lie."""
+        """Number of frames; a video file is decoded for it, because headers are unreliable."""
         if self.source.is_dir():
             return sum(1 for path in self.source.iterdir() if path.suffix in {".jpg", ".png"})
         with open_video(self.source) as video:
@@ -140,24 +140,23 @@ class Clip:
         return self.reader.tracks()
 
     def truth(self, frame: int) -> FrameTruth | None:
-        """Truth of every track on a frame, None for a track that is not visible; None where nothing is known."""
+        """Truth of every track on a frame, None for a track that is not visible; None if the frame is unknown."""
         return self.reader.frame(frame)
 
     def known_frames(self) -> list[int]:
-        """Frames whose truth is known, in order."""
+        """Frames with known truth, in order."""
         return [frame for frame in range(self.frame_count) if self.truth(frame) is not None]
 
     def seed_frames(self, k: int) -> list[int]:
-        """Frames of ``k`` seeds, placed over the frames whose truth is known."""
+        """Frames of ``k`` seeds, placed over the frames with known truth."""
         known = self.known_frames()
         return [known[index] for index in seed_frames(len(known), k)]
 
     def seeds(self, frames: Iterable[int]) -> list[Label]:
         """Truth on some frames as human labels.
 
-        A track that is visible on one of the frames is labeled absent on those where it is not. A track that none of
-        them shows is unknown to whoever draws the seeds and left out, except that a clip with a single track always
-        says where it is absent.
+        A track that is visible on one of the frames is labeled absent on the others. A track that is visible on none
+        of them is unknown to the annotator and left out; but the only track of a clip is always labeled.
         """
         truths = {frame: self._known_truth(frame) for frame in sorted(set(frames))}
         seen = {track for truth in truths.values() for track, shape in truth.items() if shape is not None}
@@ -171,7 +170,7 @@ class Clip:
         ]
 
     def correction(self, frame: int, known: Iterable[str]) -> list[Label]:
-        """What a reviewer draws on a frame: everything visible, and absent for the ``known`` tracks that are not."""
+        """Labels that a reviewer draws on a frame: all visible tracks, and ``known`` tracks that are absent."""
         truth, known = self._known_truth(frame), set(known)
         return [
             self._label(frame, track, truth.get(track))
@@ -180,7 +179,7 @@ class Clip:
         ]
 
     def frame_class_truth(self, frame: int) -> dict[str, bool] | None:
-        """Whether each frame class holds on a frame; None where nothing is known."""
+        """Whether each frame class holds on a frame; None if unknown."""
         truth = self.truth(frame)
         if truth is None:
             return None
@@ -211,17 +210,17 @@ class Clip:
 
 
 def _inside(box: Box, height_px: int, width_px: int) -> Box | None:
-    """The part of a box inside the frame; None where there is none. Boxes of mot17 leave the picture."""
+    """The part of a box inside the frame; None if outside. Boxes of mot17 leave the picture."""
     x1, x2 = max(box.x1, 0), min(box.x2, width_px)
     y1, y2 = max(box.y1, 0), min(box.y2, height_px)
     return Box(x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
 
 def frame_class_seed_frames(clip: Clip, k: int) -> list[int]:
-    """Seed frames of protocol E: as everywhere, then moved so that each frame class is seen, and seen missing.
+    """Seed frames of protocol E: the usual ones, moved so that each frame class occurs as present and as absent.
 
-    For every (class, present or not) that the clip has and the seeds lack, the pair of seed and frame that lie nearest
-    to each other is exchanged, if that takes no other such pair away. With one seed nothing can be gained.
+    For every (class, present or absent) of the clip that the seeds lack, the closest seed and frame are swapped, unless
+    that would lose another such value. With one seed nothing can be gained.
     """
     values = {f: set((clip.frame_class_truth(f) or {}).items()) for f in clip.known_frames()}
     chosen = clip.seed_frames(k)
@@ -242,13 +241,13 @@ def frame_class_seed_frames(clip: Clip, k: int) -> list[int]:
 def _read_image(path: Path) -> npt.NDArray[np.uint8]:
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise FailedPrecondition(f"{path}: not a readable picture")
+        raise FailedPrecondition(f"{path}: missing, or not a readable picture")
     return np.asarray(image if image.ndim == 2 else image[..., 0], np.uint8)
 
 
 @dataclass(frozen=True)
 class _MaskTruth:
-    """One object; ``masks/%05d.png`` with values above ``threshold`` where it is."""
+    """One object; its pixels in ``masks/%05d.png`` have values above ``threshold``."""
 
     folder: Path
     object_class: str
@@ -304,8 +303,8 @@ class _RegionTruth:
 
 
 class _BoxTruth:
-    """Rows of ``boxes.csv``; a track without a row is not visible. With
-    ``ends_with_rows`` nothing is known after the last."""
+    """Rows of ``boxes.csv``; a track without a row is not visible. With ``ends_with_rows`` frames after the last row
+    are unknown."""
 
     def __init__(self, path: Path, *, ends_with_rows: bool) -> None:
         self._rows: dict[int, dict[str, Box]] = {}
@@ -397,15 +396,15 @@ def data_root() -> Path:
     """
     value = os.environ.get(DATA_VARIABLE, "")
     if not value or not Path(value).is_dir():
-        raise FailedPrecondition(f"{DATA_VARIABLE} must name the folder of the benchmark's data; it is {value!r}")
+        raise FailedPrecondition(f"set {DATA_VARIABLE} to the folder of the benchmark's data; it is {value!r}")
     return Path(value)
 
 
 def load_clips(root: Path, sets: Iterable[str], names: Iterable[str] = ()) -> list[Clip]:
-    """Clips of some sets, in order of set and name; only those called ``names`` if any are given.
+    """Clips of some sets, in order of set and name; only those with these ``names``, if any are given.
 
     Raises:
-        InvalidInput: an unknown set, or a name that none of the sets has.
+        InvalidInput: an unknown set, or a name that is in none of the sets.
         FailedPrecondition: the folder of a set is missing.
     """
     clips: list[Clip] = []
@@ -414,7 +413,7 @@ def load_clips(root: Path, sets: Iterable[str], names: Iterable[str] = ()) -> li
             raise InvalidInput("sets", set_name, ", ".join(SETS))
         folder = root / set_name.removesuffix(OF_MASKS)
         if not folder.is_dir():
-            raise FailedPrecondition(f"{folder}: no such folder")
+            raise FailedPrecondition(f"{folder}: no such folder; check {DATA_VARIABLE}")
         clips += [_READERS[set_name](path) for path in sorted(folder.iterdir()) if path.is_dir()]
     wanted = set(names)
     for name in wanted - {clip.name for clip in clips}:

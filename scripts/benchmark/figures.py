@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: worst frames with truth and labels over them, scores over frames, reliability."""
+"""Figures of a benchmark: worst frames with truth and labels, scores over frames, reliability."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _UNDER_TEST = "default"
 
 
 def draw_worst(folder: Path, clip: Clip, video: Video, outcome: Outcome) -> None:
-    """Writes ``NAME-worst.png``: the ten worst frames of a run, truth green, labels red.
+    """Writes ``NAME-worst.png``: the ten worst frames of a run, with the truth in green and labels in red.
 
     Args:
-        folder: made if need be.
+        folder: created if missing.
         clip: the truth.
         video: the clip's source, open.
         outcome: with its results.
@@ -70,9 +70,9 @@ def _cell(clip: Clip, image: Image, frame: int, result: FrameResult, score: floa
         )
     height_px = round(image.shape[0] * _CELL_WIDTH_PX / image.shape[1])
     cell = cv2.resize(canvas, (_CELL_WIDTH_PX, height_px), interpolation=cv2.INTER_AREA)
-    said = ", ".join(f"{label.track}: {label.state} {label.confidence or 0:.2f}" for label in result.labels[:4])
+    described = ", ".join(f"{label.track}: {label.state} {label.confidence or 0:.2f}" for label in result.labels[:4])
     for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        text = f"{frame}  {score:.2f}  {said}"
+        text = f"{frame}  {score:.2f}  {described}"
         cv2.putText(cell, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, thickness, cv2.LINE_AA)
     return np.asarray(cell, np.uint8)
 
@@ -89,9 +89,9 @@ def _outline(canvas: Image, shape: Box | metrics.BoolMask | None, color: tuple[i
 
 
 def draw_plots(folder: Path, bench: Benchmark) -> None:
-    """Writes what can be drawn from the rows: scores over frames, reliability, annotation cost, growth.
+    """Writes plots of the rows: scores over frames, reliability, annotation cost, growth.
 
-    ``NAME-frames.png`` for every clip and k, seeds marked; ``reliability-SYSTEM-k.png`` for the systems that give a
+    ``NAME-frames.png`` for every clip and k, with seeds marked; ``reliability-SYSTEM-k.png`` for systems with a
     confidence; ``annotation-cost-SET.png``; ``growth.png``.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _plot_frames(path: Path, title: str, rows: Sequence[Row]) -> None:
-    """All systems on one clip with the same seeds; the library in front, the others thin."""
+    """All systems on one clip with the same seeds; the library in front, the others with thin lines."""
     figure = _figure(11, 4)
     name = "share of right classes" if rows[0].protocol is Protocol.FRAME_CLASSES else "IoU"
     axes = figure.add_subplot(xlabel="frame", ylabel=name, ylim=(-0.02, 1.02), title=title)
@@ -156,7 +156,7 @@ def _plot_reliability(path: Path, title: str, pairs: Sequence[tuple[float, bool]
 
 
 def _plot_annotation_cost(path: Path, title: str, rows: Sequence[Row]) -> None:
-    """A curve for each sequence; colors are systems."""
+    """One curve per sequence; colors are systems."""
     figure = _figure(9, 5)
     axes = figure.add_subplot(xlabel="share of frames drawn", ylabel="share of the rest accepted", title=title)
     systems = list(dict.fromkeys(row.system for row in rows))

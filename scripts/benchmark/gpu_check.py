@@ -1,9 +1,9 @@
-"""``scripts/gpu_check``: the same work on the CPU and, where there is one, on the GPU: same answers, how much faster?
+"""``scripts/gpu_check``: compares the GPU, if one is found, with the CPU: same results, and how much faster?
 
-A clip is made on the spot: a disc that crosses a patterned ground. Every device encodes it, trains a head on three
-seeds, and labels it. The GPU's numbers are compared with the CPU's: features, labels by the same weights (the
-micro-model that the CPU trained), and labels by the micro-model that the GPU trained itself. Exit codes: 0 the devices
-agree or there is only the CPU, 1 they do not, 2 wrong arguments.
+A synthetic clip shows a disc crossing a patterned background. Every device encodes it, trains a head on three seeds,
+and labels it. Compared with the CPU are: features, labels by the same weights (the CPU's micro-model), and labels by
+the GPU's own micro-model. Exit codes: 0 the devices agree or only the CPU is available, 1 they disagree, 2 wrong
+arguments.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Rgb = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 MAX_FEATURE_ERROR = 0.05
-"""Root of the mean squared difference to the CPU's features, relative to theirs; bfloat16 has 8 bits of mantissa."""
+"""Root mean squared difference to the CPU's features, relative to them; bfloat16 has 8 bits of mantissa."""
 
 MIN_SAME_WEIGHTS_IOU = 0.95
-"""Mean IoU with the CPU's masks where both ran the same weights."""
+"""Mean IoU with the CPU's masks for the same weights."""
 
 MIN_OWN_IOU_SHARE = 0.9
-"""Mean IoU with the truth of the device's own micro-model, as a share of what the CPU's reaches."""
+"""Mean IoU of the device's own micro-model with the truth, as a share of the CPU's."""
 
 ENCODED_FRAMES = 8
 
@@ -78,39 +78,39 @@ class Clip:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one device did. Masks are ``(frames - 1, height, width)``: the first frame is an anchor."""
+    """Results of one device. Masks are ``(frames - 1, height, width)``: the first frame is an anchor."""
 
     device: str
     name: str
-    """Of the processor."""
+    """Name of the processor."""
 
     features: Features = field(repr=False)
-    """Of the first frame."""
+    """Features of the first frame."""
 
     own_masks: Bools = field(repr=False)
-    """By the micro-model that this device trained."""
+    """Masks by the micro-model that this device trained."""
 
     reference_masks: Bools = field(repr=False)
-    """By the micro-model that the CPU trained."""
+    """Masks by the micro-model that the CPU trained."""
 
     own_iou: float
     """Mean IoU of ``own_masks`` with the truth."""
 
     encode_ms: float
-    """A frame, after the first."""
+    """Per frame, after the first."""
 
     step_ms: float
-    """A training step, mean of all."""
+    """Per training step, mean."""
 
     label_ms: float
-    """A frame from features to labels: prediction and temporal inference."""
+    """Per frame, from features to labels: prediction and temporal inference."""
 
 
 def synthetic_clip(frames: int, height_px: int, width_px: int) -> Clip:
-    """A textured disc that crosses a patterned ground from left to right.
+    """A textured disc that crosses a patterned background from left to right.
 
     Args:
-        frames: how many, at least 3.
+        frames: number of frames, at least 3.
         height_px: of a frame.
         width_px: of a frame.
     """
@@ -154,9 +154,9 @@ def measure(device: str, clip: Clip, settings: TrainSettings, reference: Path) -
 
     Args:
         device: ``cpu`` or ``cuda``.
-        clip: what to label.
-        settings: of training; their encoder is the one that is timed.
-        reference: folder of the CPU's micro-model; made by the first call, which must be the CPU's.
+        clip: clip to label.
+        settings: training settings; their encoder is timed.
+        reference: folder of the CPU's micro-model; created by the first call, which must be for the CPU.
     """
     events: list[Event] = []
     run = Run(device=device, on_event=events.append)
@@ -185,11 +185,11 @@ def measure(device: str, clip: Clip, settings: TrainSettings, reference: Path) -
 
 
 def _encode(device: str, clip: Clip, encoder_name: str) -> tuple[Features, float]:
-    """Features of the first frame, and milliseconds a frame over some more."""
+    """Features of the first frame, and milliseconds per frame over some more."""
     encoder = load_encoder(encoder_name, torch.device(device))
     size = work_size(clip.table.height_px, clip.table.width_px)
     images = [to_work_image(picture, size) for picture in clip.pictures[:ENCODED_FRAMES]]
-    first = encoder.encode(images[0])  # Also the warm-up: graphs and kernels are chosen at the first call.
+    first = encoder.encode(images[0])  # Also the warm-up: the first call selects graphs and kernels.
     started = time.perf_counter()
     for image in images:
         encoder.encode(image)
@@ -201,7 +201,7 @@ def _seconds(events: Sequence[Event], *stages: Stage) -> float:
 
 
 def _masks(model: MicroModel, clip: Clip, run: Run) -> Bools:
-    """The masks by which a micro-model labels all frames from the first one on, which is its only anchor."""
+    """Masks of all frames after the first, which is the only anchor."""
     masks = np.zeros((len(clip.pictures), clip.table.height_px, clip.table.width_px), bool)
     for result in model.propagate(clip, clip.seeds()[:1], run=run):
         for label in result.labels:
@@ -211,12 +211,12 @@ def _masks(model: MicroModel, clip: Clip, run: Run) -> Bools:
 
 
 def mean_iou(one: Bools, other: Bools) -> float:
-    """Mean over frames of intersection over union of masks ``(frames, height, width)``; 1 where both are empty."""
+    """Mean over frames of intersection over union of masks ``(frames, height, width)``; 1 if both are empty."""
     return float(mask_iou(one, other).mean())
 
 
 def feature_errors(one: Features, reference: Features) -> tuple[float, float]:
-    """Largest absolute difference, and the worst level's root mean squared difference relative to the reference's."""
+    """Largest absolute difference, and the worst level's root mean squared difference relative to the reference."""
     pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(one, reference, strict=True)]
     largest = max(float(np.abs(a - b).max()) for a, b in pairs)
     relative = max(float(np.sqrt(((a - b) ** 2).mean() / max((b**2).mean(), 1e-12))) for a, b in pairs)
@@ -224,14 +224,14 @@ def feature_errors(one: Features, reference: Features) -> tuple[float, float]:
 
 
 def disagreements(cpu: Measurement, other: Measurement) -> list[str]:
-    """In words, each way in which a device's answers are not the CPU's; empty where they agree."""
+    """Disagreements of a device with the CPU, as text; empty if they agree."""
     found = []
     _, relative = feature_errors(other.features, cpu.features)
     if not relative <= MAX_FEATURE_ERROR:  # Also true of NaN.
         found.append(f"{other.device}: features differ by {relative:.3g} of their size; allowed {MAX_FEATURE_ERROR}")
     same = mean_iou(other.reference_masks, cpu.reference_masks)
     if same < MIN_SAME_WEIGHTS_IOU:
-        found.append(f"{other.device}: masks by the same weights agree to {same:.3f}; wanted {MIN_SAME_WEIGHTS_IOU}")
+        found.append(f"{other.device}: masks by the same weights have IoU {same:.3f}; required {MIN_SAME_WEIGHTS_IOU}")
     if other.own_iou < MIN_OWN_IOU_SHARE * cpu.own_iou:
         found.append(
             f"{other.device}: its own training reaches {other.own_iou:.3f} where the CPU's has {cpu.own_iou:.3f}"
@@ -240,7 +240,7 @@ def disagreements(cpu: Measurement, other: Measurement) -> list[str]:
 
 
 def _runs_onnx_on_cuda() -> bool:
-    """Whether ONNX Runtime takes the GPU; where a library is missing it falls back to the CPU with a mere log line."""
+    """Whether ONNX Runtime uses the GPU; without a library that it needs, it falls back to the CPU with a log line."""
     import onnx
 
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
@@ -258,9 +258,9 @@ def _table(measurements: Sequence[Measurement]) -> Table:
     for one in measurements:
         table.add_column(f"{one.device} ({one.name})", justify="right")
     for title, attribute in (
-        ("encoding, ms a frame", "encode_ms"),
-        ("training, ms a step", "step_ms"),
-        ("prediction and temporal inference, ms a frame", "label_ms"),
+        ("encoding, ms per frame", "encode_ms"),
+        ("training, ms per step", "step_ms"),
+        ("prediction and temporal inference, ms per frame", "label_ms"),
     ):
         base = getattr(cpu, attribute)
         cells = [
@@ -287,16 +287,16 @@ def main(
     width: Annotated[int, typer.Option(help="Width of the clip in pixels.", min=16)] = 480,
     effort: Annotated[float, typer.Option(help="Factor on views and training steps.", min=0.01, max=20)] = 0.2,
     encoder: Annotated[str, typer.Option(help="Name of the encoder, or auto.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="head, or finetune, which trains the encoder too.")] = "head",
+    recipe: Annotated[str, typer.Option(help="head, or finetune, which also trains the encoder.")] = "head",
 ) -> None:
-    """Compare encoder, training and labeling on the GPU with the CPU, in answers and in speed."""
+    """Compare encoder, training and labeling on the GPU with the CPU, in results and speed."""
     console = Console(soft_wrap=True)
     gpu = torch.cuda.is_available()
     problems: list[str] = []
     if not gpu:
-        console.print("torch finds no CUDA device here: CPU numbers only, nothing to compare with.")
+        console.print("torch finds no CUDA device: CPU numbers only, nothing to compare.")
     elif not _runs_onnx_on_cuda():
-        problems.append("cuda: ONNX Runtime falls back to the CPU (its log above says which library it misses)")
+        problems.append("cuda: ONNX Runtime falls back to the CPU; its log above names the missing library")
     clip = synthetic_clip(frames, height, width)
     measurements: list[Measurement] = []
     try:

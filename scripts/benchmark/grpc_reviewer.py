@@ -1,4 +1,4 @@
-"""Protocol F on a running server: what the simulated reviewer does goes over gRPC, as an annotation tool does it."""
+"""Protocol F on a running server: the simulated reviewer works over gRPC, like an annotation tool."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["GrpcReviewer"]
 
 
 class GrpcReviewer:
-    """Labels and corrects a clip on a server; see ``reviewers.SimulatedReviewer``. Its project is deleted in the end.
+    """Labels and corrects a clip on a server; see ``SimulatedReviewer``. Its project is deleted at the end.
 
-    A server retrains when its corrector pauses. The simulated one does not: he asks for it instead, when it is time,
-    and what that takes is counted as background. He does take some time to draw, in which a server gets ready.
+    A server retrains when its annotator pauses. The simulated reviewer does not pause, so it requests retraining when
+    due; that time is counted as background. Drawing takes some time, in which the server gets ready.
 
     Args:
-        clip: the truth; the server must be allowed to read its source.
-        address: of the server.
-        retrain_corrections: so many corrections after the last training, another one is begun; 0 for never.
-        drawing_seconds: how long a correction is drawn before it is sent; not counted.
+        clip: the truth; its source must be below an allowed root of the server.
+        address: address of the server.
+        retrain_corrections: number of corrections after a training that trigger the next one; 0 for never.
+        drawing_seconds: time to wait before a correction is sent; not counted.
     """
 
     def __init__(self, clip: Clip, address: str, retrain_corrections: int, drawing_seconds: float) -> None:
@@ -89,6 +89,6 @@ class GrpcReviewer:
         return int(found[0].frame_index) if found else None
 
     def close(self) -> None:
-        """Delete the project, and hang up."""
+        """Delete the project, and disconnect."""
         self._client.delete_project(self._project, force=True)
         self._client.close()

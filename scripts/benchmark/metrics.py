@@ -1,6 +1,6 @@
-"""The benchmark's metrics. Each formula is in its docstring; the tests compare them with the reference tools.
+"""The benchmark's metrics. Docstrings have the formulas; tests compare the metrics with the reference tools.
 
-Masks are ``bool`` of shape ``(height, width)``; an object that is not there is None (or an empty mask).
+Masks are ``bool`` of shape ``(height, width)``; an absent object is None (or an empty mask).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DAVIS_BOUND = 0.008
 def boundary_map(mask: BoolMask) -> BoolMask:
     """Pixels that differ from their right, lower or lower right neighbor: ``seg2bmap`` of davis2017-evaluation.
 
-    Beyond the last row and column a pixel's own value goes on; the last pixel is never on the boundary.
+    The last row and column are repeated at the edge; the last pixel is never on the boundary.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     boundary = (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
@@ -53,8 +53,8 @@ def boundary_f(predicted: BoolMask, truth: BoolMask, bound: float = DAVIS_BOUND)
     """Boundary measure F of DAVIS: ``2PR / (P + R)``.
 
     P is the share of predicted boundary pixels that lie within ``r = ceil(bound * diagonal)`` pixels (Euclidean) of a
-    true one, R the share of true ones that lie so near to a predicted one. Where one boundary is empty, its own share
-    is 1 and the other's 0; where both are, F is 1. ``bound`` >= 1 is taken as r itself.
+    true one, R the share of true ones that lie so near to a predicted one. If one boundary is empty, its own share is 1
+    and the other's 0; if both are, F is 1. ``bound`` >= 1 is r itself.
 
     Source: Perazzi et al., CVPR 2016, section 4; ``f_measure`` in davis2017-evaluation, which dilates by a disk of
     radius r: the same set of pixels as a Euclidean distance of at most r.
@@ -77,9 +77,9 @@ def _near(boundary: BoolMask, radius: float) -> BoolMask:
 
 
 def label_iou(label: Label | None, truth: Box | BoolMask) -> float:
-    """IoU of a predicted label with a visible truth; 0 where it has no shape. A mask is boxed for a true box.
+    """IoU of a predicted label with a visible truth; 0 without a shape. For a true box, a mask's bounds are used.
 
-    Of masks that is the region similarity J: ``|P and T| / |P or T|``, 1 where both are empty, as in
+    For masks it is the region similarity J: ``|P and T| / |P or T|``, 1 if both are empty, as in
     davis2017-evaluation.
     """
     shape = label.shape if label else None
@@ -93,7 +93,7 @@ def label_iou(label: Label | None, truth: Box | BoolMask) -> float:
 
 @dataclass(frozen=True, slots=True)
 class TrackingScore:
-    """Scores of many tracked boxes, 0 to 1 but for the count of switches."""
+    """Scores of many tracked boxes, 0 to 1, except for the number of switches."""
 
     hota: float
     detection_accuracy: float
@@ -154,7 +154,7 @@ def _corners(boxes: Mapping[str, Box]) -> npt.NDArray[np.float64]:
 
 
 def balanced_accuracy(truth: Sequence[bool], predicted: Sequence[bool]) -> float:
-    """Mean of the recalls of the two values, ``(TP / P + TN / N) / 2``; of one of them if the truth has only that one.
+    """Mean of the recalls of both values, ``(TP / P + TN / N) / 2``; only one recall if the truth has only one value.
 
     Raises:
         InvalidInput: nothing to score.
@@ -166,7 +166,7 @@ def balanced_accuracy(truth: Sequence[bool], predicted: Sequence[bool]) -> float
 
 
 def f1_score(truth: Sequence[bool], predicted: Sequence[bool]) -> float:
-    """``2 TP / (2 TP + FP + FN)``; 1 where nothing is there and nothing was found."""
+    """``2 TP / (2 TP + FP + FN)``; 1 if nothing exists and nothing was found."""
     real, guess = np.asarray(truth, bool), np.asarray(predicted, bool)
     hits, errors = int((real & guess).sum()), int((real ^ guess).sum())
     return 2 * hits / (2 * hits + errors) if hits + errors else 1.0
@@ -186,7 +186,7 @@ def expected_calibration_error(confidence: Sequence[float], accepted: Sequence[b
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """One bin of a reliability diagram: its share of all labels, mean confidence, and share that was acceptable."""
+    """One bin of a reliability diagram: its share of all labels, mean confidence, and share of acceptable labels."""
 
     share: float
     confidence: float
@@ -217,7 +217,7 @@ def brier_score(confidence: Sequence[float], accepted: Sequence[bool]) -> float:
 def risk_coverage(confidence: Sequence[float], accepted: Sequence[bool]) -> list[tuple[float, float]]:
     """Points (coverage, risk): the share of wrong labels among the surest ``i`` of ``n``, for i = 1 to n.
 
-    Labels of one confidence come in together: their points lie on the line between the first and the last of them.
+    Labels of equal confidence are added together: their points lie on the line between the first and the last of them.
     The mean of the risks is the area under the curve (AURC). Source: Geifman & El-Yaniv, NeurIPS 2017.
 
     Raises:

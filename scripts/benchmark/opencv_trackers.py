@@ -1,7 +1,7 @@
-"""Following boxes with the trackers of OpenCV, in this process or in one of its own.
+"""Tracks boxes with OpenCV's trackers, in this process or in a child process.
 
 The OpenCV that the library uses has few trackers. A build with more of them (``opencv-contrib-python``) cannot be
-installed beside it, but can lie in a folder of its own, from which a child process imports it: ``scripts/bench`` puts
+installed in the same environment, but a child process can import it from a separate folder: ``scripts/bench`` installs
 it into ``opencv-contrib`` in the virtual environment. The child is this module, run with that folder first on its path:
 ``python -m scripts.benchmark.opencv_trackers WORK`` reads ``work.json`` and ``pictures.npy`` in the folder WORK and
 writes ``found.json`` there.
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from micromodels.errors import TrainingError
 
-__all__ = ["Chase", "contrib_folder", "follow", "follow_in_child", "here", "in_contrib"]
+__all__ = ["Chase", "contrib_folder", "follow", "follow_in_child", "in_contrib", "is_available"]
 
 Picture = npt.NDArray[np.uint8]
 Corners = tuple[float, float, float, float]
@@ -35,13 +35,13 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Chase:
-    """One start and the frames to follow from there, in order.
+    """A start box and the frames to track it on, in order.
 
     Attributes:
-        frame: where it starts.
-        box: what to follow, x1, y1, x2, y2.
-        step: 1 onward, -1 back.
-        count: how many frames.
+        frame: frame of the start box.
+        box: start box, x1, y1, x2, y2.
+        step: 1 forward, -1 backward.
+        count: number of frames.
     """
 
     frame: int
@@ -50,13 +50,13 @@ class Chase:
     count: int
 
 
-def here(name: str) -> bool:
+def is_available(name: str) -> bool:
     """Whether the OpenCV of this process has a tracker."""
     return _maker(name) is not None
 
 
 def contrib_folder() -> Path:
-    """Where a build of OpenCV with more trackers is looked for."""
+    """Folder of an OpenCV build with more trackers."""
     return Path(sys.prefix) / "opencv-contrib"
 
 
@@ -65,7 +65,7 @@ def in_contrib(name: str) -> bool:
     """Whether the OpenCV in :func:`contrib_folder` has a tracker."""
     if not (contrib_folder() / "cv2").is_dir():
         return False
-    question = f"from micromodels.evaluation import opencv_follow as o; print(o.here({name!r}))"
+    question = f"from scripts.benchmark import opencv_trackers as o; print(o.is_available({name!r}))"
     done = subprocess.run(_python("-c", question), env=_environment(), capture_output=True, text=True, check=False)
     return done.stdout.strip() == "True"
 
@@ -80,7 +80,7 @@ def _environment() -> dict[str, str]:
 
 
 def _maker(name: str) -> Callable[[Path], Any] | None:
-    """How this OpenCV makes a tracker, given the folder of weights; None where it lacks it."""
+    """Creates a tracker with this OpenCV, given the folder of weights; None if OpenCV lacks it."""
     if name == "nano":
         return _nano if hasattr(cv2, "TrackerNano_create") else None
     for module in (cv2, getattr(cv2, "legacy", None)):
@@ -100,26 +100,26 @@ def _nano(weights: Path) -> Any:
     parameters = cv2.TrackerNano.Params()
     parameters.backbone = str(weights / "nanotrack_backbone.onnx")
     parameters.neckhead = str(weights / "nanotrack_head.onnx")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # warns of its backend at every start
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # avoids a backend warning at every start
     return cv2.TrackerNano.create(parameters)
 
 
 def follow(
     name: str, weights: Path, pictures: Sequence[Picture] | Picture, chases: Sequence[Chase]
 ) -> list[list[Corners | None]]:
-    """Boxes on the frames of each chase; None where the tracker says that it lost the object.
+    """Boxes on the frames of each chase; None if the tracker reports that it lost the object.
 
     Args:
         name: of the tracker: ``csrt``, ``kcf``, ``mil``, ``nano``, ``TLD``, ...
-        weights: folder of the weights, for those that need any.
-        pictures: BGR uint8 ``(height, width, 3)``, one a frame.
-        chases: where to start.
+        weights: folder of network weights, if the tracker needs any.
+        pictures: BGR uint8 ``(height, width, 3)``, one per frame.
+        chases: the boxes to track.
     """
     make = _maker(name)
-    assert make is not None, f"asked for {name} although it is lacking"
+    assert make is not None, f"tracker {name} is not available"
     found = []
     for chase in chases:
-        cv2.setRNGSeed(0)  # MIL draws by lot, from a generator that all of OpenCV shares
+        cv2.setRNGSeed(0)  # MIL uses random numbers from OpenCV's global generator
         tracker, picture = make(weights), np.asarray(pictures[chase.frame])
         tracker.init(picture, _inside(chase.box, picture))
         frames = range(chase.frame + chase.step, chase.frame + chase.step * (chase.count + 1), chase.step)
@@ -128,7 +128,7 @@ def follow(
 
 
 def _inside(box: Corners, picture: Picture) -> tuple[int, int, int, int]:
-    """``x, y, width, height`` of a box, cut to the picture."""
+    """``x, y, width, height`` of a box, clipped to the picture."""
     height_px, width_px = picture.shape[:2]
     x1, y1 = min(max(round(box[0]), 0), width_px - 1), min(max(round(box[1]), 0), height_px - 1)
     return x1, y1, max(min(round(box[2]), width_px) - x1, 1), max(min(round(box[3]), height_px) - y1, 1)
@@ -145,7 +145,7 @@ def follow_in_child(
     """:func:`follow` in a process with the OpenCV of :func:`contrib_folder`.
 
     Raises:
-        TrainingError: the process failed; its last words.
+        TrainingError: the process failed; has the end of its error output.
     """
     with tempfile.TemporaryDirectory(prefix="micromodels-follow-") as work:
         folder = Path(work)

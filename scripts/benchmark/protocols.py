@@ -1,4 +1,4 @@
-"""The protocols: run one system on one clip with k seeds, judge every frame that is no seed, and sum up.
+"""The protocols: run one system on one clip with k seeds, score every frame that is not a seed, and summarize.
 
 === ============== ================================ ==========================================================
      kind of clip   sets                             scores
@@ -10,10 +10,10 @@ D    regions        vocalfolds                       mean IoU over (class, frame
 E    frame classes  vocalfolds, tld                  balanced accuracy, F1
 F    masks, one box davis2016, cvc612, otb, tld       frames drawn until all are right (``annotation_cost.py``)
 G    all but E      all                              calibration error, Brier score, area under risk-coverage:
-                                                     a summary of the runs of A to D, nothing is run for it
+                                                     a summary of the runs of A to D, without runs of its own
 === ============== ================================ ==========================================================
 
-A reviewer *accepts* a label when it has the right state and, where the object is visible, an IoU of at least the clip's
+A reviewer *accepts* a label if it has the right state and, for a visible object, an IoU of at least the clip's
 threshold (masks .80, boxes .70, tld .50). Calibration compares the confidence of a label with that.
 """
 
@@ -83,13 +83,13 @@ PROTOCOL_SETS: Mapping[Protocol, tuple[str, ...]] = {
     Protocol.ANNOTATION_COST: ("davis2016", "cvc612", "otb", "tld"),
     Protocol.CALIBRATION: ("davis2016", "cvc612", "otb", "tld", "mot", "vocalfolds"),
 }
-"""Which sets each protocol runs on."""
+"""Sets that each protocol runs on."""
 
 SETS_ON_REQUEST: Mapping[Protocol, tuple[str, ...]] = {Protocol.BOXES: ("davis2016-boxes", "cvc612-boxes")}
-"""Which others it runs on where they are named: objects that change their shape more than those of otb and tld."""
+"""Further sets that it runs on if named: objects that change shape more than those of otb and tld."""
 
 SCORED_TOGETHER = (Protocol.MASKS, Protocol.BOXES, Protocol.MANY_OBJECTS, Protocol.REGIONS)
-"""The protocols whose runs protocol G sums up."""
+"""Protocols that G summarizes."""
 
 MAIN_METRIC: Mapping[Protocol, str] = {
     Protocol.MASKS: "J",
@@ -100,7 +100,7 @@ MAIN_METRIC: Mapping[Protocol, str] = {
     Protocol.ANNOTATION_COST: "touched_97",
     Protocol.CALIBRATION: "ece",
 }
-"""The metric that the worst sequence is picked by."""
+"""Metric that determines the worst sequence."""
 LOWER_IS_BETTER = frozenset({Protocol.ANNOTATION_COST, Protocol.CALIBRATION})
 
 
@@ -110,16 +110,16 @@ class Row:
 
     Attributes:
         protocol: letter of the protocol.
-        scores: metric -> value; a metric that does not apply (no absent frames, say) is missing.
-        seconds: ``total``, ``first_label``, and each stage that the run reported.
+        scores: metric -> value; metrics that do not apply (such as without absent frames) are missing.
+        seconds: ``total``, ``first_label``, and each reported stage.
         peak_memory_mib: highest resident memory of this process during the run.
-        frame_scores: frame -> mean IoU (share of right classes in E) over what is scored there.
-        pairs: confidence and whether a reviewer would accept it, of every label; None for one without a confidence.
-            Empty where no label has one.
+        frame_scores: frame -> mean IoU (share of right classes in E) of what is scored on it.
+        pairs: (confidence, whether a reviewer would accept it) of every label; the confidence may be None. Empty if no
+            label has a confidence.
         curve: F only: (share of frames drawn, share of the rest that would be accepted) after each update.
-        notes: broken promises (a frame missing, a changed seed) and warnings of the run.
-        error: why there is no result; empty if there is one.
-        commit: of the code that ran, with ``+`` where it had uncommitted changes.
+        notes: broken promises (a missing frame, a changed seed) and warnings of the run.
+        error: why the run has no result; empty if it has one.
+        commit: commit of the code, with ``+`` if it had uncommitted changes.
     """
 
     protocol: Protocol
@@ -141,7 +141,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
-        """What was run on what: no two rows of a benchmark have the same."""
+        """Identifies the run; unique within a benchmark."""
         return self.protocol.value, self.set_name, self.sequence, self.system, self.k
 
     def to_dict(self) -> dict[str, object]:
@@ -154,10 +154,10 @@ class Row:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Row:
-        """A row as :meth:`to_dict` wrote it.
+        """Read the form of :meth:`to_dict`.
 
         Raises:
-            InvalidInput: something else.
+            InvalidInput: not a row.
         """
         try:
             values = {entry.name: data[entry.name] for entry in fields(cls)}
@@ -170,20 +170,20 @@ class Row:
                 "notes": tuple(data["notes"]),
             }
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise InvalidInput("row", repr(data)[:80], f"a row that scripts/bench wrote ({error})") from error
+            raise InvalidInput("row", repr(data)[:80], f"a row of scripts/bench ({error})") from error
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row, and the labels that it was computed from where they were kept."""
+    """A row, and the labels it was computed from, if they were kept."""
 
     row: Row
     results: tuple[FrameResult, ...] = ()
 
 
 class Watch:
-    """Collects what a run reports, and reads the clock and the memory around it."""
+    """Collects a run's events, and measures its time and memory."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -192,18 +192,18 @@ class Watch:
         self._start = time.perf_counter()
 
     def on_event(self, event: Event) -> None:
-        """Takes a run's event."""
+        """Record an event."""
         if isinstance(event, StageFinished):
             self.seconds[event.stage.value] = self.seconds.get(event.stage.value, 0.0) + event.seconds
         elif isinstance(event, Warned) and event.message not in self.notes:
             self.notes.append(event.message)
 
     def mark(self, name: str) -> None:
-        """Notes the seconds since the start under a name."""
+        """Record the seconds since the start under a name."""
         self.seconds[name] = time.perf_counter() - self._start
 
     def credit(self, spent: Mapping[str, float]) -> None:
-        """Counts work that was done for another run as if it had been done now: its stages, and ``total``."""
+        """Count work done for another run as if it were done now: its stages, and ``total``."""
         self._start -= spent["total"]
         for name, seconds in spent.items():
             if name != "total":
@@ -211,16 +211,16 @@ class Watch:
 
 
 class SharedModels:
-    """Micro-models by recipe, of the seeds of one clip and k, so that systems that differ in labeling only train once.
+    """Micro-models by recipe for the seeds of one clip and k, so that systems that differ only in labeling share one.
 
-    Each system's times count as if it had trained itself.
+    Each system's times count as if it had trained the micro-model itself.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[MicroModel, dict[str, float]]] = {}
 
     def train(self, recipe: str, video: Video, seeds: Sequence[AnyLabel], run: Run, watch: Watch) -> MicroModel:
-        """The micro-model of a recipe; the seeds must be the same every time."""
+        """The micro-model of a recipe; pass the same seeds every time."""
         if recipe in self._kept:
             model, spent = self._kept[recipe]
             watch.credit(spent)
@@ -239,7 +239,7 @@ def _reset_peak_memory() -> None:
 
 
 def peak_memory_mib() -> float:
-    """Highest resident memory of this process since the last :class:`Watch` was made; NaN where it cannot be known."""
+    """Highest resident memory of this process since the last :class:`Watch` was created; NaN if unknown."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -258,20 +258,20 @@ def run_protocol(
     keep_results: bool = False,
     models: SharedModels | None = None,
 ) -> Outcome:
-    """Seeds a system, lets it label the whole clip, and scores every frame that is no seed and whose truth is known.
+    """Seeds a system, lets it label the whole clip, and scores every frame with known truth that is not a seed.
 
     Args:
-        protocol: what to score, A to E.
+        protocol: protocol to run, A to E.
         clip: the truth.
         video: the clip's source, open.
-        system: what to run.
-        k: how many frames are seeds.
-        cache_dir: for the system's caches; the caller removes it.
+        system: system to run.
+        k: number of seed frames.
+        cache_dir: for the system's caches; the caller deletes it.
         keep_results: also keep the labels, for pictures.
-        models: of the same protocol, clip and k; None: the system trains its own.
+        models: shared models of the same protocol, clip and k; None to train a separate one.
 
     Raises:
-        MicromodelsError: whatever the system raises.
+        MicromodelsError: any error of the system.
     """
     frame_classes = protocol is Protocol.FRAME_CLASSES
     frames = frame_class_seed_frames(clip, k) if frame_classes else clip.seed_frames(k)

@@ -1,4 +1,4 @@
-"""What others published for clips of the benchmark; they knew frame 0 only, whatever the seeds of a run are."""
+"""Published results on clips of the benchmark. They used frame 0 only, whatever the seeds of a run are."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["boxes_published", "published_boxes", "published_masks", "published_o
 
 
 def published_osvos(clip: Clip) -> Path:
-    """Folder of the masks that OSVOS published for a clip."""
+    """Folder of the published OSVOS masks of a clip."""
     return clip.source.parents[2] / "baselines" / "osvos_davis2017" / clip.name
 
 
 def published_masks(clip: Clip, video: Video, seeds: Sequence[AnyLabel], run: Run) -> Iterator[FrameResult]:
-    """The masks that OSVOS published, trained on frame 0; the seeds on other frames are not known to it."""
+    """The published OSVOS masks, trained on frame 0; seeds on other frames were not used."""
     del run
 
     def shape(frame: int) -> Shape | None:
@@ -43,7 +43,7 @@ def published_masks(clip: Clip, video: Video, seeds: Sequence[AnyLabel], run: Ru
 def _as_results(
     frame_count: int, seeds: Sequence[AnyLabel], shape: Callable[[int], Shape | None]
 ) -> Iterator[FrameResult]:
-    """The one track of the seeds with the shapes that were published; on frames with seeds those."""
+    """The only track of the seeds, with the published shapes; frames with seeds keep these."""
     (labels,) = by_track(seeds).values()
     drawn = {label.frame: label for label in labels}
     for frame in range(frame_count):
@@ -57,14 +57,14 @@ def _boxes_path(clip: Clip, tracker: str) -> Path:
 
 
 def boxes_published(clip: Clip, tracker: str) -> bool:
-    """Whether boxes of a tracker are there for a clip."""
+    """Whether a tracker's boxes were published for a clip."""
     return _boxes_path(clip, tracker).is_file()
 
 
 def published_boxes(clip: Clip, tracker: str, video: Video, seeds: Sequence[AnyLabel]) -> Iterator[FrameResult]:
-    """The boxes that a tracker, started on frame 0, had; a frame without numbers: it says that nothing is there.
+    """Published boxes of a tracker started on frame 0; on a frame without numbers it found nothing.
 
-    tld's text files have a row ``left,top,right,bottom`` a frame; otb's JSON has 1-based ``[x, y, width, height]``.
+    tld's text files have one row ``left,top,right,bottom`` per frame; otb's JSON has 1-based ``[x, y, width, height]``.
     """
     path = _boxes_path(clip, tracker)
     if path.suffix == ".txt":

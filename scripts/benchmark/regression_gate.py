@@ -1,7 +1,7 @@
 """``scripts/bench --quick``: a few runs under four minutes on two cores, compared with a committed baseline.
 
-It is there to notice that something broke, not to measure. A score may fall by the margin of its system before that
-counts: training is not repeatable to the bit, while baselines without chance must give the same numbers on any machine.
+Its purpose is to notice regressions, not to measure. A score may fall by its system's margin: training is not exactly
+reproducible, while deterministic baselines must give the same numbers on any machine.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SEQUENCES = ("libby", "motocross-jump", "Crossing")
 SYSTEMS = ("copy", "linear", "osvos", "default")
 TRAINED = "default"
 TRAINED_MARGIN = 0.03
-"""How far the trained system may fall; repeated runs of one commit differ by about .01."""
+"""Allowed decrease of the trained system; repeated runs of one commit differ by about .01."""
 BASELINE_MARGIN = 0.002
-"""How far a baseline may fall or rise; more means that the data, the seeds or a metric changed."""
+"""Allowed change of a baseline; a larger one means that the data, the seeds or a metric changed."""
 
 
 def main_scores(rows: Iterable[Row]) -> dict[str, float]:
-    """The main metric of every row that has a result, by ``set/sequence k=K system``."""
+    """The main metric of every row with a result, by ``set/sequence k=K system``."""
     done = [row for row in rows if not row.error]
     return {f"{r.set_name}/{r.sequence} k={r.k} {r.system}": r.scores[MAIN_METRIC[r.protocol]] for r in done}
 
@@ -55,7 +55,7 @@ def write_baseline(found: Mapping[str, float]) -> None:
 
 
 def compare(found: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
-    """What differs from the baseline beyond noise, or has no counterpart there or here; empty if nothing."""
+    """Differences from the baseline beyond noise, and scores on one side only; empty if none."""
     complaints = [f"{key}: no result, baseline {value:.3f}" for key, value in baseline.items() if key not in found]
     for key, value in found.items():
         if key not in baseline:

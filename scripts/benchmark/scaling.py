@@ -1,12 +1,12 @@
-"""``scripts/bench --growth``: time and memory as a video grows longer, as its objects get more, and against the limit.
+"""``scripts/bench --growth``: time and memory by length of the video and number of objects, and against the limit.
 
-- *lengths*: a clip, small and played to and fro, becomes a video of so many frames; a micro-model that is trained on
-  the shortest labels each. Seconds a frame and peak memory must not depend on the length.
-- *objects*: so many objects on one short video, as boxes and as masks; trained and labeled.
-- *limit*: labeling the clip as it is, against decoding and encoding its frames and nothing else.
+- *lengths*: a small clip, played back and forth, becomes a video of a given length; a micro-model trained on the
+  shortest labels each. Seconds per frame and peak memory must not depend on the length.
+- *objects*: many objects on one short video, as boxes and as masks; trained and labeled.
+- *limit*: time to label the clip, compared with only decoding and encoding its frames.
 
-Every measurement is a process of its own, so that none starts with the memory of another. Memory is the largest sum of
-the resident sizes of that process and its children (which decode), looked at ten times a second.
+Every measurement is a separate process, so that none starts with the memory of another. Memory is the largest sum of
+the resident sizes of that process and its children (which decode), sampled ten times a second.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ __all__ = ["LENGTHS", "OBJECTS", "measure_growth"]
 LENGTHS = (100, 1_000, 5_000, 20_000)
 OBJECTS = (1, 2, 5, 10, 20, 50)
 WIDTH_PX = 160
-"""Of the long videos: small, so that the longest takes minutes."""
+"""Size of the long videos: small, so that the longest takes only minutes."""
 OBJECTS_WIDTH_PX = 320
 OBJECTS_FRAMES = 60
 SEEDS = 3
 OBJECTS_EFFORT = 0.1
-"""Of training with many objects, whose quality does not matter here."""
+"""Effort of training with many objects, whose quality does not matter here."""
 SAMPLE_SECONDS = 0.1
 
 Image = npt.NDArray[np.uint8]
-Tell = Callable[[str, Mapping[str, Any]], None]
+Report = Callable[[str, Mapping[str, Any]], None]
 
 
 def measure_growth(
-    clip: Clip, lengths: Sequence[int], objects: Sequence[int], tell: Tell, found: dict[str, Any]
+    clip: Clip, lengths: Sequence[int], objects: Sequence[int], report: Report, found: dict[str, Any]
 ) -> None:
     """Measures all three.
 
     Args:
-        clip: whose frames are used; a clip with masks or boxes.
+        clip: source of the frames; a clip with masks or boxes.
         lengths: numbers of frames, ascending.
         objects: numbers of objects.
-        tell: called with the name and the numbers of each measurement when it is there.
-        found: gets ``clip``, ``limit``, ``objects`` and ``lengths``, each measurement when it is there.
+        report: called with the name and the numbers of each finished measurement.
+        found: gets ``clip``, ``limit``, ``objects`` and ``lengths`` as they are measured.
 
     Raises:
-        TrainingError: a measurement failed; its last words.
+        TrainingError: a measurement failed; has the end of its error output.
     """
     found.update({"clip": f"{clip.set_name}/{clip.name}", "lengths": [], "objects": []})
 
@@ -72,7 +72,7 @@ def measure_growth(
             found[kind] = point
         else:
             found[kind].append(point)
-        tell(kind, point)
+        report(kind, point)
 
     with tempfile.TemporaryDirectory(prefix="micromodels-growth-") as work:
         folder = Path(work)
@@ -117,7 +117,7 @@ def _limit(clip: Clip, folder: Path) -> dict[str, Any]:
 
 
 def _to_and_fro(frame_count: int, index: int) -> int:
-    """Which of some frames is shown at an index when they are played to and fro, so that there is no cut."""
+    """The frame shown at an index when frames are played back and forth, without a cut."""
     place = index % max(1, 2 * frame_count - 2)
     return min(place, 2 * frame_count - 2 - place)
 
@@ -125,7 +125,7 @@ def _to_and_fro(frame_count: int, index: int) -> int:
 def _write_looped(
     clip: Clip, pictures: Sequence[Image], frame_count: int, width_px: int, path: Path
 ) -> tuple[int, int]:
-    """Writes a video of the frames whose truth is known; returns its height and width."""
+    """Writes a video of the frames with known truth; returns its height and width."""
     height_px = 2 * round(width_px * pictures[0].shape[0] / pictures[0].shape[1] / 2)
     size, method = (width_px, height_px), cv2.INTER_AREA
     small = [np.asarray(cv2.resize(pictures[f], size, interpolation=method), np.uint8) for f in clip.known_frames()]
@@ -134,7 +134,7 @@ def _write_looped(
 
 
 def _looped_seeds(clip: Clip, frame: int, size: tuple[int, int], shrink: tuple[float, float]) -> Iterator[Label]:
-    """Truth of a frame of the long video; ``size`` is its height and width, ``shrink`` that of x and y."""
+    """Truth of a frame of the long video; ``size`` is its height and width, ``shrink`` the factors of x and y."""
     shown = clip.known_frames()
     for label in clip.seeds([shown[_to_and_fro(len(shown), frame)]]):
         shape = label.shape
@@ -148,7 +148,7 @@ def _looped_seeds(clip: Clip, frame: int, size: tuple[int, int], shrink: tuple[f
 
 
 def _grid_seeds(count: int, kind: str, size: tuple[int, int]) -> Iterator[Label]:
-    """Objects of one class, in the cells of a grid."""
+    """Objects of one class in the cells of a grid."""
     columns = int(np.ceil(np.sqrt(count * size[1] / size[0])))
     rows = -(-count // columns)
     height, width = size[0] / rows, size[1] / columns
@@ -165,11 +165,11 @@ def _grid_seeds(count: int, kind: str, size: tuple[int, int]) -> Iterator[Label]
 
 
 def _measure(work: str, video: Path, seeds: Path, model: Path, effort: float = 1.0) -> dict[str, Any]:
-    """Does one piece of work in a process of its own; what it printed, and ``peak_mib``."""
+    """Measures one task in a separate process; returns its output, and ``peak_mib``."""
     arguments = [work, str(video), str(seeds), str(model), str(effort)]
     command = [sys.executable, "-m", "scripts.benchmark.scaling", *arguments]
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complaints:
-        child = subprocess.Popen(command, stdout=said, stderr=complaints)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(command, stdout=output, stderr=errors)
         peak = 0
         try:
             while child.poll() is None:
@@ -179,16 +179,16 @@ def _measure(work: str, video: Path, seeds: Path, model: Path, effort: float = 1
             if child.poll() is None:
                 child.terminate()
                 child.wait()
-        said.seek(0)
-        complaints.seek(0)
+        output.seek(0)
+        errors.seek(0)
         if child.returncode:
-            raise TrainingError(f"growth, {work}: {complaints.read()[-2000:]}")
-        printed: dict[str, Any] = json.loads(said.read().splitlines()[-1])
+            raise TrainingError(f"growth, {work}: {errors.read()[-2000:]}")
+        printed: dict[str, Any] = json.loads(output.read().splitlines()[-1])
     return {**printed, "peak_mib": round(peak / 2**20, 1)}
 
 
 def _resident_bytes(pid: int) -> int:
-    """Resident size of a process and all below it; 0 for those that have just ended."""
+    """Resident size of a process and its descendants; 0 for ended ones."""
     total = 0
     try:
         process = psutil.Process(pid)
@@ -200,7 +200,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _work(work: str, source: Path, seeds_path: Path, model_path: Path, effort: float) -> dict[str, float]:
-    """What a measuring process does."""
+    """The task of a measuring process."""
     from micromodels.recipes.base import TrainSettings, load_model, train
 
     with open_video(source) as video, tempfile.TemporaryDirectory(prefix="micromodels-growth-") as cache:
@@ -233,7 +233,7 @@ def _seconds_of_encoding(video: Any, cache: Path) -> float:
     run = Run(cache_dir=cache)
     encoder = load_encoder(default_encoder_name(), select_device(run.device))
     with EncodedVideo(video, encoder, run) as encoded:
-        encoded.encoder.encode(encoded.image(0))  # the first use of a network prepares it
+        encoded.encoder.encode(encoded.image(0))  # warm up the network
         started = time.perf_counter()
         for _ in encoded.stream(range(encoded.frame_count), lambda index, frame: index):
             pass

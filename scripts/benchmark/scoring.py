@@ -1,4 +1,4 @@
-"""Verdicts on labels: each compared with the truth, and the scores that are means over verdicts."""
+"""Compares labels with the truth, and computes scores as means over these comparisons."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ RECALL_IOU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """How one label compares with the truth.
+    """Comparison of one label with the truth.
 
     Attributes:
-        visible: whether the object is there in truth.
-        labeled: whether the system said anything about the track on this frame.
-        absent: whether it said that the object is absent.
-        iou: IoU with the truth; where nothing is there, 1 if no shape was drawn, else 0.
-        boundary_f: boundary measure of masks; None where it was not asked for.
-        confidence: what the system says the chance of acceptance is.
+        visible: whether the object is visible in the truth.
+        labeled: whether the system labeled the track on this frame.
+        absent: whether it labeled the object as absent.
+        iou: IoU with the truth; for an object that is not visible, 1 without a shape, else 0.
+        boundary_f: boundary measure of masks; None if not requested.
+        confidence: the label's confidence: the estimated chance of acceptance.
         accepted: whether a reviewer would accept the label.
     """
 
@@ -53,11 +53,11 @@ class LabelScore:
 
 
 def judge_frame(clip: Clip, truth: FrameTruth, result: FrameResult, *, boundary: bool = False) -> list[LabelScore]:
-    """Compares the labels of a frame with its truth: one verdict per true track, and per drawn shape of any other.
+    """Compares the labels of a frame with its truth: one score per true track, and per shape of another track.
 
-    "Right state": a shape where the object is visible, ``absent`` where it is not. Drawing an object as occluded where
-    the truth draws it is no error; not knowing (``uncertain`` without a shape) never is right; saying nothing of a
-    track that is not there is, as nobody told the system of it.
+    "Right state": a shape for a visible object, ``absent`` for one that is not. Labeling a visible object as occluded
+    is not an error; ``uncertain`` without a shape is always wrong; no label for an unknown track that is not visible
+    is right.
     """
     labels = {label.track: label for label in result.labels}
     invented = [t for t, label in labels.items() if t not in truth and label.shape is not None]
@@ -86,7 +86,7 @@ def _judge(
 
 
 def _relevant(verdicts: Iterable[LabelScore]) -> list[LabelScore]:
-    """Those where the object is there or something was drawn."""
+    """Scores with a visible object or a shape."""
     return [v for v in verdicts if v.visible or v.iou == 0]
 
 
@@ -99,12 +99,12 @@ def mean_by_frame(verdicts: Sequence[LabelScore]) -> dict[int, float]:
 
 
 def object_scores(clip: Clip, verdicts: Sequence[LabelScore]) -> dict[str, float]:
-    """The scores of protocols A, B and D, and of single boxes in C, as the kind of the clip has it.
+    """Scores of protocols A, B and D, and of single boxes in C, by the kind of clip.
 
-    Masks: ``J``, its 10th percentile ``J_p10``, and ``F`` if the verdicts have it. Regions: ``iou`` over the pairs of
-    class and frame where either the truth or the label has something. Boxes: ``iou`` and ``recall_50`` (IoU >= .5,
-    with the right id) over visible objects, ``false_absents`` (the share of them that is labeled absent), and
-    ``absent_found`` (the share of the hidden ones that is). All: ``accepted``, the share that a reviewer accepts.
+    Masks: ``J``, its 10th percentile ``J_p10``, and ``F`` if the verdicts have it. Regions: ``iou`` over the (class,
+    frame) pairs for which the truth or the label has a region. Boxes: ``iou`` and ``recall_50`` (IoU >= .5, with the
+    right id) over visible objects, ``false_absents`` (share of visible objects labeled absent), and ``absent_found``
+    (share of absent objects labeled absent). All: ``accepted``, the share that a reviewer accepts.
     """
     scores: dict[str, float] = {"accepted": mean(v.accepted for v in verdicts if v.visible or v.labeled)}
     if clip.kind is ClipKind.MASK:
@@ -145,13 +145,13 @@ def tracking_scores(truth: Mapping[int, FrameTruth], predicted: Mapping[int, Fra
 
 
 def calibration_pairs(verdicts: Iterable[LabelScore]) -> tuple[tuple[float | None, bool], ...]:
-    """Confidence and acceptance of everything that was labeled; empty where no label has a confidence."""
+    """Confidence and acceptance of every label; empty if no label has a confidence."""
     pairs = tuple((v.confidence, v.accepted) for v in verdicts if v.labeled)
     return pairs if any(confidence is not None for confidence, _ in pairs) else ()
 
 
 def calibration_scores(pairs: Iterable[tuple[float | None, bool]]) -> dict[str, float]:
-    """Calibration of all labels with a confidence, and the share of those without; nothing where none has one."""
+    """Calibration of all labels with a confidence, and the share of labels without; empty if no label has one."""
     pairs = list(pairs)
     sure = [(confidence, accepted) for confidence, accepted in pairs if confidence is not None]
     if not sure:
@@ -171,17 +171,17 @@ def frame_class_scores(
 ) -> tuple[dict[str, float], dict[int, float]]:
     """Balanced accuracy and F1 of each frame class and their means; and the share of right classes on each frame.
 
-    A class that the system says nothing about on a frame is wrong there.
+    A class without a label on a frame counts as wrong.
     """
-    said = {f: {x.frame_class: x.present for x in results[f].frame_labels} if f in results else {} for f in frames}
-    truth = {f: clip.frame_class_truth(f) or {} for f in said}
+    labeled = {f: {x.frame_class: x.present for x in results[f].frame_labels} if f in results else {} for f in frames}
+    truth = {f: clip.frame_class_truth(f) or {} for f in labeled}
     scores: dict[str, float] = {}
     for name in clip.frame_classes:
-        real = [truth[f][name] for f in said]
-        guess = [said[f].get(name, not truth[f][name]) for f in said]
+        real = [truth[f][name] for f in labeled]
+        guess = [labeled[f].get(name, not truth[f][name]) for f in labeled]
         scores[f"balanced_accuracy_{name}"] = metrics.balanced_accuracy(real, guess)
         scores[f"f1_{name}"] = metrics.f1_score(real, guess)
     for metric in ("balanced_accuracy", "f1"):
         scores[metric] = mean(scores[f"{metric}_{name}"] for name in clip.frame_classes)
-    right = {f: mean(said[f].get(name) == value for name, value in truth[f].items()) for f in said}
+    right = {f: mean(labeled[f].get(name) == value for name, value in truth[f].items()) for f in labeled}
     return scores, right

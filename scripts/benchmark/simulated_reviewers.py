@@ -1,7 +1,7 @@
-"""Who labels while a simulated reviewer corrects (protocol F): a system run again, a label session, or a server.
+"""Simulated reviewers (protocol F) that correct by running a system again, in a label session, or on a server.
 
-A *reviewer* is one system at work on one clip. The micro-model of frame 0 and its labels are the same for every
-strategy: they are made once per clip and recipe (``FirstLabels``), and their time counts in full each time.
+A reviewer corrects one clip with one system. The micro-model of frame 0 and its labels are the same for every strategy:
+they are computed once per clip and recipe (``FirstLabels``), and their time counts in full each time.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = ["FirstLabels", "RerunReviewer", "RetrainPolicy", "SessionReviewer", "
 
 @dataclass
 class Times:
-    """Seconds that a reviewer waited, and did not.
+    """Times of a reviewer, in seconds.
 
     Attributes:
-        waits: of each update, the first labeling included.
-        first_changes: from each correction to the first label that changed by it, where one did.
-        background: after each update, while nobody waited.
+        waits: waiting time of each update, including the first labeling.
+        first_changes: from each correction to the first label that it changed, if any.
+        background: background work after each update, during which the reviewer did not wait.
     """
 
     waits: list[float] = field(default_factory=list)
@@ -47,10 +47,10 @@ class Times:
 
 
 class RetrainPolicy:
-    """When a reviewer retrains: as a server does whose corrector pauses after every correction.
+    """When to retrain: like a server whose annotator pauses after every correction.
 
     Args:
-        corrections: how many must have followed the last training; 0 for never.
+        corrections: number of corrections since the last training; 0 for never.
     """
 
     def __init__(self, corrections: int) -> None:
@@ -58,35 +58,35 @@ class RetrainPolicy:
         self._drawn, self._seen, self._tried = 1, 1, 1
 
     def is_due_after_correction(self) -> bool:
-        """Count one correction; whether it is time now."""
+        """Count one correction; returns whether to retrain now."""
         self._drawn += 1
         return retraining_is_due(self._drawn, self._drawn - self._seen, self._drawn - self._tried, self._corrections)
 
     def tried(self, took_over: bool) -> None:
-        """A training has ended."""
+        """Record that a training has ended."""
         self._tried = self._drawn
         self._seen = self._drawn if took_over else self._seen
 
 
 class SimulatedReviewer(Protocol):
-    """A system at work on one clip."""
+    """A reviewer of one clip with one system."""
 
     times: Times
 
     def update(self, frame: int | None) -> list[FrameResult]:
-        """Draw the truth on a frame (None: on none, at the start); returns the frames whose labels are others now."""
+        """Draw the truth on a frame (None: on none, at the start); returns the frames with changed labels."""
         ...
 
     def accept(self, frame: int) -> None:
-        """The reviewer looked at a frame and found it right."""
+        """Accept a frame."""
         ...
 
     def suggest(self, skip: Iterable[int]) -> int | None:
-        """The frame that the system wants looked at next; None where it has no wish."""
+        """The frame that the system suggests next; None without suggestion."""
         ...
 
     def close(self) -> None:
-        """Forget everything."""
+        """Release everything."""
         ...
 
 
@@ -126,9 +126,9 @@ class _First:
 
 
 class FirstLabels:
-    """The labels that a recipe makes of frame 0, of the clip that was asked for last; a context manager.
+    """First labels by recipe, from frame 0 of the current clip; a context manager.
 
-    The features of that clip are kept too, in a folder that goes with the next clip.
+    The features of that clip are kept too, in a folder that is deleted with the next clip.
     """
 
     def __init__(self) -> None:
@@ -149,14 +149,14 @@ class FirstLabels:
             self._folder.cleanup()
 
     def cache_dir(self, clip: Clip) -> Path:
-        """The folder of a clip; what was kept of another one goes."""
+        """The cache folder of a clip; deletes that of another clip."""
         if self._folder is None or self._clip != clip:
             self.__exit__(None, None, None)
             self._clip, self._folder = clip, TemporaryDirectory(prefix="micromodels-bench-")
         return Path(self._folder.name)
 
     def of(self, clip: Clip, video: Video, recipe: str, run: Run) -> _First:
-        """The micro-model of frame 0, the labels that it makes, and the seconds that both took.
+        """The micro-model of frame 0, its labels, and the seconds that both took.
 
         Args:
             clip: the truth.
@@ -175,14 +175,14 @@ class FirstLabels:
 
 
 class SessionReviewer:
-    """Corrects one label session of the library, which is retrained in the background as a server does it.
+    """Corrects in a label session of the library, and retrains in the background like a server.
 
     Args:
         clip: the truth.
         video: the clip's source, open.
-        first: what the micro-model of frame 0 made of it.
+        first: the first labels, from frame 0.
         run: device, cache, events.
-        retrain_corrections: so many corrections after the last training, another one is begun; 0 for never.
+        retrain_corrections: number of corrections after a training that trigger the next one; 0 for never.
     """
 
     def __init__(self, clip: Clip, video: Video, first: _First, run: Run, retrain_corrections: int) -> None:
@@ -213,7 +213,7 @@ class SessionReviewer:
         return [FrameResult(index, tuple(objects), tuple(classes)) for index, objects, classes in by_frame(labels)]
 
     def _trained_again(self) -> list[int]:
-        """What a server does while its corrector draws the next frame; returns the frames whose labels changed."""
+        """Retrain, like a server while its annotator draws the next frame; returns the frames with changed labels."""
         changed = []
         if self._policy.is_due_after_correction():
             retrained = self._session.retrain()

@@ -12,7 +12,7 @@ __all__ = ["ALL_K", "ALL_SETS", "Summary", "summarize"]
 
 ALL_SETS = "all"
 ALL_K = 0
-"""Stands for all k together, in protocol G."""
+"""All k together, in protocol G."""
 _MEAN_OVER_RUNS = ("ece", "brier", "aurc")
 
 
@@ -23,7 +23,7 @@ class Summary:
     Attributes:
         k: number of seeds; 0: all together (protocol G only).
         scores: metric -> mean over the sequences that have it. Calibration (all labels) and annotation cost (all
-        frames, all seconds) are pooled instead; in G, ``ece_mean`` and the like are means over runs.
+        frames, all seconds) are pooled instead; in G, ``ece_mean`` and similar metrics are means over runs.
         worst: the sequence with the worst main metric, and that metric.
         failed: sequences without a result; the means leave them out.
     """
@@ -47,7 +47,7 @@ class Summary:
 def summarize(rows: Iterable[Row]) -> list[Summary]:
     """One summary per protocol, set, system and k, in order of appearance; F also over all sets.
 
-    G sums up the runs of A to D of the systems that give a confidence: per set and k, over all sets, and over all k.
+    G summarizes the runs of A to D of systems with a confidence: per set and k, over all sets, and over all k.
     """
     groups: dict[tuple[Protocol, str, str, int], list[Row]] = {}
     for row in rows:

@@ -54,7 +54,7 @@ _CELLS: Mapping[Protocol, tuple[tuple[str, str], ...]] = {
     Protocol.FRAME_CLASSES: (("balanced_accuracy", "balanced accuracy"), ("f1", "F1")),
     Protocol.CALIBRATION: (("ece", "ECE"), ("brier", "Brier"), ("aurc", "AURC")),
 }
-"""What a cell of the Markdown tables says, and how it is called in the title."""
+"""Metrics in the cells of the Markdown tables, and their titles."""
 _TITLES: Mapping[Protocol, str] = {
     Protocol.MASKS: "Masks",
     Protocol.BOXES: "Boxes",
@@ -70,7 +70,7 @@ _UNDER_TEST = "default"
 
 
 def describe_row(row: Row) -> str:
-    """One line with the scores of a run, in rich's markup, and a line for each of its notes."""
+    """One line with the scores of a run, in rich's markup, and one line per note."""
     head = f"{row.protocol} {row.set_name}/{row.sequence} k={row.k} {row.system}: "
     if row.error:
         return f"{head}[red]failed: {row.error}[/]"
@@ -113,7 +113,7 @@ def _k(k: int) -> str:
 
 
 def _left_out(skipped: Iterable[Mapping[str, str]]) -> Iterator[str]:
-    """A line per system and reason, with the protocols and sets that it concerns."""
+    """One line per system and reason, with its protocols and sets."""
     where: dict[tuple[str, str], list[str]] = {}
     for note in skipped:
         where.setdefault((note["system"], note["why"]), []).append(f"{note['protocol']} {note['set_name']}")
@@ -122,7 +122,7 @@ def _left_out(skipped: Iterable[Mapping[str, str]]) -> Iterator[str]:
 
 
 def as_markdown(bench: Benchmark) -> str:
-    """All results: a table per protocol, by sequence, times, growth, where a baseline is better, what was not run."""
+    """All results: tables per protocol and sequence, times, growth, runs with a better baseline, skipped runs."""
     summaries = summarize(bench.rows)
     blocks = [_heading(bench)]
     for protocol in Protocol:
@@ -196,7 +196,7 @@ def _number(name: str, value: float) -> str:
 
 
 def _in_order(systems: Iterable[str]) -> list[str]:
-    """The library first, then as in the list of baselines, then by name."""
+    """The library first, then in the order of the baselines, then by name."""
     names = [_UNDER_TEST, *(name for name in BASELINES if name != _UNDER_TEST)]
     return sorted(set(systems), key=lambda s: (names.index(s) if s in names else len(names), s))
 
@@ -247,7 +247,7 @@ def _by_sequence(rows: Sequence[Row]) -> list[str]:
 
 
 def _times(rows: Sequence[Row]) -> list[str]:
-    """Seconds of the library to the first and the last label and in each stage, and memory; means over sequences."""
+    """Seconds of the library to the first and last label and in each stage, and memory; means over sequences."""
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         if row.system == _UNDER_TEST and not row.error and row.protocol is not Protocol.FRAME_CLASSES:
@@ -269,7 +269,7 @@ def _times(rows: Sequence[Row]) -> list[str]:
 
 
 def _baselines_ahead(rows: Sequence[Row]) -> Iterator[str]:
-    """Runs in which a baseline that is not the library has a better main score than the library."""
+    """Runs in which a baseline has a better main score than the library."""
     compared = [row for row in rows if not row.error and row.protocol is not Protocol.ANNOTATION_COST]
     ours = {(*row.key[:3], row.k): row for row in compared if row.system == _UNDER_TEST}
     for row in compared:
@@ -284,13 +284,13 @@ def _baselines_ahead(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def growth_tables(growth: Mapping[str, Any]) -> list[list[str]]:
-    """What ``--growth`` measured, as Markdown tables; nothing where it measured nothing."""
+    """Results of ``--growth`` as Markdown tables; empty without results."""
     tables = []
     if growth.get("lengths"):
         first = growth["lengths"][0]
         size = f"{first['width_px']}x{first['height_px']}"
         lines = [f"**Growth with the length of the video** ({growth['clip']}, {size}, trained beforehand)", ""]
-        lines += ["| frames | seconds a frame | first label after | all labels after | peak MiB |", "|---" * 5 + "|"]
+        lines += ["| frames | seconds per frame | first label after | all labels after | peak MiB |", "|---" * 5 + "|"]
         lines += [
             f"| {p['frames']} | {p['seconds_per_frame']:.4f} | {p['first_label_seconds']:.1f} s | {p['seconds']:.0f} s "
             f"| {p['peak_mib']:.0f} |"
@@ -300,7 +300,7 @@ def growth_tables(growth: Mapping[str, Any]) -> list[list[str]]:
     if growth.get("objects"):
         first = growth["objects"][0]
         lines = [f"**Growth with the number of objects** ({first['frames']} frames of {first['width_px']} px)", ""]
-        lines += ["| objects | drawn as | seconds a frame | peak MiB labeling | training |", "|---" * 5 + "|"]
+        lines += ["| objects | drawn as | seconds per frame | peak MiB labeling | training |", "|---" * 5 + "|"]
         lines += [
             f"| {p['objects']} | {p['kind']} | {p['seconds_per_frame']:.3f} | {p['peak_mib']:.0f} "
             f"| {p['train_peak_mib']:.0f} |"

@@ -1,6 +1,6 @@
 """Who may use the service: roles and permissions, tokens, certificates, and the current call.
 
-The tables behind it are the store's (``service/store/access.py``, ``service/store/audit.py``); the API asks in
+The store has the tables (``service/store/access.py``, ``service/store/audit.py``); the API checks calls in
 ``service/api/authorization.py``.
 """
 

@@ -69,7 +69,7 @@ class Authorizer:
             if rule is None:
                 raise PermissionDenied(f"no permission is defined for {method}")
             call.is_audited = rule.is_audited
-            _judge(call, rule)
+            _check_permission(call, rule)
         except (NotFound, PermissionDenied) as error:
             self._store.audit.enqueue(call, "NOT_FOUND" if isinstance(error, NotFound) else "PERMISSION_DENIED")
             raise
@@ -98,7 +98,7 @@ class Authorizer:
         """
         try:
             caller = await self._caller(header)
-            _judge(Call(caller, call.method, call.project_id, call.resource), RULES["/" + call.method])
+            _check_permission(Call(caller, call.method, call.project_id, call.resource), RULES["/" + call.method])
         except (NotFound, Unauthenticated, PermissionDenied) as error:
             raise PermissionDenied("access was revoked during this call; ask an administrator") from error
 
@@ -155,7 +155,7 @@ class Authorizer:
         self._store.audit.enqueue(call, "UNAUTHENTICATED")
 
 
-def _judge(call: Call, rule: Rule) -> None:
+def _check_permission(call: Call, rule: Rule) -> None:
     caller = call.caller
     if caller.is_admin:
         return  # the servicer refuses malformed names

@@ -104,7 +104,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
             also=self._of_new_class(ids, labels, {*deletes, *map(LabelKey.of, labels)}),
         )
 
-    def _of_new_class(self, ids: tuple[str, str], labels: list[AnyLabel], said: set[LabelKey]) -> list[AnyLabel]:
+    def _of_new_class(self, ids: tuple[str, str], labels: list[AnyLabel], given: set[LabelKey]) -> list[AnyLabel]:
         """Hand labels of tracks whose class changes: a class belongs to a track, so they change too."""
         classes = {label.track: label.object_class for label in labels if isinstance(label, Label)}
         if not classes or self._store.videos.get(*ids).state is not VideoState.READY:
@@ -112,18 +112,18 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
         changed: list[AnyLabel] = []
         for record in self._store.labels.stream(*ids, names=tuple(classes), anchors_only=True):
             label = record.label
-            if isinstance(label, Label) and record.key not in said and label.object_class != classes[label.track]:
+            if isinstance(label, Label) and record.key not in given and label.object_class != classes[label.track]:
                 changed.append(replace(label, object_class=classes[label.track]))
         return changed
 
     def _begin(
-        self, ids: tuple[str, str], asked: str, revision: int, on_stored: Callable[[], None]
+        self, ids: tuple[str, str], requested: str, revision: int, on_stored: Callable[[], None]
     ) -> Future[Any] | None:
         """The session's pending answer; None if everything is computed, or nothing can be."""
         change = self._store.history.change(*ids, revision)
         if change.settled or change.undone_by:
             return None
-        model = self._model(ids, asked)
+        model = self._model(ids, requested)
         if model is None:
             self._store.history.settle(*ids, revision, seconds=0.0, model_version="")
             return None
@@ -160,14 +160,14 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
             message.learned_count = change.learned
         return message
 
-    def _model(self, ids: tuple[str, str], asked: str, field: str = "micro_model_version") -> ModelVersion | None:
+    def _model(self, ids: tuple[str, str], requested: str, field: str = "micro_model_version") -> ModelVersion | None:
         """The version that computes: the requested one, or the newest of this video."""
         project_id, video_id = ids
-        if not asked:
+        if not requested:
             return self._store.models.of_video(project_id, video_id)
-        in_project, model_id, version = names.MODEL_VERSION.parse(asked, field)
+        in_project, model_id, version = names.MODEL_VERSION.parse(requested, field)
         if in_project != project_id:
-            raise InvalidInput(field, asked, f"a version of {names.PROJECT.format(project_id)}")
+            raise InvalidInput(field, requested, f"a version of {names.PROJECT.format(project_id)}")
         return self._store.models.get(project_id, model_id, version_number(version, field))
 
     async def SuggestFrames(self, request: pb.SuggestFramesRequest, context: Context) -> pb.SuggestFramesResponse:

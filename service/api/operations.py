@@ -71,7 +71,7 @@ class Results:
         """The operation of a job.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: no such job.
         """
         return self.of(self._store.jobs.get(project_id, job_id))
 
@@ -91,7 +91,7 @@ class Results:
         """A video with the whole summary of its frames.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         video = self._store.videos.get(project_id, video_id)
         ready = video.state is VideoState.READY
@@ -182,11 +182,11 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
         (project_id,) = names.PROJECT.parse(request.name)
         video_id = _filtered(project_id, request.filter)
         limit = page_size(request.page_size, _PAGE)
-        asked = f"{request.name} {request.filter}"
-        after = decode_token("page_token", request.page_token, asked) or ""
+        query = f"{request.name} {request.filter}"
+        after = decode_token("page_token", request.page_token, query) or ""
         page = await self._run(lambda: self._store.jobs.list(project_id, video_id=video_id, after=after, limit=limit))
         operations = await self._run(lambda: [self._results.of(job) for job in page.items])
-        token = encode_token(asked, page.next_after) if page.next_after else ""
+        token = encode_token(query, page.next_after) if page.next_after else ""
         return operations_pb2.ListOperationsResponse(operations=operations, next_page_token=token)
 
     async def WaitOperation(

@@ -47,16 +47,16 @@ def decode_token(field: str, token: str, request: object) -> Any:
     return position
 
 
-def page_size(asked: int, size: PageSize) -> int:
+def page_size(requested: int, size: PageSize) -> int:
     """The number of items of a page.
 
     Raises:
         InvalidInput: a negative page size.
     """
     default, largest = size
-    if asked < 0:
-        raise InvalidInput("page_size", asked, f"0 for {default}, or 1 to {largest}")
-    return min(asked or default, largest)
+    if requested < 0:
+        raise InvalidInput("page_size", requested, f"0 for {default}, or 1 to {largest}")
+    return min(requested or default, largest)
 
 
 def _digest(request: object) -> str:

@@ -95,10 +95,15 @@ class ReviewServicer(review_pb2_grpc.ReviewServiceServicer):
 
     def _comment(self, request: review_pb2.CreateCommentRequest) -> Comment:
         ids = names.video_ids(request.parent)
-        said = request.comment
-        frames = range(said.start_frame, said.stop_frame or said.start_frame + 1)
+        comment = request.comment
+        frames = range(comment.start_frame, comment.stop_frame or comment.start_frame + 1)
         return self._store.reviews.comment(
-            *ids, said.text, frames=frames, name=said.track, author=current_caller().name, request_id=request.request_id
+            *ids,
+            comment.text,
+            frames=frames,
+            name=comment.track,
+            author=current_caller().name,
+            request_id=request.request_id,
         )
 
     async def ListComments(

@@ -91,7 +91,7 @@ class Access:
         """One token.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such token.
         """
         with self._database.begin() as connection:
             return _token(self._row(connection, token_id))
@@ -112,7 +112,7 @@ class Access:
         """Revoke a token; no effect if it has expired or was revoked.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such token.
         """
         with self._database.begin(write=True, frees=True) as connection:
             row = self._row(connection, token_id)
@@ -134,7 +134,7 @@ class Access:
 
         Raises:
             InvalidInput: a time that is not allowed, or the old token is no longer valid.
-            NotFound: there is none.
+            NotFound: no such token.
         """
         expires = self._expiry(days)
         if not 0 <= overlap_hours <= 24 * 30:
@@ -152,7 +152,7 @@ class Access:
         """Add a user to a project, or change the user's role.
 
         Raises:
-            NotFound: there is no such project, or no such user.
+            NotFound: no such project, or no such user.
         """
         with self._database.begin(write=True) as connection:
             project, key = self._pair(connection, project_id, user)
@@ -182,7 +182,7 @@ class Access:
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         with self._database.begin() as connection:
             project = project_row(connection, project_id)

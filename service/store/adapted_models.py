@@ -45,7 +45,7 @@ class AdaptedModels:
             revision: of the newest correction it learned from.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin(write=True) as connection:
             video = video_row(connection, project_id, video_id, lock=True)
@@ -71,7 +71,7 @@ class AdaptedModels:
         """The stored states of one version on a video, oldest first.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)

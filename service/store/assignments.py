@@ -59,7 +59,7 @@ class Assignments:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the video is not ready.
             InvalidInput: no frames, too many, or one twice; or not two annotators.
-            NotFound: there is no such video.
+            NotFound: no such video.
             OutOfRange: a frame outside the video.
         """
         if not 1 <= len(frames) <= _MAX_FRAMES or len(set(frames)) != len(frames):
@@ -92,7 +92,7 @@ class Assignments:
         """One assignment.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such assignment.
         """
         ids = (project_id, video_id, assignment_id)
         with self._database.begin() as connection:
@@ -103,7 +103,7 @@ class Assignments:
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -136,7 +136,7 @@ class Assignments:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: ``annotator`` does not belong to the assignment, or has submitted.
             InvalidInput: a key twice, or a frame that is not assigned.
-            NotFound: there is no such assignment.
+            NotFound: no such assignment.
         """
         changes = label_writes(labels, deletes)
 
@@ -179,7 +179,7 @@ class Assignments:
         Raises:
             FailedPrecondition: the labels are still hidden from the reader.
             InvalidInput: ``annotator`` does not belong to the assignment.
-            NotFound: there is no such assignment.
+            NotFound: no such assignment.
         """
         with self._database.begin() as connection:
             row = _row(connection, *ids)
@@ -212,7 +212,7 @@ class Assignments:
             FailedPrecondition: an annotator has not submitted, the assignment is already adjudicated, or a frame would
                 have more hand labels of a class than the project allows.
             InvalidInput: a name that is not an annotator, or a frame that is not assigned.
-            NotFound: there is no such assignment.
+            NotFound: no such assignment.
         """
 
         def act() -> dict[str, Any]:

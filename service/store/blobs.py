@@ -120,7 +120,7 @@ class Blobs:
         Raises:
             DataLoss: the object store returned other bytes.
             InvalidInput: not a SHA-256 in hex.
-            NotFound: there is no such blob.
+            NotFound: no such blob.
             ResourceExhausted: the disk has no room for a copy.
         """
         path = self._place(sha256)
@@ -146,7 +146,7 @@ class Blobs:
         """Open a blob for reading.
 
         Raises:
-            NotFound: there is no such blob.
+            NotFound: no such blob.
         """
         return self.path(sha256).open("rb")
 
@@ -154,7 +154,7 @@ class Blobs:
         """Size of a blob.
 
         Raises:
-            NotFound: there is no such blob.
+            NotFound: no such blob.
         """
         path = self._place(sha256)
         if self._objects is not None and not path.is_file():

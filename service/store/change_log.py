@@ -48,7 +48,7 @@ def change_row(connection: sa.Connection, video: int, revision: int) -> sa.Row[A
     """The change whose first revision this is.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no such change.
     """
     row = connection.execute(sa.select(_TABLE).where(_TABLE.c.video == video, _TABLE.c.revision == revision)).first()
     if row is None:

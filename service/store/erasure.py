@@ -96,7 +96,7 @@ class Erasure:
 
         Raises:
             FailedPrecondition: a job works on it, or uses a micro-model trained on it.
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         since = time.monotonic()
         with self._database.begin(write=True, frees=True) as connection:
@@ -172,7 +172,7 @@ class Erasure:
         """The receipt of a deleted video.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no receipt for this video.
         """
         resource = f"projects/{project_id}/videos/{video_id}"
         found = next(self._audit.rows(project_id=project_id, resource=resource, method=RECEIPT), None)

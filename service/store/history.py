@@ -49,7 +49,7 @@ class History:
         """Every version of one label, oldest first, including deletions.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -62,7 +62,7 @@ class History:
         """Every version of every label on some frames, in order of keys, then oldest first.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         order = (_LABELS.c.frame, _LABELS.c.is_frame_class, _LABELS.c.name, _LABELS.c.revision)
         with self._database.begin() as connection:
@@ -84,7 +84,7 @@ class History:
             kinds: only these; empty for all.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -101,7 +101,7 @@ class History:
         """The change that starts with a revision.
 
         Raises:
-            NotFound: there is no such video or change.
+            NotFound: no such video or change.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -120,7 +120,7 @@ class History:
             limit: approximate number of differences.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -139,7 +139,7 @@ class History:
         """How many other labels, and on how many frames, a correction has changed.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -156,7 +156,7 @@ class History:
         """The labels before and after a revision, by key.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -181,7 +181,7 @@ class History:
             also: keys to include in any case.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -212,7 +212,7 @@ class History:
             learned: number of the resulting adapted model; 0 for none.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         values = {"settled": True, "seconds": seconds, "model_version": model_version, "learned": learned}
         with self._database.begin(write=True) as connection:
@@ -235,7 +235,7 @@ class History:
         Raises:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the change is already undone, or is the work of a micro-model.
-            NotFound: there is no such video or change.
+            NotFound: no such video or change.
             RevisionConflict: people have changed some of these labels since then.
         """
 

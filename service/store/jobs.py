@@ -131,7 +131,7 @@ class Jobs:
 
         Raises:
             AlreadyExists: the request id was used with another body.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
 
         def act() -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Jobs:
         """One job.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such job.
         """
         with self._database.begin() as connection:
             return _job(project_id, _job_row(connection, project_id, job_id))
@@ -167,7 +167,7 @@ class Jobs:
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         with self._database.begin() as connection:
             project = project_row(connection, project_id)
@@ -184,7 +184,7 @@ class Jobs:
         """The newest job of a kind on a video; None if none.
 
         Raises:
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         with self._database.begin() as connection:
             project = project_row(connection, project_id)
@@ -198,7 +198,7 @@ class Jobs:
         """Ask a job to stop; finished work is kept. No effect on a job that has ended.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: no such job.
         """
         with self._database.begin(write=True, frees=True) as connection:
             row = _job_row(connection, project_id, job_id, lock=True)
@@ -215,7 +215,7 @@ class Jobs:
 
         Raises:
             FailedPrecondition: the job has ended.
-            NotFound: there is no such job.
+            NotFound: no such job.
         """
         with self._database.begin(write=True, frees=True) as connection:
             row = _job_row(connection, project_id, job_id, lock=True)
@@ -231,7 +231,7 @@ class Jobs:
 
         Raises:
             FailedPrecondition: the job has not ended.
-            NotFound: there is no such job.
+            NotFound: no such job.
         """
         with self._database.begin(write=True, frees=True) as connection:
             row = _job_row(connection, project_id, job_id, lock=True)
@@ -243,7 +243,7 @@ class Jobs:
         """Events with a sequence number above ``after``, in order.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: no such job.
         """
         with self._database.begin() as connection:
             row = _job_row(connection, project_id, job_id)

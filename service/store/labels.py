@@ -99,11 +99,11 @@ class Labels:
             FailedPrecondition: the video is not ready, or a frame would have more hand labels of a class than the
                 project allows.
             InvalidInput: a key twice, or a class or shape that the ontology does not have; names ``labels[i].FIELD``.
-            NotFound: there is no such video.
+            NotFound: no such video.
             OutOfRange: a frame past the end of the video.
             RevisionConflict: keys changed after ``base_revision``.
         """
-        said = label_writes(labels, deletes)
+        writes = label_writes(labels, deletes)
         changes = label_writes([*labels, *also], deletes)
 
         def act() -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Labels:
             kept = [key_to_json(key) for key in result.kept_anchors]
             return {"revision": result.revision, "written": result.written, "deleted": result.deleted, "kept": kept}
 
-        body = [[(str(c.key), c.payload) for c in said], base_revision, author]
+        body = [[(str(c.key), c.payload) for c in writes], base_revision, author]
         with self._database.begin(write=True) as connection:
             answer = once(connection, f"labels.{kind.value}/{project_id}/{video_id}", request_id, body, act)
         kept = tuple(key_from_json(key) for key in answer["kept"])
@@ -139,7 +139,7 @@ class Labels:
             act: of kind ``RECOMPUTE``.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         changes = label_writes(labels)
         changes += [LabelWrite(key, "", False, None) for key in gone]
@@ -150,7 +150,7 @@ class Labels:
         """The newest revision of a video's labels; 0 before the first write.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             return int(video_row(connection, project_id, video_id).label_revision)
@@ -219,7 +219,7 @@ class Labels:
         """Number of frames on which people labeled objects after a revision.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         query = sa.select(sa.func.count(sa.distinct(_TABLE.c.frame))).where(schema.IS_ANCHOR)
         query = query.where(_TABLE.c.is_frame_class.is_(False), _TABLE.c.revision > since)
@@ -231,7 +231,7 @@ class Labels:
         """By class, the number of frames with more objects than the project allows; only classes with such frames.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -242,7 +242,7 @@ class Labels:
         """All human labels of a video in order of frames, and the revision at which they were read.
 
         Raises:
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)

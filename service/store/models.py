@@ -85,7 +85,7 @@ class Models:
         """One version; 0 for the newest.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such version.
         """
         with self._database.begin() as connection:
             return _version(project_id, self._row(connection, project_id, model_id, version))
@@ -95,7 +95,7 @@ class Models:
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         with self._database.begin() as connection:
             project = project_row(connection, project_id)
@@ -110,7 +110,7 @@ class Models:
         """Delete one version and its adapted models. The next blob sweep deletes the files; labels stay.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such version.
         """
         with self._database.begin(write=True, frees=True) as connection:
             row = self._row(connection, project_id, model_id, version)
@@ -122,7 +122,7 @@ class Models:
         """The version trained last on a video; None if none.
 
         Raises:
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         with self._database.begin() as connection:
             project = project_row(connection, project_id)

@@ -80,7 +80,7 @@ class ObjectStore:
 
         Raises:
             DataLoss: the bytes do not match the checksum.
-            NotFound: there is no such object.
+            NotFound: no such object.
             StorageFailure: the store refuses.
             Unavailable: it cannot be reached.
         """
@@ -101,7 +101,7 @@ class ObjectStore:
         """Size of an object.
 
         Raises:
-            NotFound: there is no such object.
+            NotFound: no such object.
             StorageFailure: the store refuses.
             Unavailable: it cannot be reached.
         """

@@ -26,7 +26,7 @@ def project_row(connection: sa.Connection, project_id: str, lock: bool = False) 
     """The row of a project; ``lock`` blocks other writers, and new rows in it, until the transaction ends.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no such project.
     """
     table = schema.projects
     query = sa.select(table).where(table.c.project_id == project_id)
@@ -108,7 +108,7 @@ class Projects:
         """One project.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such project.
         """
         with self._database.begin() as connection:
             return _project(project_row(connection, project_id))
@@ -148,7 +148,7 @@ class Projects:
         Raises:
             Aborted: the project changed since ``etag``.
             InvalidInput: the name or the number of days is not allowed.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         table = schema.projects
         with self._database.begin(write=True) as connection:
@@ -174,7 +174,7 @@ class Projects:
 
         Raises:
             FailedPrecondition: a job of the project has not ended.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         jobs = schema.jobs
         with self._database.begin(write=True, frees=True) as connection:

@@ -74,7 +74,7 @@ class Reviews:
         Raises:
             AlreadyExists: the request id was used with another body.
             InvalidInput: the comment is too long.
-            NotFound: there is no such video.
+            NotFound: no such video.
             RevisionConflict: some of the labels changed after ``base_revision``.
         """
         check_text("comment", comment, _LONGEST_COMMENT)
@@ -96,7 +96,7 @@ class Reviews:
             newer = [row_key(row) for row in rows if base_revision is not None and row.revision > base_revision]
             if newer:
                 raise RevisionConflict(tuple(sorted(newer)), int(video.label_revision))
-            todo = [(row, values) for row in rows if (values := _judged(row, action, author)) is not None]
+            todo = [(row, values) for row in rows if (values := _reviewed(row, action, author)) is not None]
             revision = int(video.label_revision)
             if todo and not validate_only:
                 revision += 1
@@ -144,7 +144,7 @@ class Reviews:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the video is not ready.
             InvalidInput: the text is empty or too long.
-            NotFound: there is no such video.
+            NotFound: no such video.
             OutOfRange: a frame outside the video.
         """
         if not text.strip() or len(text) > _LONGEST_COMMENT or "\0" in text:
@@ -183,7 +183,7 @@ class Reviews:
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             video = video_row(connection, project_id, video_id)
@@ -196,7 +196,7 @@ class Reviews:
         """Delete a comment.
 
         Raises:
-            NotFound: there is no such video or comment.
+            NotFound: no such video or comment.
         """
         with self._database.begin(write=True) as connection:
             video = video_row(connection, project_id, video_id)
@@ -270,7 +270,7 @@ _JUDGMENTS = {
 }
 
 
-def _judged(row: sa.Row[Any], action: ReviewAction, author: str) -> dict[str, Any] | None:
+def _reviewed(row: sa.Row[Any], action: ReviewAction, author: str) -> dict[str, Any] | None:
     """The new review values of a label; None if they would not change."""
     values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
     if action in _JUDGMENTS:

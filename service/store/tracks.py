@@ -249,8 +249,8 @@ def _moved(row: sa.Row[Any], key: LabelKey, class_name: str) -> LabelWrite:
     """A row's label under another key and class."""
     payload = row.payload
     if row.class_name != class_name:
-        said = json.loads(payload) | {"class": class_name}
-        payload = json.dumps(said, separators=(",", ":"), ensure_ascii=False)
+        value = json.loads(payload) | {"class": class_name}
+        payload = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     review = {name: getattr(row, name) for name in _REVIEW}
     return LabelWrite(key, class_name, row.by_human, payload, row.origin or row.key, review)
 
@@ -266,5 +266,5 @@ def _is_drawn(row: sa.Row[Any]) -> bool:
 
 def _rank(row: sa.Row[Any]) -> tuple[bool, bool, float]:
     """Sort key: which of two labels of one object on one frame to prefer."""
-    said = json.loads(row.payload)
-    return bool(row.by_human), is_present(row.payload), said.get("confidence") or 0.0
+    value = json.loads(row.payload)
+    return bool(row.by_human), is_present(row.payload), value.get("confidence") or 0.0

@@ -43,7 +43,7 @@ def video_row(connection: sa.Connection, project_id: str, video_id: str, lock: b
     """The row of a video without its frame table; ``lock`` blocks other writers until the transaction ends.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no such video.
     """
     videos, projects = schema.videos, schema.projects
     query = (
@@ -102,7 +102,7 @@ class Videos:
         Raises:
             AlreadyExists: the request id was used with another body.
             InvalidInput: the path does not exist or is not below an allowed root, or the name is not allowed.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         check_text("display_name", display_name)
         source = self._allowed(path)
@@ -135,7 +135,7 @@ class Videos:
         """One video.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such video.
         """
         with self._database.begin() as connection:
             return _video(project_id, video_row(connection, project_id, video_id))
@@ -145,7 +145,7 @@ class Videos:
 
         Raises:
             InvalidInput: ``after`` is not from an earlier page.
-            NotFound: there is no such project.
+            NotFound: no such project.
         """
         table = schema.videos
         with self._database.begin() as connection:
@@ -164,7 +164,7 @@ class Videos:
 
         Raises:
             FailedPrecondition: the video is not ready.
-            NotFound: there is no such video.
+            NotFound: no such video.
         """
         table = schema.videos
         with self._database.begin() as connection:
@@ -246,7 +246,7 @@ class Uploads:
         Raises:
             AlreadyExists: the request id was used with another body.
             InvalidInput: name, size or checksum are not allowed.
-            NotFound: there is no such project.
+            NotFound: no such project.
             ResourceExhausted: the disk has no space for it, or the project's limit is reached.
         """
         check_text("display_name", display_name)
@@ -285,7 +285,7 @@ class Uploads:
         """One upload.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no such upload.
         """
         with self._database.begin() as connection:
             return _upload(project_id, _upload_row(connection, project_id, upload_id))
@@ -304,7 +304,7 @@ class Uploads:
             DataLoss: the checksum does not match; nothing was stored.
             FailedPrecondition: the upload is no longer active.
             InvalidInput: more bytes than declared.
-            NotFound: there is no such upload.
+            NotFound: no such upload.
             ResourceExhausted: the disk is full.
             StorageFailure: the disk failed.
             UploadConflict: another call is writing to it.
@@ -339,7 +339,7 @@ class Uploads:
         Raises:
             DataLoss: the checksum does not match; the upload failed and its bytes were deleted.
             FailedPrecondition: bytes are missing, or the upload was cancelled.
-            NotFound: there is no such upload.
+            NotFound: no such upload.
             StorageFailure: the disk failed.
             UploadConflict: another call is writing to it.
         """
@@ -355,7 +355,7 @@ class Uploads:
         """Cancel an upload and delete its bytes; no effect on a finished one.
 
         Raises:
-            NotFound: there is no such upload.
+            NotFound: no such upload.
             UploadConflict: another call is writing to it.
         """
         with self._alone(upload_id):

@@ -105,9 +105,9 @@ def test_a_tracker_of_opencv_follows_a_moving_square(small_data: Path) -> None:
 def test_what_cannot_run_says_why(small_data: Path) -> None:
     """Trackers know boxes, published masks exist for one set, and an OpenCV without a tracker is named."""
     davis, otb = load_clips(small_data, ["davis2016", "otb"])
-    assert BASELINES["nano"].lacking(davis, False) == "knows boxes only"
+    assert BASELINES["nano"].lacking(davis, False) == "supports boxes only"
     assert BASELINES["osvos"].lacking(otb, False) == "masks are published for davis2016 only"
-    assert BASELINES["flow"].lacking(otb, True) == "knows no frame classes"
+    assert BASELINES["flow"].lacking(otb, True) == "does not support frame classes"
     assert BASELINES["copy"].lacking(davis, False) == ""
     with pytest.raises(InvalidInput, match="copy, linear"):
         find_system("sam2")
@@ -122,12 +122,12 @@ def test_a_missing_tracker_is_named(small_data: Path, tmp_path: Path, monkeypatc
     lacking = BASELINES["csrt"].lacking(otb, False)
     opencv_trackers.in_contrib.cache_clear()
     assert cv2.__version__ in lacking
-    assert "opencv-contrib/ is not there" in lacking
+    assert "opencv-contrib/ is not installed" in lacking
 
 
 def test_a_tracker_follows_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here with the same OpenCV; onward and back, a box on every frame, on the square as far as it draws by lot."""
-    if not opencv_trackers.here("mil"):
+    if not opencv_trackers.is_available("mil"):
         pytest.skip(f"OpenCV {cv2.__version__} lacks it")
     monkeypatch.setattr(opencv_trackers, "contrib_folder", lambda: tmp_path / "nothing")
     pictures = [picture(frame)[..., ::-1].copy() for frame in range(8)]

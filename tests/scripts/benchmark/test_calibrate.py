@@ -88,4 +88,4 @@ def test_other_files_are_refused(no_data: None, tmp_path: Path) -> None:
     path.write_text('{"set": 1}\n', encoding="utf-8")
     result = CliRunner().invoke(calibrate.app, [str(path), "--sets", "otb"], env={"COLUMNS": "300"})
     assert result.exit_code == 2
-    assert "not a file that scripts/calibrate wrote" in result.output
+    assert "not a file of scripts/calibrate" in result.output

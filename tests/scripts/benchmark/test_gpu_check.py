@@ -35,7 +35,7 @@ def test_the_check_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, recipe: s
     result = CliRunner().invoke(gpu_check.app, [*SMALL, "--recipe", recipe], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     assert "no CUDA device" in result.output
-    for row in ("encoding, ms a frame", "training, ms a step", "masks by the same weights"):
+    for row in ("encoding, ms per frame", "training, ms per step", "masks by the same weights"):
         assert row in result.output
     assert "cuda" not in result.output
 

@@ -150,7 +150,7 @@ def test_three_tries(store: Store, job: Job) -> None:
     for expected in (JobState.QUEUED, JobState.QUEUED, JobState.FAILED):
         assert store.jobs.requeue(lease_of(store, job), CRASH) is expected
     failed = get(store, job)
-    assert failed.error == JobError("WORKER_CRASHED", "given up after 3 tries: it died")
+    assert failed.error == JobError("WORKER_CRASHED", "failed after 3 tries: it died")
     other = store.jobs.create(job.project_id, JobKind.TRAIN, {})
     for expected in (JobState.QUEUED, JobState.FAILED):
         assert store.jobs.requeue(lease_of(store, other), JobError("OOM", "no memory", "OutOfMemory")) is expected
