@@ -387,6 +387,7 @@ def _numpy() -> Any:
 
 
 Shape = Box | Polygon | Mask
+"""A shape of another kind joins here and in ``ShapeKind``; the type checker then names each place that must know it."""
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
