@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from itertools import accumulate
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -319,8 +320,7 @@ class Mask:
 
         Source of the format: the variable-length code of ``rleToString`` in the COCO API: five bits a character, the
         lowest first, bit 0x20 where more follow, bit 0x10 of the last one for the sign; from the fourth on differences
-        to the run before the last. Checked here, because the C decoder trusts its input. A loop over the characters,
-        not NumPy: 0.05 ms for an object at 480 lines, a fifth of what encoding it takes.
+        to the run before the last. Checked here, because the C decoder trusts its input.
 
         Raises:
             InvalidInput: ``counts`` is no such code.
@@ -328,20 +328,11 @@ class Mask:
         counts = self.counts
         if not counts.isascii() or (counts and not (min(counts) >= "0" and max(counts) <= "o")):
             raise InvalidInput("mask.counts", counts, "COCO compressed RLE (a character is out of place)")
-        runs: list[int] = []
-        value = shift = 0
-        for character in counts.encode("ascii"):
-            code = character - 48
-            value |= (code & 0x1F) << shift
-            if code & 0x20:
-                shift += 5
-                if shift >= 5 * MAX_RLE_CHARACTERS:
-                    raise InvalidInput("mask.counts", counts, "COCO compressed RLE (a number is too long)")
-            else:
-                runs.append(value - (0x20 << shift) if code & 0x10 else value)
-                value = shift = 0
-        if shift:
+        if counts and counts[-1] >= "P":
             raise InvalidInput("mask.counts", counts, "COCO compressed RLE (it ends inside a number)")
+        runs = _numbers_of(counts.encode("ascii"))
+        if runs is None:
+            raise InvalidInput("mask.counts", counts, "COCO compressed RLE (a number is too long)")
         runs[1::2] = accumulate(runs[1::2])
         runs[2::2] = accumulate(runs[2::2])
         if runs and min(runs) < 0:
@@ -353,7 +344,50 @@ class Mask:
         return sum(self.runs()[1::2])
 
 
+def _numbers_of(code: bytes) -> list[int] | None:
+    """The numbers of a run-length code; None where one has too many characters. Its characters are right.
+
+    NumPy is two to ten times as fast (0.03 and 0.05 ms for a disc on 480 lines), and files have masks by the thousand;
+    the light client does without.
+    """
+    np = _numpy()
+    if np is not None and code:
+        characters = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+        last = (characters & 0x20) == 0
+        starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+        lengths = np.diff(np.append(starts, len(characters)))
+        if lengths.max() > MAX_RLE_CHARACTERS:
+            return None
+        shifts = 5 * (np.arange(len(characters)) - np.repeat(starts, lengths))
+        values = np.add.reduceat((characters & 0x1F) << shifts, starts)
+        found: list[int] = np.where(characters[last] & 0x10, values - (1 << (5 * lengths)), values).tolist()
+        return found
+    numbers: list[int] = []
+    value = shift = 0
+    for character in code:
+        bits = character - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if shift > 5 * MAX_RLE_CHARACTERS:
+            return None
+        if not bits & 0x20:
+            numbers.append(value - (1 << shift) if bits & 0x10 else value)
+            value = shift = 0
+    return numbers
+
+
+@cache
+def _numpy() -> Any:
+    """NumPy; None where it is not installed."""
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy
+
+
 Shape = Box | Polygon | Mask
+"""A shape of another kind joins here and in ``ShapeKind``; the type checker then names each place that must know it."""
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

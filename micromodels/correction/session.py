@@ -308,6 +308,8 @@ class LabelSession:
                 raise InvalidInput("removals", key, "the key of a human label")
         if {LabelKey.of(label) for label in corrections} & set(removals):
             raise InvalidInput("removals", removals, "labels that are not corrected at the same time")
+        for index, label in enumerate(corrections):
+            self._check_fits(label, f"corrections[{index}]")
         SeedSet(corrections, table.frame_count, table.height_px, table.width_px, ontology, self._learner.tracks)
         classes: dict[str, str] = {}
         for label in corrections:

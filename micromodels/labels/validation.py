@@ -92,21 +92,31 @@ def check_anchor(label: AnyLabel, where: str = "") -> None:
     """
     if not isinstance(label, Label) or not label.is_anchor:
         return
-    shape = label.shape
-    if shape is None and label.state is not State.ABSENT:
-        allowed = f"a box, polygon or mask: a label drawn by hand has one where the state is {label.state.value}"
-        raise InvalidInput(prefixed(where, "shape"), None, allowed)
-    if isinstance(shape, Mask) and area_px(shape) == 0:
-        allowed = 'a mask of at least one pixel; an object that is not there is {"state": "absent"} without a shape'
-        raise InvalidInput(prefixed(where, "mask.counts"), shape.counts, allowed)
-    if isinstance(shape, Polygon):
-        crossing = find_crossing(shape.points)
-        if crossing is not None:
-            first, second = crossing
-            got = f"sides {first} and {second} that cross, near {shape.points[first]}"
-            raise InvalidInput(prefixed(where, "polygon"), got, "a ring whose sides do not cross each other")
-        if area_px(shape) == 0.0:
-            raise InvalidInput(prefixed(where, "polygon"), "a ring of no area", "points that enclose an area")
+    match label.shape:
+        case None:
+            if label.state is not State.ABSENT:
+                allowed = (
+                    f"a box, polygon or mask: a label drawn by hand has one where the state is {label.state.value}"
+                )
+                raise InvalidInput(prefixed(where, "shape"), None, allowed)
+        case Box():
+            pass
+        case Polygon() as ring:
+            crossing = find_crossing(ring.points)
+            if crossing is not None:
+                first, second = crossing
+                got = f"sides {first} and {second} that cross, near {ring.points[first]}"
+                raise InvalidInput(prefixed(where, "polygon"), got, "a ring whose sides do not cross each other")
+            if area_px(ring) == 0.0:
+                raise InvalidInput(prefixed(where, "polygon"), "a ring of no area", "points that enclose an area")
+        case Mask() as mask:
+            if area_px(mask) == 0:
+                allowed = (
+                    'a mask of at least one pixel; an object that is not there is {"state": "absent"} without a shape'
+                )
+                raise InvalidInput(prefixed(where, "mask.counts"), mask.counts, allowed)
+        case unknown:
+            assert_never(unknown)
 
 
 def find_crossing(points: tuple[tuple[float, float], ...]) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from micromodels.types import (
     FrameLabel,
     FrameResult,
     Label,
+    Mask,
     ObjectClass,
     Ontology,
     Polygon,
@@ -168,22 +170,29 @@ class _Canvas:
                 _dashed(self.image, ring, color, width, dash)
 
     def _fill(self, shape: Shape, color: Color) -> list[npt.NDArray[np.int32]]:
-        """Blend a mask or polygon with the color (a box is not filled); returns its outline."""
-        height, width = self.image.shape[:2]
-        if isinstance(shape, Box):
-            x1, y1, x2, y2 = (round(v) for v in (shape.x1, shape.y1, shape.x2 - 1, shape.y2 - 1))
-            return [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], np.int32)]
-        area = to_mask(shape, height, width)
+        """Blend a mask or polygon with the color (a box stays clear); returns its outline."""
+        match shape:
+            case Box():
+                x1, y1, x2, y2 = (round(v) for v in (shape.x1, shape.y1, shape.x2 - 1, shape.y2 - 1))
+                return [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], np.int32)]
+            case Polygon():
+                self._blend(to_mask(shape, *self.image.shape[:2]), color)
+                return [np.clip(np.round(shape.points), -32_000, 32_000).astype(np.int32)]
+            case Mask():
+                area = to_mask(shape, *self.image.shape[:2])
+                self._blend(area, color)
+                found, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+                return [ring[:, 0].astype(np.int32) for ring in found]
+            case _:
+                assert_never(shape)
+
+    def _blend(self, area: BoolMask, color: Color) -> None:
         box = mask_bounds(area)
         if box is not None:
             rows, columns = slice(int(box.y1), int(box.y2)), slice(int(box.x1), int(box.x2))
             part, inside = self.image[rows, columns], area[rows, columns]
             blended = part[inside] * (1 - FILL_OPACITY) + np.array(color) * FILL_OPACITY
             part[inside] = blended.astype(np.uint8)
-        if isinstance(shape, Polygon):
-            return [np.clip(np.round(shape.points), -32_000, 32_000).astype(np.int32)]
-        found, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        return [ring[:, 0].astype(np.int32) for ring in found]
 
     def draw_tag(self, label: Label, color: Color) -> None:
         """Draw a tag with class, track, state and confidence, near the shape where space is free."""

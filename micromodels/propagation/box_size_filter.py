@@ -33,7 +33,7 @@ DRAWN_VARIANCE = 1e-6
 """Of what people drew."""
 
 Floats = npt.NDArray[np.float64]
-Box = npt.NDArray[np.float32]
+Corners = npt.NDArray[np.float32]
 """x1, y1, x2, y2 in work pixels."""
 
 
@@ -147,7 +147,7 @@ class Slack:
     shift: Floats
 
     @classmethod
-    def of(cls, outline: Box, drawn: Box) -> Slack:
+    def of(cls, outline: Corners, drawn: Corners) -> Slack:
         """The slack of a drawn box; both are x1, y1, x2, y2."""
         sides = np.maximum(drawn[2:] - drawn[:2], 1.0)
         log = np.log(sides / np.maximum(outline[2:] - outline[:2], 1.0))
@@ -159,7 +159,7 @@ class Slack:
         """Whether the outline had to do with the box: of an object that a head hardly sees it may be anything."""
         return bool(np.abs(self.log).max() <= MAX_SLACK)
 
-    def around(self, outline: Box) -> tuple[Extent, Floats]:
+    def around(self, outline: Corners) -> tuple[Extent, Floats]:
         """Size and middle of the box that leaves this slack around an outline; the more slack, the less sure."""
         log = np.log(np.maximum(outline[2:] - outline[:2], 1.0)) + self.log
         return Extent(log, (SLACK_DOUBT * self.log) ** 2), (outline[:2] + outline[2:]) / 2 + self.shift * np.exp(log)

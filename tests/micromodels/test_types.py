@@ -6,10 +6,14 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from micromodels.errors import InvalidInput
 from micromodels.labels.keys import LabelKey
@@ -152,11 +156,20 @@ def test_a_polygon_has_pairs(field: str, points: Any) -> None:
         ("mask.counts", (3, 4, "@2")),
     ],
 )
+@pytest.mark.usefixtures("decoder")
 def test_a_mask_is_checked(field: str, arguments: tuple[Any, ...]) -> None:
     """Its size, and every character and run of its code: the decoder of pycocotools trusts them."""
     refused(field, Mask, *arguments)
 
 
+@pytest.fixture(params=["with NumPy", "without NumPy"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of reading run lengths."""
+    if request.param == "without NumPy":
+        monkeypatch.setattr("micromodels.types._numpy", lambda: None)
+
+
+@pytest.mark.usefixtures("decoder")
 def test_runs_of_a_mask_are_those_that_were_coded() -> None:
     """Up to lengths of several characters, and with differences below zero."""
     rng = np.random.default_rng(0)
@@ -167,6 +180,19 @@ def test_runs_of_a_mask_are_those_that_were_coded() -> None:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], flat])))
         assert mask.runs() == np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
         assert mask.area_px() == np.count_nonzero(pixels)
+
+
+@given(counts=st.text(st.characters(min_codepoint=46, max_codepoint=113), max_size=12))
+def test_any_counts_are_runs_or_refused(counts: str) -> None:
+    """Both ways of reading them say the same."""
+    answers = set()
+    for numpy in (None, np):
+        with mock.patch("micromodels.types._numpy", lambda numpy=numpy: numpy):
+            try:
+                answers.add(tuple(Mask.runs(SimpleNamespace(counts=counts))))  # type: ignore[arg-type]
+            except InvalidInput as error:
+                answers.add(str(error))
+    assert len(answers) == 1
 
 
 @pytest.mark.parametrize("shape", [(0, 0, 1, 1), "box", np.ones((3, 3), bool), State.VISIBLE])

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from micromodels.correction import rehearsal
 from micromodels.correction.retraining import Retrained
 from micromodels.correction.session import LabelSession, SessionSettings
-from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.geometry import mask_iou
-from micromodels.labels.keys import LabelKey, apply
+from micromodels.labels.keys import LabelChange, LabelKey, apply
 from micromodels.labels.track_edits import delete_track, split_track
 from micromodels.recipes.base import TrainSettings, load_model, train
 from micromodels.recipes.head.model import DenseModel
 from micromodels.runtime.run import Run
-from micromodels.types import AnyLabel, FrameLabel, Label, Mask, ShapeKind, State
+from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, ShapeKind, State
 from tests.micromodels.doubles import BLUE, MemoryVideo, box_mask, scene, seed, square
 
 COUNT = 24
@@ -148,7 +148,7 @@ def test_what_was_deleted_for_good_is_not_predicted_again(session: LabelSession)
 def test_a_track_that_a_correction_brings_is_followed(session: LabelSession) -> None:
     """Drawing the blue square once labels it on the other frames; the red one's labels stay the same objects."""
     before = {key: label for key, label in session.labels.items()}
-    blue = Label(5, "2", "other", State.VISIBLE, seed(5, kind_of(session), box=square(42)).shape)
+    blue = Label(5, "2", "other", State.VISIBLE, seed(5, kind_of(session), box=square(40)).shape)
     assert BLUE
     changes = list(session.correct([blue]))
     assert {change.key.name for change in changes} == {"2"}
@@ -207,6 +207,21 @@ def test_what_is_refused(session: LabelSession) -> None:
         session.correct([], [LabelKey(frame=5, name="1")])
     with pytest.raises(InvalidInput, match="same time"):
         session.correct([seed(0, kind_of(session))], [LabelKey(frame=0, name="1")])
+
+
+def test_labels_outside_of_the_frame_are_refused(session: LabelSession, video: MemoryVideo, tmp_path: Path) -> None:
+    """When a session is opened, as corrections and from elsewhere, in the words of label files; nothing changes."""
+    outside = seed(5, kind_of(session), box=Box(100, 10, 131, 20)) if kind_of(session) is ShapeKind.BOX else None
+    outside = outside or Label(5, "1", "square", State.VISIBLE, Polygon([(100, 10), (131, 10), (120, 20)]))
+    before = dict(session.labels)
+    words = r"\]\.(box\[2\]|polygon\[1\]\[0\]): got 131; allowed: 0 to 128; the video's width is 128 px"
+    with pytest.raises(OutOfRange, match=r"labels\[1" + words):
+        LabelSession(video, session.model, [seed(0), outside], run=Run(device="cpu", cache_dir=tmp_path))
+    with pytest.raises(OutOfRange, match=r"corrections\[0" + words):
+        session.correct([outside])
+    with pytest.raises(OutOfRange, match=r"changes\[0" + words):
+        session.adopt([LabelChange(LabelKey.of(outside), None, outside)])
+    assert session.labels == before
 
 
 def test_suggestions_learn_from_what_people_say(session: LabelSession) -> None:

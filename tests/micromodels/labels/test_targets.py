@@ -26,6 +26,7 @@ from micromodels.types import (
     Label,
     ObjectClass,
     Ontology,
+    Polygon,
     Provenance,
     ProvenanceKind,
     ShapeKind,
@@ -123,6 +124,8 @@ def test_tracks_of_an_existing_model_are_kept() -> None:
 
 
 PLAIN = Ontology((ObjectClass("square"),))
+TALL = Polygon([(0, 0), (9, -2), (9, 9)])
+"""It leaves the frame at the top."""
 
 
 @pytest.mark.parametrize(
@@ -135,8 +138,24 @@ PLAIN = Ontology((ObjectClass("square"),))
         (Label(0, "1", "circle", State.VISIBLE, square(0)), InvalidInput, "seeds[1].class"),
         (FrameLabel(0, "night", True), InvalidInput, "seeds[1].class"),
         (FrameLabel(0, "square", True), InvalidInput, "seeds[1].class"),
+        (Label(1, "1", "square", State.VISIBLE, Box(100, 10, 131, 20)), OutOfRange, "seeds[1].box[2]"),
+        (
+            Label(1, "1", "square", State.VISIBLE, Polygon([(0, 0), (9, -2), (9, 9)])),
+            OutOfRange,
+            "seeds[1].polygon[1][1]",
+        ),
     ],
-    ids=["frame", "frame of a frame label", "predicted", "predicted frame label", "class", "frame class", "kind"],
+    ids=[
+        "frame",
+        "frame of a frame label",
+        "predicted",
+        "predicted frame label",
+        "class",
+        "frame class",
+        "kind",
+        "box outside",
+        "polygon outside",
+    ],
 )
 def test_bad_seeds_are_refused_by_field(label: AnyLabel, error: type[MicromodelsError], field: str) -> None:
     """The error names the field, in words of the caller."""
