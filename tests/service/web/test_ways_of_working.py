@@ -20,7 +20,7 @@ def test_a_click_in_the_timeline_goes_there_and_playing_keeps_the_speed(
     """The object of the row is selected; played at several speeds every frame on the screen is one of the video."""
     served.client.write_labels(video.name, [box(0, "1"), box(12, "2")])
     page = visit.open_video(video.name)
-    visit.quiet()
+    visit.idle()
     strip = page.locator(".timeline-strips").bounding_box()
     name = page.locator(".timeline-name").nth(1).bounding_box()
     assert strip
@@ -42,14 +42,14 @@ def test_a_click_in_the_timeline_goes_there_and_playing_keeps_the_speed(
 
 
 _PLAY_AND_PAUSE = """async () => {
-    const told = [];
+    const labels = [];
     for (const _ of [1, 2]) {
         const before = document.querySelector('.play').ariaLabel;
         dispatchEvent(new KeyboardEvent('keydown', { key: ' ' }));
         while (document.querySelector('.play').ariaLabel === before) await new Promise(requestAnimationFrame);
-        told.push(document.querySelector('.play').ariaLabel);
+        labels.push(document.querySelector('.play').ariaLabel);
     }
-    return told;
+    return labels;
 }"""
 """In one go, so that no machine is so slow that the video ends in between."""
 
@@ -69,7 +69,7 @@ def test_labels_have_the_color_of_their_class_and_can_be_faint(
     served.client.write_labels(video.name, [box(0, "1", "letter", x1=80)])
     visit.open_video(video.name)
     page = visit.page
-    visit.quiet()
+    visit.idle()
     inside, edge = (96, 48), (80, 48)
     filled = _color(visit, *inside)
     page.keyboard.press("\\")
@@ -114,10 +114,10 @@ def test_a_shape_is_smoothed_and_copied_from_the_next_frame(
     smooth = labels_of(served, video.name)[4, "1"]["object"]["polygon"]["coordinates"]
     assert _length(smooth) < 0.9 * _length(copied)
     page.keyboard.press("Control+z")
-    visit.told("Undone: smooth square 1")
+    visit.message("Undone: smooth square 1")
     assert labels_of(served, video.name)[4, "1"]["object"]["polygon"]["coordinates"] == pytest.approx(copied)
     page.keyboard.press("Control+Shift+Z")
-    visit.told("Done again: smooth square 1")
+    visit.message("Redone: smooth square 1")
     visit.saved()
     assert labels_of(served, video.name)[4, "1"]["object"]["polygon"]["coordinates"] == pytest.approx(smooth)
 
@@ -130,17 +130,17 @@ def test_everything_that_is_sure_is_accepted_at_once(served: Served, visit: Visi
     page.get_by_role("tab", name="Review").click()
     page.get_by_label("Confidence at least").focus()
     page.keyboard.press("End")
-    expect(page.get_by_text("No label is that sure and not judged yet")).to_be_visible()
+    expect(page.get_by_text("No unreviewed label has this confidence.")).to_be_visible()
     page.keyboard.press("Home")
-    expect(page.get_by_text("22 labels; about 10 % of them expected to be wrong")).to_be_visible()
+    expect(page.get_by_text("22 labels. About 10 % are expected to be wrong.")).to_be_visible()
     page.get_by_role("button", name="Accept 22 labels").click()
-    visit.told("All above 50 % accepted")
+    visit.message("All labels with confidence 50 % or more accepted")
     states = [one.get("review", {}).get("state") for one in labels_of(served, video.name).values()]
     assert states.count("REVIEW_STATE_ACCEPTED") == 22
-    visit.quiet()
+    visit.idle()
     page.locator(".stage").click(position={"x": 5, "y": 5})
     page.keyboard.press("Control+z")
-    visit.told("Undone: all above 50 % accepted")
+    visit.message("Undone: all labels with confidence 50 % or more accepted")
     states = [one.get("review", {}).get("state") for one in labels_of(served, video.name).values()]
     assert states.count("REVIEW_STATE_ACCEPTED") == 0
 
@@ -156,8 +156,8 @@ def test_tracks_are_swapped_merged_and_deleted_from_a_frame_on(
         page.keyboard.press("1")
         page.keyboard.press("w")
         page.get_by_role("button", name=words).click()
-        visit.told(said)
-        visit.quiet()
+        visit.message(said)
+        visit.idle()
         labels = labels_of(served, video.name)
         return {(*key, one["object"]["box"]["x1"]) for key, one in labels.items() if one["object"].get("box")}
 
@@ -165,7 +165,7 @@ def test_tracks_are_swapped_merged_and_deleted_from_a_frame_on(
     swapped = repair("Swap with square 2", "1 and 2 swapped from frame 5")
     assert swapped == {(0, "1", 16), (0, "2", 60), (10, "2", 20), (12, "1", 70)}
     visit.go(11)
-    assert repair("Delete from here on", "Square 1 deleted from frame 11") == swapped - {(12, "1", 70)}
+    assert repair("Delete from this frame on", "Square 1 deleted from frame 11") == swapped - {(12, "1", 70)}
     visit.go(0)
     page.keyboard.press("1")
     page.keyboard.press("Delete")
@@ -178,7 +178,7 @@ def test_tracks_are_swapped_merged_and_deleted_from_a_frame_on(
     assert repair("Merge square 2 into it", "Square 2 merged into square 1") == {(0, "1", 16), (10, "1", 20)}
 
 
-def test_classes_that_cannot_be_together_are_said_once(served: Served, visit: Visit) -> None:
+def test_classes_that_exclude_each_other_are_chosen_once(served: Served, visit: Visit) -> None:
     """Chosen in the dialog of classes; saved again without a change it stays, and a removed class goes from it."""
     project = served.project().name
     page = visit.open(project)

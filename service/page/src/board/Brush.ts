@@ -1,15 +1,14 @@
-/** Painting masks: strokes of a round brush; a stroke that comes back to where it began fills what it surrounds. */
+/** Painting masks with a round brush; a stroke that returns to its start fills the area it encloses. */
 
 import type Konva from "konva/lib/Core";
 import { Circle } from "konva/lib/shapes/Circle";
 import { Image as KonvaImage } from "konva/lib/shapes/Image";
 
-import { fillDisc, fillPolygon, makeMask, toPixels } from "../lib/shapes";
+import { fillDisc, fillPolygon, makeMask, type Point, toPixels } from "../lib/shapes";
 import { type Row, State } from "../model/labels";
 import { human, type Session } from "../model/session";
 import { brush as brushSize, opacity } from "../model/settings";
-import { say } from "../model/toasts";
-import type { Point } from "./Board";
+import { notify } from "../model/toasts";
 import { paintMask } from "./MaskPictures";
 
 export class Brush {
@@ -47,13 +46,13 @@ export class Brush {
     return this.pixels !== null;
   }
 
-  /** Whether the stroke under way stands for the label of a row on a frame. */
+  /** Whether the current stroke replaces the label of a row on a frame. */
   replaces(row: Row, frame: number): boolean {
     return this.pixels !== null && row === this.row && frame === this.frame;
   }
 
   /** Show the brush at a point; null hides it. */
-  hover(point: Point | null, _scale: number): void {
+  hover(point: Point | null): void {
     this.ring.visible(point !== null);
     if (point) this.ring.setAttrs({ x: point.x, y: point.y, radius: Math.max(brushSize.peek(), 0.5) });
   }
@@ -64,7 +63,7 @@ export class Brush {
     this.frame = session.player.shown.peek();
     if (!row || this.frame < 0) return;
     const shape = row.shapes.get(this.frame) ?? null;
-    if (erase && !shape) return say("There is nothing to erase on this frame");
+    if (erase && !shape) return notify("Nothing to erase on this frame.");
     this.row = row;
     this.pixels = toPixels(shape, session.size);
     this.value = erase ? 0 : 1;
@@ -72,7 +71,7 @@ export class Brush {
     this.stamp(point);
     this.image.visible(true);
     this.paint();
-    session.labels.touch(); // the label itself is hidden meanwhile
+    session.labels.touch(); // the stored label is hidden during the stroke
   }
 
   to(point: Point): void {
@@ -88,11 +87,11 @@ export class Brush {
     this.paint();
   }
 
-  /** The stroke is done: it becomes the label. */
+  /** End the stroke: the painted mask becomes the label. */
   lift(): void {
     const { session, pixels, row, frame, path } = this;
     if (!pixels || !row) return;
-    if (this.surrounds()) fillPolygon(pixels, session.size, path, this.value);
+    if (this.isClosed()) fillPolygon(pixels, session.size, path, this.value);
     this.cancel();
     const shape = makeMask(pixels, session.size);
     if (shape) session.draw(shape, frame, row);
@@ -110,7 +109,7 @@ export class Brush {
     this.layer.batchDraw();
   }
 
-  private surrounds(): boolean {
+  private isClosed(): boolean {
     const { path } = this;
     const radius = Math.max(brushSize.peek(), 1);
     let length = 0;

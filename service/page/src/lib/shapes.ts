@@ -1,4 +1,4 @@
-/** Shapes and what is done with them. Coordinates are pixels of the frame; boxes are x1, y1, x2, y2, half-open. */
+/** Shapes and operations on them. Coordinates are pixels of the frame; boxes are x1, y1, x2, y2, half-open. */
 
 import { decodeMask, encodeMask } from "./rle";
 
@@ -6,6 +6,10 @@ export type Box = { kind: "box"; box: [number, number, number, number] };
 export type Polygon = { kind: "polygon"; points: number[] };
 export type Mask = { kind: "mask"; counts: string };
 export type Shape = Box | Polygon | Mask;
+export interface Point {
+  x: number;
+  y: number;
+}
 export interface Size {
   width: number;
   height: number;
@@ -14,7 +18,7 @@ export interface Size {
 const clamp = (value: number, low: number, high: number): number => Math.min(Math.max(value, low), high);
 const round = (value: number): number => Math.round(value * 100) / 100;
 
-/** The box of two corners within the frame; null where nothing is left of it. */
+/** The box of two corners, clipped to the frame; null if less than a pixel wide or high. */
 export function makeBox(x1: number, y1: number, x2: number, y2: number, size: Size): Box | null {
   const box: Box["box"] = [
     round(clamp(Math.min(x1, x2), 0, size.width)),
@@ -25,7 +29,7 @@ export function makeBox(x1: number, y1: number, x2: number, y2: number, size: Si
   return box[2] - box[0] < 1 || box[3] - box[1] < 1 ? null : { kind: "box", box };
 }
 
-/** The polygon within the frame; null for fewer than three vertices. */
+/** The polygon, clipped to the frame; null for fewer than three vertices. */
 export function makePolygon(points: readonly number[], size: Size): Polygon | null {
   if (points.length < 6) return null;
   return {
@@ -34,7 +38,7 @@ export function makePolygon(points: readonly number[], size: Size): Polygon | nu
   };
 }
 
-/** Whether two sides of a ring cross. */
+/** Whether two sides of a closed outline cross. */
 export function crosses(points: readonly number[]): boolean {
   const count = points.length / 2;
   const at = (index: number): [number, number] => [points[2 * (index % count)], points[2 * (index % count) + 1]];
@@ -51,7 +55,7 @@ export function crosses(points: readonly number[]): boolean {
   return false;
 }
 
-/** The mask of pixels; null where it is empty. */
+/** The mask of pixels; null if it is empty. */
 export function makeMask(pixels: Uint8Array, size: Size): Mask | null {
   return pixels.includes(1) ? { kind: "mask", counts: encodeMask(pixels, size.width, size.height) } : null;
 }
@@ -105,7 +109,7 @@ export function moved(shape: Shape, dx: number, dy: number, size: Size): Shape {
   return makeMask(out, size) ?? shape;
 }
 
-/** The shape grown (or shrunk, for less than nothing) by pixels on every side. */
+/** The shape grown by pixels on every side; shrunk if the number is negative. */
 export function grown(shape: Shape, by: number, size: Size): Shape {
   if (shape.kind === "box") {
     const [x1, y1, x2, y2] = shape.box;
@@ -143,7 +147,7 @@ function dilated(pixels: Uint8Array, { width, height }: Size, grow: boolean): Ui
   return out;
 }
 
-/** The shape with its roughness gone: polygons by corner cutting, masks by a majority of neighbors; boxes stay. */
+/** The shape smoothed: polygons by corner cutting, masks by a majority of neighbors; boxes stay the same. */
 export function smoothed(shape: Shape, size: Size): Shape {
   if (shape.kind === "box") return shape;
   if (shape.kind === "polygon") {
@@ -176,7 +180,7 @@ export function smoothed(shape: Shape, size: Size): Shape {
   return makeMask(out, size) ?? shape;
 }
 
-/** The shape as a mask, for painting on. */
+/** The shape as a mask, one byte a pixel: 0 or 1. */
 export function toPixels(shape: Shape | null, size: Size): Uint8Array {
   if (!shape) return new Uint8Array(size.width * size.height);
   if (shape.kind === "mask") return decodeMask(shape.counts, size.width, size.height);
@@ -216,9 +220,9 @@ export function fillDisc(pixels: Uint8Array, { width, height }: Size, cx: number
   for (let y = Math.max(0, Math.floor(cy - radius)); y < Math.min(height, Math.ceil(cy + radius)); y++) {
     const half = radius * radius - (y + 0.5 - cy) ** 2;
     if (half < 0) continue;
-    const reach = Math.sqrt(half);
-    const start = clamp(Math.ceil(cx - reach - 0.5), 0, width);
-    const stop = clamp(Math.floor(cx + reach - 0.5) + 1, 0, width);
+    const halfWidth = Math.sqrt(half);
+    const start = clamp(Math.ceil(cx - halfWidth - 0.5), 0, width);
+    const stop = clamp(Math.floor(cx + halfWidth - 0.5) + 1, 0, width);
     if (stop > start) pixels.fill(value, y * width + start, y * width + stop);
   }
 }

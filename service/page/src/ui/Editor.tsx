@@ -11,7 +11,7 @@ import { Export } from "./Export";
 import { Header } from "./Header";
 import { Help } from "./Help";
 import { Identity } from "./Identity";
-import { onKey, type Keyed } from "./keys";
+import { onKey, type KeyContext } from "./keys";
 import { OfflineBanner } from "./parts";
 import { type PanelName, SidePanel } from "./SidePanel";
 import { describe, Timeline } from "./Timeline";
@@ -30,7 +30,7 @@ export function Editor({ session }: { session: Session }) {
   const [diagnostics, setDiagnostics] = useState(false);
   const [panel, setPanel] = useState<PanelName>("label");
 
-  // Effects of the layout all of them: what the next key or click meets is there with the picture, not a paint later.
+  // Layout effects, so that the next key or click meets the same state as the screen.
   useLayoutEffect(() => {
     const made = new Board(stage.current!, session, setZoom);
     board.current = made;
@@ -61,7 +61,7 @@ export function Editor({ session }: { session: Session }) {
   useLayoutEffect(() => {
     document.title = `${session.video.displayName} · micromodels`;
     if (!session.project.value.objectClasses?.length && !session.project.value.frameClasses?.length) setClasses(true);
-    const keyed: Keyed = {
+    const context: KeyContext = {
       session,
       board: () => board.current,
       help: () => setHelp(true),
@@ -69,17 +69,17 @@ export function Editor({ session }: { session: Session }) {
       tab: (name) => session.assignment || setPanel(name as PanelName),
       comment: () => {
         if (session.assignment) return;
-        flushSync(() => setPanel("review")); // the next key is already the comment's
+        flushSync(() => setPanel("review")); // so that the next key is typed into the comment
         document.querySelector<HTMLInputElement>("#comment-text")?.focus();
       },
       identity: () => session.assignment || setIdentity(true),
       diagnostics: () => session.assignment || setDiagnostics(true),
     };
-    const listen = (event: KeyboardEvent): void => onKey(event, keyed);
+    const listen = (event: KeyboardEvent): void => onKey(event, context);
     const leave = (event: BeforeUnloadEvent): void => {
       sessionStorage.setItem(`frame|${session.key}`, String(session.player.frame.peek()));
-      const { waiting, kept } = session.outbox;
-      if (session.drawing.peek() || kept.peek() < waiting.peek()) event.preventDefault();
+      const { waiting, stored } = session.outbox;
+      if (session.drawing.peek() || stored.peek() < waiting.peek()) event.preventDefault();
     };
     addEventListener("keydown", listen);
     addEventListener("beforeunload", leave);
@@ -91,14 +91,14 @@ export function Editor({ session }: { session: Session }) {
   }, [session]);
 
   return (
-    <div class="editor" data-state={session.loading.value ? "loading" : session.isQuiet.value ? "quiet" : "busy"}>
+    <div class="editor" data-state={session.loading.value ? "loading" : session.isIdle.value ? "idle" : "busy"}>
       <Header session={session} onHelp={() => setHelp(true)} onExport={() => setExporting(true)} onDiagnostics={() => setDiagnostics(true)} onPanel={setPanel} />
       <OfflineBanner waiting={session.outbox.waiting.value} />
       <main class="workspace">
         <Tools session={session} zoom={zoom} onZoom={(factor) => board.current?.zoom(factor)} onFit={() => board.current?.fit()} />
         <div class={`stage tool-${session.tool.value}`} data-shown={shown}>
           <div ref={stage} class="stage-canvas" role="img" aria-label={`Frame ${shown}: ${describe(session, shown)}`} />
-          {shown < 0 && <p class="stage-note">Decoding…</p>}
+          {shown < 0 && <p class="stage-note">Loading the frame…</p>}
           {shown !== session.player.frame.value && shown >= 0 && <span class="stage-busy" aria-hidden="true" />}
           <Hint session={session} />
         </div>
@@ -124,23 +124,23 @@ export function Editor({ session }: { session: Session }) {
   );
 }
 
-/** One quiet line on what to do now. */
+/** One line on what to do with the current tool. */
 function Hint({ session }: { session: Session }) {
   const tool = session.tool.value;
   const drawing = session.drawing.value;
   session.labels.version.value;
   const empty = !session.rows().some((row) => !row.isEmpty());
-  const words =
+  const text =
     tool === "box"
-      ? drawing ? "Click the opposite corner" : "Drag, or click two corners. By keys: Ctrl and arrows, then Enter"
+      ? drawing ? "Click the opposite corner" : "Drag, or click two corners. Keyboard: Ctrl and arrow keys move the pen, Enter sets a corner"
       : tool === "polygon"
-        ? drawing ? "Click the first point, double-click or press Enter to close. Backspace takes a point back" : "Click the corners one after the other"
+        ? drawing ? "To close: double-click, click the first point or press Enter. Backspace removes the last point" : "Click the corners one after the other"
         : tool === "brush"
-          ? "Paint. A stroke that closes a ring fills it. [ and ] change the size"
+          ? "Paint. A closed stroke fills the area inside. [ and ] change the brush size"
           : tool === "eraser"
-            ? "Paint over what does not belong"
+            ? "Paint over what to remove. [ and ] change the size"
             : empty && !session.loading.value && may("work", session.project.value.name)
-              ? "Draw the object on this frame: B box, P polygon, M mask"
+              ? "Draw the object on this frame: B for box, P for polygon, M for mask"
               : "";
-  return words ? <p class="hint-line">{words}</p> : null;
+  return text ? <p class="hint-line">{text}</p> : null;
 }

@@ -1,12 +1,12 @@
 import { Eye, EyeOff, Maximize2, ZoomIn, ZoomOut } from "lucide";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
-import { STATE_WORDS } from "../model/labels";
+import { State, STATE_NAMES } from "../model/labels";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
 import { RULER_PX, ROW_PX, TimelinePainter } from "./TimelinePainter";
 
-/** All objects and frame classes through time. Click or drag to go there; Ctrl and the wheel zoom. */
+/** All objects and frame classes over time. Click or drag to go to a frame; Ctrl and the wheel zoom. */
 export function Timeline({ session }: { session: Session }) {
   const holder = useRef<HTMLDivElement>(null);
   const strips = useRef<HTMLCanvasElement>(null);
@@ -44,7 +44,7 @@ export function Timeline({ session }: { session: Session }) {
             <button class="quiet square small" title="Zoom in" aria-label="Zoom the timeline in" onClick={() => painter?.zoom(0.5)}>
               <Icon of={ZoomIn} size={13} />
             </button>
-            <button class="quiet square small" title="Whole video" aria-label="Show the whole video on the timeline" onClick={() => painter?.showAll()}>
+            <button class="quiet square small" title="Show the whole video" aria-label="Show the whole video on the timeline" onClick={() => painter?.showAll()}>
               <Icon of={Maximize2} size={12} />
             </button>
           </div>
@@ -86,7 +86,7 @@ export function Timeline({ session }: { session: Session }) {
           aria-valuemin={0}
           aria-valuemax={session.frameCount - 1}
           aria-valuenow={frame}
-          aria-valuetext={`frame ${frame}; ${describe(session, frame)}`}
+          aria-valuetext={`Frame ${frame}: ${describe(session, frame)}`}
           onPointerDown={(event) => {
             if (event.button !== 0) return;
             event.currentTarget.setPointerCapture(event.pointerId);
@@ -99,19 +99,19 @@ export function Timeline({ session }: { session: Session }) {
           <canvas ref={overlay} class="overlay" />
         </div>
       </div>
-      {rows.length === 0 && <p class="timeline-empty">Objects appear here as soon as one is drawn.</p>}
+      {rows.length === 0 && <p class="timeline-empty">No objects yet. Draw one to see it here.</p>}
     </section>
   );
 }
 
-/** What is on a frame, in words. */
+/** The labels of a frame, as text. */
 export function describe(session: Session, frame: number): string {
   const parts = session.rows().flatMap((row) => {
     const entry = row.get(frame);
     if (!entry) return [];
-    const sure = Number.isNaN(entry.confidence) ? "drawn by hand" : `${Math.round(entry.confidence * 100)} % sure`;
-    const state = row.isFrameClass ? (entry.state === 1 ? "present" : "absent") : STATE_WORDS[entry.state];
-    return [`${session.nameOf(row)} ${state}, ${sure}`];
+    const source = Number.isNaN(entry.confidence) ? "drawn by hand" : `confidence ${Math.round(entry.confidence * 100)} %`;
+    const state = row.isFrameClass ? (entry.state === State.VISIBLE ? "yes" : "no") : STATE_NAMES[entry.state];
+    return [`${session.nameOf(row)} ${state}, ${source}`];
   });
   return parts.join("; ") || "no labels";
 }

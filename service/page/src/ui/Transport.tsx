@@ -13,8 +13,8 @@ export function Transport({ session }: { session: Session }) {
   const { player } = session;
   const frame = player.frame.value;
   const press = (key: string): void => {
-    // The same actions as the keys have.
-    BINDINGS.find((binding) => binding.keys.includes(key))!.act({
+    // The same actions as of the keys.
+    BINDINGS.find((binding) => binding.keys.includes(key))!.run({
       session,
       board: () => null,
       help: () => undefined,
@@ -28,7 +28,7 @@ export function Transport({ session }: { session: Session }) {
   return (
     <section class="transport" aria-label="Playback">
       <div class="group">
-        <button class="quiet square" aria-label="Hand label before" title="Hand label before (J)" onClick={() => press("j")}>
+        <button class="quiet square" aria-label="Previous label drawn by hand" title="Previous label drawn by hand (J)" onClick={() => press("j")}>
           <Icon of={SkipBack} />
         </button>
         <button class="quiet square" aria-label="One frame back" title="One frame back (←)" onClick={() => player.step(-1)}>
@@ -37,15 +37,15 @@ export function Transport({ session }: { session: Session }) {
         <button
           class="play"
           aria-label={player.playing.value ? "Pause" : "Play"}
-          title="Play, pause (Space)"
+          title="Play or pause (Space)"
           onClick={() => player.toggle()}
         >
           <Icon of={player.playing.value ? Pause : Play} size={17} />
         </button>
-        <button class="quiet square" aria-label="One frame on" title="One frame on (→)" onClick={() => player.step(1)}>
+        <button class="quiet square" aria-label="One frame forward" title="One frame forward (→)" onClick={() => player.step(1)}>
           <Icon of={ChevronRight} size={18} />
         </button>
-        <button class="quiet square" aria-label="Next hand label" title="Next hand label (K)" onClick={() => press("k")}>
+        <button class="quiet square" aria-label="Next label drawn by hand" title="Next label drawn by hand (K)" onClick={() => press("k")}>
           <Icon of={SkipForward} />
         </button>
       </div>
@@ -79,7 +79,7 @@ function FrameNumber({ session }: { session: Session }) {
   const show = (): void => {
     input.current!.value = String(session.player.frame.peek());
   };
-  useLayoutEffect(show, [frame]); // with the frame, not a paint later: who reads both sees one state
+  useLayoutEffect(show, [frame]); // a layout effect, so that the number always matches the frame on the screen
   return (
     <input
       id="frame-number"
@@ -87,7 +87,7 @@ function FrameNumber({ session }: { session: Session }) {
       inputMode="numeric"
       autocomplete="off"
       aria-label="Frame number"
-      title="Go to a frame (G)"
+      title="Go to a frame number (G)"
       onFocus={(event) => event.currentTarget.select()}
       onBlur={(event) => {
         const text = event.currentTarget.value.trim();
@@ -103,12 +103,12 @@ function FrameNumber({ session }: { session: Session }) {
   );
 }
 
-/** What the strips mean. */
+/** Legend of the timeline. */
 function Legend() {
   return (
     <span class="legend" aria-hidden="true">
-      <Icon of={Diamond} size={11} /> drawn
-      <i class="ramp" /> unsure to sure
+      <Icon of={Diamond} size={11} /> by hand
+      <i class="ramp" /> low to high confidence
       <i class="thin" /> absent
     </span>
   );

@@ -1,4 +1,4 @@
-/** Where in the page one is: the part of the address after `#`. */
+/** The current view: the part of the address after `#`. */
 
 import { signal } from "@preact/signals";
 
