@@ -1,16 +1,18 @@
-"""What one does all day: going where one wants to look, how labels look, repairing, accepting what is sure."""
+"""Everyday work: moving around, the look of labels, fixing identities, accepting, small comforts."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from micromodels.types import Label, Polygon, State
 from micromodels.v1 import video_pb2
-from tests.service.api.harness import box
-from tests.service.web.browsing import Visit, labels_of
+from tests.service.api.harness import box, fresh_id
+from tests.service.web.browsing import Visit, labels_of, visiting
 from tests.service.web.harness import Served
 
 
@@ -176,6 +178,146 @@ def test_tracks_are_swapped_merged_and_deleted_from_a_frame_on(
     page.keyboard.press("Delete")  # people drew both on frame 0: one of the two has to go first
     visit.saved()
     assert repair("Merge square 2 into it", "Square 2 merged into square 1") == {(0, "1", 16), (10, "1", 20)}
+
+
+def test_there_is_no_all_clear_before_suggestions_are_there(
+    served: Served, visit: Visit, video: video_pb2.Video
+) -> None:
+    """While they are computed the page says so; only when all is reviewed it says that there are no more."""
+    for _ in served.client.auto_label(video.name, [box(0), box(23)]):
+        pass
+    page, call = visit.page, "**/micromodels.v1.CorrectionService/SuggestFrames"
+    page.route(call, lambda route: None)
+    with page.expect_request(call):
+        visit.open_video(video.name)
+        page.keyboard.press("n")
+        visit.message("Suggestions are still being computed.")
+    page.keyboard.press("n")
+    page.unroute_all()  # lets it go on
+    visit.idle()
+    page.keyboard.press("n")
+    visit.at_frame(1)
+    log = page.locator(".message-log")
+    expect(log).not_to_contain_text("No more frames")
+    served.rpc(
+        "micromodels.v1.ReviewService/AcceptLabels",
+        {"parent": video.name, "minConfidence": 0.5, "requestId": fresh_id()},
+    )
+    page.reload()
+    visit.at_frame(1)
+    visit.idle()
+    page.keyboard.press("n")
+    visit.message("No more frames to check.")
+
+
+def test_a_new_object_is_not_reported_as_a_repair(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """Its labels on the other frames are new, and the page asks to check them."""
+    for _ in served.client.auto_label(video.name, [box(0), box(23)]):
+        pass
+    page = visit.open_video(video.name)
+    visit.idle()
+    page.keyboard.press("b")
+    visit.drag((70, 10), (100, 40))
+    visit.message("New labels on 23 frames in")
+    visit.message("Check the new labels.")
+    expect(page.locator(".message-log")).not_to_contain_text("updated")
+
+
+def test_keys_act_on_the_video_after_a_slider_or_list_was_used(visit: Visit, video: video_pb2.Video) -> None:
+    """With the mouse; who came to it by keys keeps it."""
+    page = visit.open_video(video.name)
+    slider = page.get_by_label("Label opacity")
+    around = slider.bounding_box()
+    assert around
+    page.mouse.click(around["x"] + around["width"] / 2, around["y"] + 4)
+    before = slider.input_value()
+    page.keyboard.press("ArrowRight")
+    visit.at_frame(1)
+    assert slider.input_value() == before
+    speed = page.get_by_label("Speed")
+    speed.click()
+    speed.select_option("2")
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowRight")
+    visit.at_frame(2)
+    slider.focus()
+    page.keyboard.press("ArrowDown")
+    assert slider.input_value() != before
+    visit.at_frame(2)
+
+
+def test_the_selected_object_is_in_view(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """Of twenty: in the list and in the timeline, by keys as by a click on the frame."""
+    served.client.write_labels(video.name, [box(0, str(track), x1=track * 4.0) for track in range(1, 21)])
+    page = visit.open_video(video.name)
+    visit.idle()
+    for place in (page.locator(".object").last, page.locator(".timeline-name").nth(19)):
+        expect(place).not_to_be_in_viewport()
+    page.keyboard.press("1")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")  # past the frame class, to the last object
+    expect(page.locator(".object.on")).to_contain_text("square 20")
+    for place in (page.locator(".object.on"), page.locator(".timeline-name.selected")):
+        expect(place).to_be_in_viewport(ratio=0.9)
+    page.keyboard.press("1")
+    expect(page.locator(".object.on")).to_be_in_viewport(ratio=0.9)
+
+
+def test_two_fingers_zoom_the_frame_and_not_the_page(
+    served: Served, browser: Browser, video: video_pb2.Video, built: Path
+) -> None:
+    """On a touch screen and on a touchpad; a pinch draws nothing."""
+    with visiting(served, browser, has_touch=True) as visit:
+        page = visit.open_video(video.name)
+        page.keyboard.press("p")
+        session = visit.context.new_cdp_session(page)
+        x, y = visit.at(64, 48)
+
+        def touch(kind: str, *xs: float) -> None:
+            points = [{"x": x + dx, "y": y, "id": index} for index, dx in enumerate(xs)]
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        def zoom() -> int:
+            return int(page.locator(".tool.zoom").inner_text().rstrip("%"))
+
+        before = zoom()
+        touch("touchStart", -40)
+        touch("touchStart", -40, 40)
+        for spread in (50, 60, 70, 80):
+            touch("touchMove", -spread, spread)
+        touch("touchEnd")
+        visit.refreshed()
+        assert zoom() == pytest.approx(2 * before, rel=0.05)
+        assert page.evaluate("visualViewport.scale") == 1
+        expect(page.locator(".hint-line")).to_have_text("Click the corners one after the other")
+        wheel = "() => !dispatchEvent(new WheelEvent('wheel', {ctrlKey: true, deltaY: -50, cancelable: true}))"
+        assert page.evaluate(wheel), "the page itself would be zoomed"
+    assert labels_of(served, video.name) == {}
+
+
+def test_frame_numbers_say_where_they_begin(visit: Visit, video: video_pb2.Video) -> None:
+    """24 frames are frames 0 to 23, as in exported files."""
+    page = visit.open_video(video.name)
+    expect(page.locator(".frame-number")).to_contain_text("of 0–23")
+    expect(page.get_by_title("24 frames, numbered from 0")).to_be_visible()
+    page.keyboard.press("End")
+    visit.at_frame(23)
+    expect(page.get_by_label("Frame number, 0 to 23")).to_have_value("23")
+
+
+def test_deleting_a_video_names_what_goes_with_it(served: Served, visit: Visit) -> None:
+    """Its labels and the micro-models trained on it; cancel keeps all."""
+    project = served.project().name
+    video = served.video(project).name
+    page = visit.open(project)
+    page.get_by_role("button", name="Delete video.mp4").click()
+    dialog = page.get_by_role("dialog", name="Delete video.mp4?")
+    expect(dialog).to_contain_text("also deletes its labels and every micro-model trained on it")
+    dialog.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Delete video.mp4").click()
+    dialog.get_by_role("button", name="Delete").click()
+    visit.message("Deleted video.mp4.")
+    assert video not in [one.name for one in served.client.list_videos(project)]
 
 
 def test_classes_that_exclude_each_other_are_chosen_once(served: Served, visit: Visit) -> None:

@@ -35,6 +35,8 @@ export class Board {
   private held = false;
   private stale = false;
   private panning: { pointer: Point; stage: Point } | null = null;
+  /** Fingers on the screen, by pointer id; two of them zoom and move the frame. */
+  private readonly touches = new Map<number, Point>();
   private points: number[] = [];
   private corner: Point | null = null;
   /** Position of the pen that keys move; null until a key moves it. */
@@ -58,7 +60,7 @@ export class Board {
     this.stage.add(this.frameLayer, this.labelLayer, this.toolLayer);
     this.stage.on("pointerdown", (event) => this.down(event.evt, event.target));
     this.stage.on("pointermove", (event) => this.move(event.evt));
-    this.stage.on("pointerup pointerleave", () => this.up());
+    this.stage.on("pointerup pointerleave pointercancel", (event) => this.up(event.evt));
     this.stage.on("dblclick", (event) => event.evt.detail > 1 && this.doubleClick());
     this.stage.on("wheel", (event) => this.wheel(event.evt));
     this.stage.on("contextmenu", (event) => event.evt.preventDefault());
@@ -77,6 +79,7 @@ export class Board {
   showFrame(bitmap: ImageBitmap | undefined): void {
     if (bitmap) this.picture.image(bitmap);
     this.frameLayer.draw();
+    this.showDrawing();
   }
 
   // --- view ---------------------------------------------------------------------------------------------------------
@@ -201,6 +204,7 @@ export class Board {
 
   private addHandles(row: Row, shape: Shape, node: Konva.Shape, entry: Entry): void {
     const save = (made: Shape | null): void => {
+      if (this.touches.size > 1) return this.draw(); // a second finger made a pinch of it
       if (made?.kind === "polygon" && crosses(made.points)) {
         notify("That would make the outline cross itself.", "error");
         return this.draw();
@@ -281,6 +285,8 @@ export class Board {
   private down(event: PointerEvent, target: Konva.Node): void {
     const tool = this.session.tool.peek();
     this.pen = null;
+    if (event.pointerType === "touch") this.touches.set(event.pointerId, this.onStage(event));
+    if (this.touches.size > 1) return this.startPinch();
     if (event.button === 1 || (tool === "select" && target === (this.stage as Konva.Node))) {
       const pointer = this.stage.getPointerPosition() ?? { x: 0, y: 0 };
       this.panning = { pointer, stage: this.stage.position() };
@@ -293,6 +299,7 @@ export class Board {
   }
 
   private move(event: PointerEvent): void {
+    if (this.touches.size > 1) return this.pinch(event);
     if (this.panning) {
       const { x, y } = this.stage.getPointerPosition() ?? { x: 0, y: 0 };
       const { pointer, stage } = this.panning;
@@ -300,15 +307,48 @@ export class Board {
       this.place(this.stage.scaleX(), { x: stage.x + x - pointer.x, y: stage.y + y - pointer.y });
       return;
     }
-    const coalesced = this.brush.painting ? (event.getCoalescedEvents?.() ?? []) : [];
-    const rect = this.stage.container().getBoundingClientRect();
+    const coalesced = this.brush.painting && this.isOnFrame ? (event.getCoalescedEvents?.() ?? []) : [];
     const [scale, origin] = [this.stage.scaleX(), this.stage.position()];
-    for (const one of coalesced)
-      this.brush.to({ x: (one.clientX - rect.x - origin.x) / scale, y: (one.clientY - rect.y - origin.y) / scale });
+    for (const part of coalesced) {
+      const { x, y } = this.onStage(part);
+      this.brush.to({ x: (x - origin.x) / scale, y: (y - origin.y) / scale });
+    }
     this.follow(this.at());
   }
 
-  private up(): void {
+  /** Where a pointer is on the stage, in pixels of the screen. */
+  private onStage(event: PointerEvent): Point {
+    const rect = this.stage.container().getBoundingClientRect();
+    return { x: event.clientX - rect.x, y: event.clientY - rect.y };
+  }
+
+  /** A second finger came down: what the first one just started is not a drawing. */
+  private startPinch(): void {
+    this.panning = null;
+    if (this.brush.painting || this.corner) this.cancel();
+    else this.removeLastPoint();
+  }
+
+  /** Zoom and move the frame with two fingers. */
+  private pinch(event: PointerEvent): void {
+    const [before, span] = this.grip();
+    this.touches.set(event.pointerId, this.onStage(event));
+    const [after, newSpan] = this.grip();
+    const at = this.stage.position();
+    this.place(this.stage.scaleX(), { x: at.x + after.x - before.x, y: at.y + after.y - before.y });
+    if (span > 0) this.zoom(newSpan / span, after);
+  }
+
+  /** Middle and distance of two fingers. */
+  private grip(): [Point, number] {
+    const [a, b] = [...this.touches.values()];
+    return [{ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 }, Math.hypot(a.x - b.x, a.y - b.y)];
+  }
+
+  private up(event: PointerEvent): void {
+    const wasPinching = this.touches.size > 1;
+    this.touches.delete(event.pointerId);
+    if (wasPinching) return;
     if (this.panning) {
       this.panning = null;
       return;
@@ -318,11 +358,43 @@ export class Board {
       const { x, y } = this.at();
       const scale = this.stage.scaleX();
       if (Math.hypot(x - this.corner.x, y - this.corner.y) * scale > 4) this.putDown({ x, y });
-    } else if (this.brush.painting) this.brush.lift();
+    } else if (this.brush.painting) this.lift();
+  }
+
+  private lift(): void {
+    this.brush.lift();
+    this.noteDrawing();
+  }
+
+  /** Whether the frame on the screen is that of the started shape; also true if there is none. */
+  private get isOnFrame(): boolean {
+    const frame = this.session.drawing.peek();
+    return frame === null || frame === this.session.player.shown.peek();
+  }
+
+  /** A started shape stays on its own frame until it is finished or discarded; a message says so on other frames. */
+  private isDrawable(): boolean {
+    if (this.isOnFrame) return true;
+    const { drawing, player } = this.session;
+    const frame = drawing.peek()!;
+    notify(`You started a shape on frame ${frame}. Go back to finish it, or press Esc to discard it.`, "info", {
+      label: `Go to frame ${frame}`,
+      run: () => player.go(frame),
+    });
+    return false;
+  }
+
+  /** Show the started shape on its own frame only. */
+  private showDrawing(): void {
+    const frame = this.session.player.shown.peek();
+    this.brush.showOn(frame);
+    this.preview.visible(Boolean(this.corner || this.points.length) && this.isOnFrame);
+    this.toolLayer.batchDraw();
   }
 
   /** Put the pen down at a point: a corner, a vertex or the start of a stroke, depending on the tool. */
   private putDown(point: Point, erase = false): void {
+    if (!this.isDrawable()) return;
     const tool = this.session.tool.peek();
     if (tool === "box") {
       if (!this.corner) this.corner = point;
@@ -336,8 +408,13 @@ export class Board {
       }
       this.points.push(point.x, point.y);
     } else if (tool === "brush" || tool === "eraser") this.brush.down(point, erase || tool === "eraser");
-    this.session.drawing.value = Boolean(this.corner || this.points.length);
+    this.noteDrawing();
     this.follow(point);
+  }
+
+  private noteDrawing(): void {
+    const started = this.corner || this.points.length || this.brush.painting;
+    this.session.drawing.value = started ? (this.session.drawing.peek() ?? this.session.player.shown.peek()) : null;
   }
 
   /** Preview what a click at this point would draw. */
@@ -345,18 +422,17 @@ export class Board {
     const tool = this.session.tool.peek();
     const color = this.session.classColor(this.session.selectedRow.peek()?.className ?? this.session.activeClass.peek());
     const { x, y } = point;
-    this.preview.visible(Boolean(this.corner || this.points.length));
     this.preview.stroke(color);
     if (this.corner) {
       const { x: ax, y: ay } = this.corner;
       this.preview.points([ax, ay, x, ay, x, y, ax, y, ax, ay]);
     } else if (this.points.length) this.preview.points([...this.points, x, y]);
     this.brush.hover(tool === "brush" || tool === "eraser" ? point : null);
-    if (this.brush.painting) this.brush.to(point);
+    if (this.brush.painting && this.isOnFrame) this.brush.to(point);
     this.cursor.visible(this.pen !== null);
     const arm = 12 / this.stage.scaleX();
     this.cursor.points([x - arm, y, x + arm, y, x, y, x, y - arm, x, y + arm]);
-    this.toolLayer.batchDraw();
+    this.showDrawing();
   }
 
   private finishBox(point: Point): void {
@@ -377,6 +453,7 @@ export class Board {
   /** Close the started polygon; false if there is none. */
   finish(): boolean {
     if (this.session.tool.peek() !== "polygon" || this.points.length < 6) return false;
+    if (!this.isDrawable()) return true;
     // A double click sets the last vertex twice.
     const unique: number[] = [];
     for (let index = 0; index < this.points.length; index += 2) {
@@ -403,7 +480,7 @@ export class Board {
     this.points = [];
     this.pen = null;
     this.brush.cancel();
-    this.session.drawing.value = false;
+    this.session.drawing.value = null;
     this.preview.visible(false);
     this.cursor.visible(false);
     this.toolLayer.batchDraw();
@@ -413,9 +490,10 @@ export class Board {
   /** Remove the last vertex of the started polygon; false if there was none. */
   removeLastPoint(): boolean {
     if (!this.points.length) return false;
+    if (!this.isDrawable()) return true;
     this.points.splice(-2);
+    this.noteDrawing();
     this.follow(this.pen ?? this.at());
-    this.session.drawing.value = this.points.length > 0;
     return true;
   }
 
@@ -434,7 +512,8 @@ export class Board {
   /** Enter: put the pen down, or lift it. */
   press(): void {
     if (!this.pen) return this.nudge(0, 0);
-    if (this.brush.painting) this.brush.lift();
+    if (!this.isDrawable()) return;
+    if (this.brush.painting) this.lift();
     else {
       const { pen } = this;
       this.putDown(pen);

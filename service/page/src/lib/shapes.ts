@@ -194,25 +194,75 @@ export function corners([x1, y1, x2, y2]: Box["box"]): number[] {
   return [x1, y1, x2, y1, x2, y2, x1, y2];
 }
 
-/** Set the pixels whose centers lie in a polygon (even-odd). */
-export function fillPolygon(pixels: Uint8Array, { width, height }: Size, points: readonly number[], value: number): void {
+/**
+ * Set the pixels whose centers lie in a polygon. Where the outline overlaps itself, "evenodd" leaves a hole, as COCO
+ * does, and "nonzero" does not.
+ */
+export function fillPolygon(
+  pixels: Uint8Array,
+  { width, height }: Size,
+  points: readonly number[],
+  value: number,
+  rule: "evenodd" | "nonzero" = "evenodd",
+): void {
   const count = points.length / 2;
   for (let y = 0; y < height; y++) {
-    const crossings: number[] = [];
+    const crossings: { x: number; direction: number }[] = [];
     const level = y + 0.5;
     for (let index = 0; index < count; index++) {
       const [ax, ay] = [points[2 * index], points[2 * index + 1]];
       const next = (index + 1) % count;
       const [bx, by] = [points[2 * next], points[2 * next + 1]];
-      if (ay <= level !== by <= level) crossings.push(ax + ((level - ay) / (by - ay)) * (bx - ax));
+      if (ay <= level !== by <= level) crossings.push({ x: ax + ((level - ay) / (by - ay)) * (bx - ax), direction: by > ay ? 1 : -1 });
     }
-    crossings.sort((a, b) => a - b);
-    for (let pair = 0; pair + 1 < crossings.length; pair += 2) {
-      const start = clamp(Math.ceil(crossings[pair] - 0.5), 0, width);
-      const stop = clamp(Math.ceil(crossings[pair + 1] - 0.5), 0, width);
+    crossings.sort((a, b) => a.x - b.x);
+    let winding = 0;
+    for (let at = 0; at + 1 < crossings.length; at++) {
+      winding += rule === "evenodd" ? 1 : crossings[at].direction;
+      if (rule === "evenodd" ? winding % 2 === 0 : winding === 0) continue;
+      const start = clamp(Math.ceil(crossings[at].x - 0.5), 0, width);
+      const stop = clamp(Math.ceil(crossings[at + 1].x - 0.5), 0, width);
       pixels.fill(value, y * width + start, y * width + stop);
     }
   }
+}
+
+/** Whether a stroke of a round brush returns to where it started. */
+export function isClosed(path: readonly number[], radius: number): boolean {
+  const length = pathLength(path);
+  const gap = Math.hypot(path[0] - path.at(-2)!, path[1] - path.at(-1)!);
+  return length > 8 * radius && gap < Math.max(1.5 * radius, 0.12 * length);
+}
+
+/** A closed stroke is an outline if it leaves this share of the area inside unpainted. */
+const MIN_UNPAINTED = 0.3;
+/** It is one, too, if it is this compact: area over length squared, 1 for a circle. Strokes that paint an area are not. */
+const MIN_COMPACTNESS = 0.2;
+
+/**
+ * The area inside a closed stroke that traces an outline, up to the center line of the stroke; null for a stroke that
+ * paints an area back and forth.
+ *
+ * @param path Center line of the stroke, x and y in turn.
+ * @param stroke Pixels that the brush painted, 0 or 1.
+ */
+export function tracedArea(path: readonly number[], stroke: Uint8Array, size: Size): Uint8Array | null {
+  const inside = new Uint8Array(stroke.length);
+  fillPolygon(inside, size, path, 1, "nonzero");
+  let [area, painted] = [0, 0];
+  for (let at = 0; at < inside.length; at++) {
+    area += inside[at];
+    painted += inside[at] & stroke[at];
+  }
+  if (!area) return null;
+  const compactness = (4 * Math.PI * area) / pathLength(path) ** 2;
+  return 1 - painted / area >= MIN_UNPAINTED || compactness >= MIN_COMPACTNESS ? inside : null;
+}
+
+function pathLength(path: readonly number[]): number {
+  let length = 0;
+  for (let at = 2; at < path.length; at += 2) length += Math.hypot(path[at] - path[at - 2], path[at + 1] - path[at - 1]);
+  return length;
 }
 
 /** Set the pixels of a disc. */

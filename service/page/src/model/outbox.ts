@@ -8,8 +8,8 @@ import { createStore, del, entries, set, type UseStore } from "idb-keyval";
 
 import type { CorrectionSummary, CorrectLabelsResponse, Label, LabelDifference, LabelKey } from "../api/messages";
 import { call, Code, isAbort, isTransient, Offline, retry, RpcError, stream, whenOnline } from "../api/rpc";
-
 import { caller } from "./caller";
+import { UpdateCount } from "./updates";
 
 /** So many streams of corrections are read at once; a browser opens at most six connections to a server. */
 const MAX_LISTENERS = 2;
@@ -53,7 +53,7 @@ export class Outbox {
   /** Labels that were recomputed because of a draft. */
   onDifferences: (differences: LabelDifference[], revision: number) => void = () => undefined;
   /** All labels are recomputed; null if the page missed the result and should read the labels again. */
-  onSummary: (summary: CorrectionSummary | null) => void = () => undefined;
+  onSummary: (summary: CorrectionSummary | null, updates: UpdateCount) => void = () => undefined;
   /** The server refused a draft, for example because another person wrote there first. */
   onRefused: (draft: Draft, error: RpcError) => void = () => undefined;
   private inFlight = "";
@@ -174,12 +174,16 @@ export class Outbox {
     const first = await messages.next();
     if (first.done || !first.value.acknowledged) throw new Offline();
     resumeToken = first.value.resumeToken ?? "";
+    const updates = new UpdateCount();
     const read = async (source: AsyncGenerator<CorrectLabelsResponse>): Promise<void> => {
       for await (const message of source) {
         resumeToken = message.resumeToken ?? resumeToken;
         const { differences, summary } = message;
-        if (differences) this.onDifferences(differences.differences ?? [], Number(differences.labelRevision ?? 0));
-        if (summary) this.onSummary(summary);
+        if (differences) {
+          updates.add(differences.differences ?? []);
+          this.onDifferences(differences.differences ?? [], Number(differences.labelRevision ?? 0));
+        }
+        if (summary) this.onSummary(summary, updates);
       }
     };
     let source: AsyncGenerator<CorrectLabelsResponse> | null = messages;
@@ -193,7 +197,7 @@ export class Outbox {
           await read(now);
         }, controller.signal);
       } catch (error) {
-        if (!this.closed) this.onSummary(null);
+        if (!this.closed) this.onSummary(null, updates);
         if (!isAbort(error) && !(error instanceof RpcError)) throw error;
       } finally {
         this.listeners = this.listeners.filter((one) => one !== controller);

@@ -37,6 +37,11 @@ const DONE_TEXT: Record<ReviewAction, (what: string) => string> = {
   lock: (what) => `${what} locked`,
   unlock: (what) => `${what} unlocked`,
 };
+const NO_SUGGESTION = {
+  loading: "Suggestions are still being computed. Try again in a moment.",
+  ready: "No more frames to check.",
+  none: "No suggestions yet. Train a micro-model first (T).",
+};
 /** The page reloads suggestions and cuts when labels have not changed for so long. */
 const RELOAD_DELAY_MS = 900;
 /** Limit of the API on label keys in one request. */
@@ -45,6 +50,8 @@ const MAX_KEYS = 10_000;
 export class Reviewing {
   /** Frames worth a look, best first. */
   readonly suggestions = signal<Suggestion[]>([]);
+  /** Whether `suggestions` is up to date; "none" if there is no micro-model to suggest frames. */
+  readonly suggestionState = signal<"loading" | "ready" | "none">("loading");
   /** First frames of scenes. */
   readonly cuts = signal<number[]>([]);
   readonly swaps = signal<SuspectedSwap[]>([]);
@@ -75,6 +82,7 @@ export class Reviewing {
 
   async start(): Promise<void> {
     this.hasModel.value = [...this.session.labels.rows.values()].some((row) => row.source.includes(Source.MODEL));
+    if (!this.hasModel.value) this.suggestionState.value = "none";
     await Promise.all([this.loadChanges(), this.loadComments()]);
     if (this.hasModel.value) this.labelsChanged(true);
   }
@@ -82,6 +90,7 @@ export class Reviewing {
   /** Labels changed: reload what depends on them after a short pause. */
   labelsChanged(hasModel: boolean): void {
     if (hasModel) this.hasModel.value = true;
+    if (this.hasModel.value) this.suggestionState.value = "loading";
     clearTimeout(this.timer);
     this.isReloading.value = true;
     this.timer = window.setTimeout(() => void this.reload(), RELOAD_DELAY_MS);
@@ -117,7 +126,11 @@ export class Reviewing {
 
   private async loadSuggestions(): Promise<void> {
     const body = { parent: this.parent, count: 12 };
-    const answer = await this.call<{ suggestions?: SuggestionMessage[] }>("CorrectionService/SuggestFrames", body);
+    const answer = await this.call<{ suggestions?: SuggestionMessage[] }>("CorrectionService/SuggestFrames", body).catch((error) => {
+      this.suggestionState.value = "none";
+      throw error;
+    });
+    if (!this.timer && !this.reloadAgain) this.suggestionState.value = "ready"; // else labels changed since: a reload follows
     this.suggestions.value = (answer.suggestions ?? []).map((one) => ({
       frame: Number(one.frameIndex ?? 0),
       row: this.rowOf(one.tracks?.[0]),
@@ -160,7 +173,7 @@ export class Reviewing {
   next(direction: number): void {
     const { session } = this;
     const all = session.assigned ? assignedFrames(session) : this.suggestions.value;
-    if (!all.length) return notify(this.hasModel.value ? "No more frames to check." : "No suggestions yet. Train a micro-model first (T).");
+    if (!all.length) return notify(NO_SUGGESTION[this.suggestionState.value]);
     const at = all.findIndex((one) => one.frame === session.player.frame.value);
     const next = all[at < 0 ? 0 : (at + direction + all.length) % all.length];
     session.player.pause();

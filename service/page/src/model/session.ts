@@ -41,8 +41,8 @@ export class Session implements SessionContext {
   readonly hidden = signal<ReadonlySet<string>>(new Set());
   readonly loading = signal(true);
   readonly pts = signal<Float64Array | null>(null);
-  /** Whether a box or polygon is started and not finished. */
-  readonly drawing = signal(false);
+  /** Frame of the shape that is started and not finished; null if there is none. */
+  readonly drawing = signal<number | null>(null);
   readonly selectedRow = computed(() => {
     this.labels.version.value;
     return this.selected.value ? (this.labels.rows.get(this.selected.value) ?? null) : null;
@@ -57,6 +57,7 @@ export class Session implements SessionContext {
       !this.outbox.waiting.value &&
       !this.outbox.awaitingResults.value &&
       !this.reviewing.isReloading.value &&
+      (this.assignment !== null || this.reviewing.suggestionState.value !== "loading") &&
       this.player.frame.value === this.player.shown.value,
   );
   private readonly controller = new AbortController();
@@ -101,11 +102,10 @@ export class Session implements SessionContext {
       labels.merge(differences.flatMap(({ after }) => (after ? [after] : [])), { flash: true, pending });
       for (const { key, after } of differences) if (!after && key) this.dropKey(key, true);
     };
-    outbox.onSummary = (summary) => {
+    outbox.onSummary = (summary, updates) => {
       if (!summary) void this.refresh().catch(() => undefined);
-      const changed = Number(summary?.changedFrameCount ?? 0);
-      const seconds = (summary?.durationSeconds ?? 0).toFixed(1);
-      if (changed) notify(`${count(changed, "frame")} updated in ${seconds} s.`, "good");
+      const text = summary ? updates.text(summary.durationSeconds ?? 0) : "";
+      if (text) notify(text, updates.onlyUpdates ? "good" : "info");
       this.reviewing.labelsChanged(Boolean(summary?.microModelVersion));
       if (summary?.microModelVersion) this.background.startPolling();
     };
@@ -277,6 +277,13 @@ export class Session implements SessionContext {
     if (may(permission, project)) return true;
     notify(whyNot(permission, project), "error");
     return false;
+  }
+
+  /** Choose a tool; a started shape has to be finished or discarded first. */
+  chooseTool(tool: Tool): void {
+    if (tool === this.tool.value) return;
+    if (this.drawing.value !== null) return notify("Finish the started shape first, or press Esc to discard it.");
+    if (tool === "select" || this.allows("work")) this.tool.value = tool;
   }
 
   /** Give an object a shape on a frame; it becomes visible there, unless it is occluded. */

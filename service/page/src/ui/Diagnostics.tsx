@@ -232,7 +232,7 @@ function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
               </div>
               <span class="small-text">
                 <i class="key hand" /> {hand.toLocaleString("en")} by hand <i class="key good" /> {accepted.toLocaleString("en")} accepted{" "}
-                <i class="key rest" /> {(labels - hand - accepted).toLocaleString("en")} not accepted
+                <i class="key rest" /> {(labels - hand - accepted).toLocaleString("en")} remaining
                 {some.length > 0 && <br />}
                 {some.length > 0 && trendText(some)}
               </span>

@@ -12,7 +12,8 @@ import { Header } from "./Header";
 import { Help } from "./Help";
 import { Identity } from "./Identity";
 import { onKey, type KeyContext } from "./keys";
-import { OfflineBanner } from "./parts";
+import { Dialog, OfflineBanner } from "./parts";
+import { guardRoute, leave, waitingRoute } from "./route";
 import { type PanelName, SidePanel } from "./SidePanel";
 import { describe, Timeline } from "./Timeline";
 import { Tools } from "./Tools";
@@ -76,19 +77,40 @@ export function Editor({ session }: { session: Session }) {
       diagnostics: () => session.assignment || setDiagnostics(true),
     };
     const listen = (event: KeyboardEvent): void => onKey(event, context);
-    const leave = (event: BeforeUnloadEvent): void => {
+    const stopGuarding = guardRoute(() => session.drawing.peek() !== null);
+    const unload = (event: BeforeUnloadEvent): void => {
       sessionStorage.setItem(`frame|${session.key}`, String(session.player.frame.peek()));
       const { waiting, stored } = session.outbox;
-      if (session.drawing.peek() || stored.peek() < waiting.peek()) event.preventDefault();
+      if (session.drawing.peek() !== null || stored.peek() < waiting.peek()) event.preventDefault();
     };
     addEventListener("keydown", listen);
-    addEventListener("beforeunload", leave);
+    addEventListener("beforeunload", unload);
     return () => {
       removeEventListener("keydown", listen);
-      removeEventListener("beforeunload", leave);
+      removeEventListener("beforeunload", unload);
+      stopGuarding();
       sessionStorage.setItem(`frame|${session.key}`, String(session.player.frame.peek()));
     };
   }, [session]);
+
+  useLayoutEffect(() => {
+    let byPointer = false;
+    const note = (event: Event): void => void (byPointer = event.type === "pointerdown");
+    // A slider or list that was used with the mouse gives the focus back, so that keys act on the video again.
+    const release = ({ target }: Event): void => {
+      if (byPointer && target instanceof HTMLElement && target.matches("input[type=range], select")) target.blur();
+    };
+    // Pinching on a touchpad, or Ctrl and the wheel, zooms the frame or the timeline, never the whole page.
+    const keepPage = (event: WheelEvent): void => void (event.ctrlKey && event.preventDefault());
+    const controller = new AbortController();
+    const { signal } = controller;
+    addEventListener("pointerdown", note, { capture: true, signal });
+    addEventListener("keydown", note, { capture: true, signal });
+    addEventListener("change", release, { capture: true, signal });
+    addEventListener("pointerup", (event) => setTimeout(() => release(event)), { signal });
+    addEventListener("wheel", keepPage, { passive: false, signal });
+    return () => controller.abort();
+  }, []);
 
   return (
     <div class="editor" data-state={session.loading.value ? "loading" : session.isIdle.value ? "idle" : "busy"}>
@@ -110,6 +132,7 @@ export function Editor({ session }: { session: Session }) {
       {identity && <Identity session={session} onClose={() => setIdentity(false)} />}
       {help && <Help onClose={() => setHelp(false)} />}
       {exporting && <Export session={session} onClose={() => setExporting(false)} />}
+      {waitingRoute.value !== null && <UnfinishedShape onDiscard={leave} />}
       {classes && (
         <Classes
           project={session.project.value}
@@ -124,17 +147,36 @@ export function Editor({ session }: { session: Session }) {
   );
 }
 
+/** Asks before the editor is left with a started shape. */
+function UnfinishedShape({ onDiscard }: { onDiscard: () => void }) {
+  return (
+    <Dialog title="Leave without finishing the shape?" onClose={() => (waitingRoute.value = null)}>
+      <p>You started a shape and did not finish it. If you leave now, it is lost. Everything else is saved.</p>
+      <div class="actions">
+        <button onClick={() => (waitingRoute.value = null)} autofocus>
+          Keep drawing
+        </button>
+        <button class="danger" onClick={onDiscard}>
+          Discard and leave
+        </button>
+      </div>
+    </Dialog>
+  );
+}
+
 /** One line on what to do with the current tool. */
 function Hint({ session }: { session: Session }) {
   const tool = session.tool.value;
   const drawing = session.drawing.value;
+  const elsewhere = drawing !== null && drawing !== session.player.shown.value;
   session.labels.version.value;
   const empty = !session.rows().some((row) => !row.isEmpty());
-  const text =
-    tool === "box"
-      ? drawing ? "Click the opposite corner" : "Drag, or click two corners. Keyboard: Ctrl and arrow keys move the pen, Enter sets a corner"
+  const text = elsewhere
+    ? `You started a shape on frame ${drawing}. Go back to finish it, or press Esc to discard it`
+    : tool === "box"
+      ? drawing !== null ? "Click the opposite corner" : "Drag, or click two corners. Keyboard: Ctrl and arrow keys move the pen, Enter sets a corner"
       : tool === "polygon"
-        ? drawing ? "To close: double-click, click the first point or press Enter. Backspace removes the last point" : "Click the corners one after the other"
+        ? drawing !== null ? "To close: double-click, click the first point or press Enter. Backspace removes the last point" : "Click the corners one after the other"
         : tool === "brush"
           ? "Paint. A closed stroke fills the area inside. [ and ] change the brush size"
           : tool === "eraser"

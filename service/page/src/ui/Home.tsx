@@ -163,7 +163,7 @@ function DeleteProject({ project, onClose }: { project: Project; onClose: () => 
   const remove = async (): Promise<void> => {
     try {
       await call("ProjectService/DeleteProject", { name: project.name, force: true });
-      notify(`${project.displayName} deleted.`, "good");
+      notify(`Deleted ${project.displayName}.`, "good");
     } catch (error) {
       notify(errorMessage(error), "error");
     }

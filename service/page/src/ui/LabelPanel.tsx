@@ -5,7 +5,7 @@ import { type Entry, type Row, Source, State, STATE_NAMES } from "../model/label
 import { may, whyNot } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
-import { Needs } from "./parts";
+import { Needs, useScrollIntoView } from "./parts";
 
 /** Objects and frame classes of the current frame, and the buttons that change them. */
 export function LabelPanel(props: { session: Session; onClasses: () => void; onTrain: () => void }) {
@@ -75,9 +75,10 @@ export function LabelPanel(props: { session: Session; onClasses: () => void; onT
 
 function ObjectRow({ session, row, entry }: { session: Session; row: Row; entry: Entry | null }) {
   const on = session.selected.value === row.key;
+  const button = useScrollIntoView<HTMLButtonElement>(on);
   return (
     <li>
-      <button class={`object ${on ? "on" : ""}`} aria-pressed={on} onClick={() => (session.selected.value = row.key)}>
+      <button ref={button} class={`object ${on ? "on" : ""}`} aria-pressed={on} onClick={() => (session.selected.value = row.key)}>
         <span class="swatch" style={{ background: session.classColor(row.className) }} />
         <span class="ellipsis">{session.nameOf(row)}</span>
         <StateTag entry={entry} />

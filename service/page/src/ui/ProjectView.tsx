@@ -14,7 +14,7 @@ import { Masthead } from "./Masthead";
 import { Bar, Dialog } from "./parts";
 import { href } from "./route";
 
-const ACCEPT = ".mp4,.mov,.mkv,.webm,.avi,.mpg,.mpeg,.gif,video/*";
+const ACCEPT = "video/*,.mp4,.mov,.3gp,.mkv,.webm,.avi,.mpg,.mpeg,.vob,.ts,.mts,.wmv,.flv,.mxf,.ogv,.dv,.gif,.tif,.tiff";
 
 export function ProjectView({ name }: { name: string }) {
   const [project, setProject] = useState<Project | null>(null);
@@ -231,7 +231,7 @@ function DeleteVideo({ video, onClose }: { video: Video; onClose: () => void }) 
   const remove = async (): Promise<void> => {
     try {
       await call("VideoService/DeleteVideo", { name: video.name });
-      notify(`${video.displayName} deleted.`, "good");
+      notify(`Deleted ${video.displayName}.`, "good");
     } catch (error) {
       notify(errorMessage(error), "error");
     }

@@ -1,9 +1,10 @@
 import { Eye, EyeOff, Maximize2, ZoomIn, ZoomOut } from "lucide";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
-import { State, STATE_NAMES } from "../model/labels";
+import { type Row, State, STATE_NAMES } from "../model/labels";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
+import { useScrollIntoView } from "./parts";
 import { RULER_PX, ROW_PX, TimelinePainter } from "./TimelinePainter";
 
 /** All objects and frame classes over time. Click or drag to go to a frame; Ctrl and the wheel zoom. */
@@ -48,34 +49,9 @@ export function Timeline({ session }: { session: Session }) {
               <Icon of={Maximize2} size={12} />
             </button>
           </div>
-          {rows.map((row) => {
-            const hidden = session.hidden.value.has(row.key);
-            return (
-              <div key={row.key} class={`timeline-name ${session.selected.value === row.key ? "selected" : ""}`} style={{ height: `${ROW_PX}px` }}>
-                <button class="name" onClick={() => (session.selected.value = row.key)} title={session.nameOf(row)}>
-                  <span
-                    class={row.isFrameClass ? "swatch ring" : "swatch"}
-                    style={{ "--swatch": session.classColor(row.className, row.isFrameClass) }}
-                  />
-                  <span class="ellipsis">{session.nameOf(row)}</span>
-                </button>
-                {!row.isFrameClass && (
-                  <button
-                    class="quiet square small eye"
-                    aria-label={`${hidden ? "Show" : "Hide"} ${session.nameOf(row)}`}
-                    aria-pressed={hidden}
-                    onClick={() => {
-                      const next = new Set(session.hidden.value);
-                      if (!next.delete(row.key)) next.add(row.key);
-                      session.hidden.value = next;
-                    }}
-                  >
-                    <Icon of={hidden ? EyeOff : Eye} size={13} />
-                  </button>
-                )}
-              </div>
-            );
-          })}
+          {rows.map((row) => (
+            <RowName key={row.key} session={session} row={row} />
+          ))}
         </div>
         <div
           class="timeline-strips"
@@ -101,6 +77,33 @@ export function Timeline({ session }: { session: Session }) {
       </div>
       {rows.length === 0 && <p class="timeline-empty">No objects yet. Draw one to see it here.</p>}
     </section>
+  );
+}
+
+function RowName({ session, row }: { session: Session; row: Row }) {
+  const hidden = session.hidden.value.has(row.key);
+  const isSelected = session.selected.value === row.key;
+  const element = useScrollIntoView<HTMLDivElement>(isSelected);
+  const toggle = (): void => {
+    const next = new Set(session.hidden.value);
+    if (!next.delete(row.key)) next.add(row.key);
+    session.hidden.value = next;
+  };
+  return (
+    <div ref={element} class={`timeline-name ${isSelected ? "selected" : ""}`} style={{ height: `${ROW_PX}px` }}>
+      <button class="name" onClick={() => (session.selected.value = row.key)} title={session.nameOf(row)}>
+        <span
+          class={row.isFrameClass ? "swatch ring" : "swatch"}
+          style={{ "--swatch": session.classColor(row.className, row.isFrameClass) }}
+        />
+        <span class="ellipsis">{session.nameOf(row)}</span>
+      </button>
+      {!row.isFrameClass && (
+        <button class="quiet square small eye" aria-label={`${hidden ? "Show" : "Hide"} ${session.nameOf(row)}`} aria-pressed={hidden} onClick={toggle}>
+          <Icon of={hidden ? EyeOff : Eye} size={13} />
+        </button>
+      )}
+    </div>
   );
 }
 

@@ -28,7 +28,7 @@ export function Tools(props: { session: Session; zoom: number; onZoom: (factor: 
           aria-label={one.name}
           disabled={one.tool !== "select" && !mayDraw}
           title={one.tool !== "select" && !mayDraw ? whyNot("work", project) : `${one.name} (${one.key})`}
-          onClick={() => (session.tool.value = one.tool)}
+          onClick={() => session.chooseTool(one.tool)}
         >
           <Icon of={one.icon} size={18} />
           <span class="tool-key" aria-hidden="true">

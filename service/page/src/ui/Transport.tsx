@@ -1,7 +1,7 @@
 import { ChevronLeft, ChevronRight, Diamond, Pause, Play, SkipBack, SkipForward, Sparkles } from "lucide";
 import { useLayoutEffect, useRef } from "preact/hooks";
 
-import { clock } from "../lib/format";
+import { clock, count } from "../lib/format";
 import type { Session } from "../model/session";
 import { speed } from "../model/settings";
 import { Icon } from "./Icon";
@@ -12,6 +12,7 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4, 8];
 export function Transport({ session }: { session: Session }) {
   const { player } = session;
   const frame = player.frame.value;
+  const numbering = `${count(session.frameCount, "frame")}, numbered from 0 as in exported files`;
   const press = (key: string): void => {
     // The same actions as of the keys.
     BINDINGS.find((binding) => binding.keys.includes(key))!.run({
@@ -50,8 +51,13 @@ export function Transport({ session }: { session: Session }) {
         </button>
       </div>
       <div class="group frame-number">
+        <label for="frame-number" class="muted">
+          Frame
+        </label>
         <FrameNumber session={session} />
-        <span class="muted">of {(session.frameCount - 1).toLocaleString("en")}</span>
+        <span class="muted" title={numbering}>
+          of 0–{(session.frameCount - 1).toLocaleString("en")}
+        </span>
         <span class="muted clock">{clock(session.seconds(frame))}</span>
       </div>
       <label class="speed">
@@ -86,7 +92,7 @@ function FrameNumber({ session }: { session: Session }) {
       ref={input}
       inputMode="numeric"
       autocomplete="off"
-      aria-label="Frame number"
+      aria-label={`Frame number, 0 to ${session.frameCount - 1}`}
       title="Go to a frame number (G)"
       onFocus={(event) => event.currentTarget.select()}
       onBlur={(event) => {

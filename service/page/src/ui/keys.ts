@@ -36,10 +36,7 @@ function step(by: number) {
 }
 
 function tool(name: Tool) {
-  return ({ session, board }: KeyContext): void => {
-    board()?.cancel();
-    if (name === "select" || session.allows("work")) session.tool.value = name;
-  };
+  return ({ session }: KeyContext): void => session.chooseTool(name);
 }
 
 function state(value: 1 | 2 | 3 | 4) {

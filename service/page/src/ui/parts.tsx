@@ -1,7 +1,7 @@
 /** Small parts that every view uses. */
 
 import { CloudOff, LogOut, Moon, Sun, SunMoon, X } from "lucide";
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, RefObject } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { online } from "../api/rpc";
@@ -119,6 +119,15 @@ export function Account() {
       <Icon of={LogOut} size={15} />
     </button>
   );
+}
+
+/** A reference to an element that is scrolled into view whenever it becomes selected. */
+export function useScrollIntoView<E extends HTMLElement>(isSelected: boolean): RefObject<E | null> {
+  const element = useRef<E>(null);
+  useLayoutEffect(() => {
+    if (isSelected) element.current?.scrollIntoView({ block: "nearest" });
+  }, [isSelected]);
+  return element;
 }
 
 /** Controls that need a permission: disabled without it, with the reason as a tooltip. */
