@@ -34,7 +34,7 @@ describe("COCO compressed run-length encoding", () => {
     expect(parseCounts(formatCounts(runs))).toEqual(runs);
   });
 
-  it("refuses what does not fit the size, and what is cut", () => {
+  it("refuses a mask of another size, and a truncated one", () => {
     expect(() => decodeMask(formatCounts([10, 10]), 3, 3)).toThrow("does not fit");
     expect(() => parseCounts("o")).toThrow("ends in the middle");
   });

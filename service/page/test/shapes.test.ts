@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import { crc32 } from "../src/lib/crc32";
-import { bounds, crosses, fillDisc, fillPolygon, grown, makeBox, makeMask, makePolygon, moved, smoothed, toPixels } from "../src/lib/shapes";
+import { bounds, crosses, fillDisc, fillPolygon, grown, isClosed, makeBox, makeMask, makePolygon, moved, smoothed, toPixels, tracedArea } from "../src/lib/shapes";
 
 const size = { width: 40, height: 30 };
 
@@ -36,6 +36,15 @@ describe("shapes", () => {
     expect(pixels[8 * 40 + 2]).toBe(0);
   });
 
+  it("an outline that overlaps itself has no hole where the rule is nonzero", () => {
+    const twice = [2, 2, 12, 2, 12, 12, 2, 12, 2, 2, 12, 2, 12, 12, 2, 12];
+    const [evenodd, nonzero] = [new Uint8Array(1200), new Uint8Array(1200)];
+    fillPolygon(evenodd, size, twice, 1);
+    fillPolygon(nonzero, size, twice, 1, "nonzero");
+    expect(evenodd.includes(1)).toBe(false);
+    expect(nonzero.reduce((sum, pixel) => sum + pixel, 0)).toBe(100);
+  });
+
   it("smoothing a mask takes a spike off and leaves the body", () => {
     const pixels = toPixels(makeBox(8, 8, 28, 24, size), size);
     pixels[4 * 40 + 18] = 1;
@@ -58,5 +67,43 @@ describe("shapes", () => {
 describe("crc32", () => {
   it("is the one of zlib", () => {
     expect(crc32(new TextEncoder().encode("123456789"))).toBe(0xcbf43926);
+  });
+});
+
+describe("a closed stroke", () => {
+  const large = { width: 120, height: 120 };
+
+  function paint(path: number[], radius: number): Uint8Array {
+    const stroke = new Uint8Array(large.width * large.height);
+    for (let at = 0; at < path.length; at += 2) fillDisc(stroke, large, path[at], path[at + 1], radius, 1);
+    return stroke;
+  }
+
+  function iou(a: Uint8Array, b: Uint8Array): number {
+    let [both, either] = [0, 0];
+    a.forEach((pixel, at) => ((both += pixel & b[at]), (either += pixel | b[at])));
+    return both / either;
+  }
+
+  it("around an object gives the object, also with a brush that is thick beside it", () => {
+    const circle = Array.from({ length: 200 }, (_, step) => (step / 196) * 2 * Math.PI); // a little past the start
+    const path = circle.flatMap((angle) => [60 + 30 * Math.cos(angle), 60 + 30 * Math.sin(angle)]);
+    const object = new Uint8Array(large.width * large.height);
+    fillDisc(object, large, 60, 60, 30, 1);
+    for (const radius of [2, 8, 18]) {
+      expect(isClosed(path, radius)).toBe(true);
+      expect(iou(tracedArea(path, paint(path, radius), large)!, object)).toBeGreaterThan(0.97);
+    }
+    const grownBy18 = paint(path, 18);
+    fillPolygon(grownBy18, large, path, 1);
+    expect(iou(grownBy18, object)).toBeLessThan(0.4); // what the whole stroke would make of it
+  });
+
+  it("that paints an area back and forth is no outline", () => {
+    const path: number[] = [];
+    for (let row = 0; row < 12; row++) for (let step = 0; step <= 40; step++) path.push(row % 2 ? 80 - step : 40 + step, 40 + 4 * row);
+    for (let step = 0; step <= 44; step++) path.push(40, 84 - step);
+    expect(isClosed(path, 5)).toBe(true);
+    expect(tracedArea(path, paint(path, 5), large)).toBeNull();
   });
 });

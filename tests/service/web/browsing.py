@@ -72,7 +72,7 @@ class Visit:
         self.page.on("response", self._response)
 
     def _console(self, message: ConsoleMessage) -> None:
-        # What a failed request leaves there is told better by the response.
+        # Of a failed request the response says more than the console.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self.complaints.append(f"console: {message.text}")
 
@@ -94,7 +94,7 @@ class Visit:
         """Open a video and wait for its first frame and its labels."""
         self.open(name)
         self.at_frame(0)
-        self.page.wait_for_selector(".editor[data-state='busy'], .editor[data-state='quiet']")
+        self.page.wait_for_selector(".editor[data-state='busy'], .editor[data-state='idle']")
         return self.page
 
     def at_frame(self, frame: int) -> None:
@@ -117,14 +117,14 @@ class Visit:
         self.refreshed()
         expect(self.page.locator(".saved")).to_have_text("Saved")
 
-    def quiet(self) -> None:
-        """Wait until all that follows from what was done has come: labels, suggestions, cuts, history."""
+    def idle(self) -> None:
+        """Wait until everything is saved and its results have arrived: labels, suggestions, cuts, history."""
         self.refreshed()
-        expect(self.page.locator(".editor")).to_have_attribute("data-state", "quiet", timeout=2 * TIMEOUT_MS)
+        expect(self.page.locator(".editor")).to_have_attribute("data-state", "idle", timeout=2 * TIMEOUT_MS)
 
-    def told(self, words: str, *, timeout: float = TIMEOUT_MS) -> None:
-        """Wait until the page has said this, on the screen or, where it has gone from there, among what was said."""
-        expect(self.page.locator(".told")).to_contain_text(words, timeout=timeout)
+    def message(self, text: str, *, timeout: float = TIMEOUT_MS) -> None:
+        """Wait until the page has shown this message, even if it has left the screen since."""
+        expect(self.page.locator(".message-log")).to_contain_text(text, timeout=timeout)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Where a pixel of the frame lies on the screen, while the frame fits."""

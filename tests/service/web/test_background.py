@@ -1,4 +1,4 @@
-"""Retraining in the background: the page tells that it runs and what came of it, and nobody has to wait for it."""
+"""Retraining in the background: the page shows its progress and outcome, and work continues meanwhile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def eager(tmp_path: Path, tiny_clip: Path) -> Iterator[Served]:
         made.stop()
 
 
-def test_a_retraining_that_the_server_starts_is_told(eager: Served, browser: Browser, built: Path) -> None:
+def test_a_retraining_that_the_server_starts_is_shown(eager: Served, browser: Browser, built: Path) -> None:
     """Two corrections and a pause: labels change by themselves, and the page says why."""
     video = eager.video().name
     for _ in eager.client.auto_label(video, [box(0), box(23)]):
@@ -44,13 +44,10 @@ def test_a_retraining_that_the_server_starts_is_told(eager: Served, browser: Bro
             visit.go(frame)
             page.keyboard.press("1")
             page.keyboard.press("Control+Shift+ArrowDown")
-            visit.told("mended in")
-        visit.told(
-            "Retrained, labels on", timeout=4 * TIMEOUT_MS
-        )  # a pause, a child process, a look every now and then
+            visit.message("updated in")
+        visit.message("Retrained: labels on", timeout=4 * TIMEOUT_MS)  # a pause, a child process, a poll
         outcome = page.locator(".outcome.replaced")
-        expect(outcome).to_contain_text("75 %")
-        expect(outcome).to_contain_text("that neither had seen, the old one 50 %")
+        expect(outcome).to_contain_text("new micro-model 75 %, old one 50 %, on 2 frames drawn by hand")
         visit.go(12)
         page.get_by_role("tab", name="Label").click()
         expect(page.locator(".object .by").first).to_contain_text("99 %")  # without loading the page again
@@ -58,7 +55,7 @@ def test_a_retraining_that_the_server_starts_is_told(eager: Served, browser: Bro
     assert drawn == {0, 8, 16, 23}
 
 
-def test_one_goes_on_while_it_trains(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+def test_work_continues_while_it_trains(served: Served, visit: Visit, video: video_pb2.Video) -> None:
     """Started by hand it shows progress and can be ended; no better, it changes nothing, and the page says so."""
     _labeled(served, video.name, "long worse")
     before = labels_of(served, video.name)
@@ -66,7 +63,7 @@ def test_one_goes_on_while_it_trains(served: Served, visit: Visit, video: video_
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("button", name="Retrain and compare").click()
     chip = page.locator(".job-chip")
-    expect(chip).to_contain_text("In the background: training", timeout=4 * TIMEOUT_MS)  # a child process begins it
+    expect(chip).to_contain_text("Background: training", timeout=4 * TIMEOUT_MS)  # a child process begins it
     running = page.locator(".running")
     expect(running).to_contain_text("Retraining in the background")
     expect(running).to_contain_text("Step")
@@ -74,11 +71,11 @@ def test_one_goes_on_while_it_trains(served: Served, visit: Visit, video: video_
     visit.go(5)
     page.keyboard.press("Escape")
     running.get_by_role("button", name="Good enough, stop now").click()
-    visit.told("kept the old micro-model: the new one reached 25 %", timeout=4 * TIMEOUT_MS)
+    visit.message("the old micro-model is kept. No label changed (new micro-model 25 %", timeout=4 * TIMEOUT_MS)
     expect(page.locator(".outcome.kept")).to_contain_text("No label changed")
     expect(chip).to_have_count(0)
     assert labels_of(served, video.name) == before
     page.reload()
     visit.at_frame(5)
     page.get_by_role("tab", name="Train").click()
-    expect(page.locator(".outcome.kept")).to_contain_text("the old one 50 %")
+    expect(page.locator(".outcome.kept")).to_contain_text("old one 50 %")

@@ -66,12 +66,12 @@ def test_a_polygon_is_closed_by_a_click_on_its_first_corner(
     for point in ((20, 20), (80, 60), (80, 20), (20, 60)):
         page.mouse.click(*visit.at(*point))
     page.keyboard.press("Enter")
-    visit.told("Two sides cross")
+    visit.message("The outline crosses itself")
     assert (5, "square 2") not in labels_of(served, video.name)
 
 
 def test_a_mask_is_painted_and_erased(served: Served, visit: Visit, video: video_pb2.Video) -> None:
-    """A stroke that comes back to where it began fills what it surrounds; the eraser takes a part away."""
+    """A closed stroke fills the area inside, up to its center line; the eraser removes a part."""
     page = visit.open_video(video.name)
     page.keyboard.press("m")
     for _ in range(6):
@@ -79,8 +79,9 @@ def test_a_mask_is_painted_and_erased(served: Served, visit: Visit, video: video
     visit.drag((30, 20), (90, 20), (90, 70), (30, 70), (30, 21), steps=12)
     visit.saved()
     pixels = _pixels(labels_of(served, video.name)[0, "square 1"])
-    assert pixels[25:65, 35:85].all(), "the ring is filled"
-    assert not pixels[:10].any()
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    assert [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1] == pytest.approx([20, 70, 30, 90], abs=1)
+    assert pixels.sum() == pytest.approx(50 * 60, rel=0.05)
     page.keyboard.press("e")
     visit.drag((60, 45), (61, 45))
     visit.saved()
@@ -88,9 +89,45 @@ def test_a_mask_is_painted_and_erased(served: Served, visit: Visit, video: video
     assert not erased[45, 60]
     assert erased.sum() < pixels.sum()
     page.keyboard.press("Control+z")
-    visit.told("Undone")
+    visit.message("Undone")
     visit.saved()
     assert (_pixels(labels_of(served, video.name)[0, "square 1"]) == pixels).all()
+
+
+def test_a_started_shape_stays_on_its_frame(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """Other frames can be looked at, not drawn on; tools and the way out ask to finish the shape or discard it."""
+    page = visit.open_video(video.name)
+    page.keyboard.press("p")
+    for point in ((20, 20), (80, 20), (80, 60)):
+        page.mouse.click(*visit.at(*point))
+    page.keyboard.press("ArrowRight")
+    visit.at_frame(1)
+    expect(page.locator(".hint-line")).to_contain_text("You started a shape on frame 0")
+    page.mouse.click(*visit.at(20, 60))
+    visit.message("You started a shape on frame 0. Go back to finish it, or press Esc to discard it.")
+    page.keyboard.press("Enter")
+    page.keyboard.press("b")
+    visit.message("Finish the started shape first, or press Esc to discard it.")
+    page.get_by_role("link", name="Test", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Leave without finishing the shape?")
+    dialog.get_by_role("button", name="Keep drawing").click()
+    expect(dialog).to_have_count(0)
+    page.get_by_role("button", name="Go to frame 0").click()
+    visit.at_frame(0)
+    page.mouse.click(*visit.at(20, 60))
+    page.keyboard.press("Enter")
+    visit.saved()
+    labels = labels_of(served, video.name)
+    assert set(labels) == {(0, "square 1")}
+    points = labels[0, "square 1"]["object"]["polygon"]["coordinates"]
+    assert points == pytest.approx([20, 20, 80, 20, 80, 60, 20, 60], abs=0.6)
+    page.keyboard.press("o")
+    page.keyboard.press("b")
+    page.mouse.click(*visit.at(90, 70))
+    page.go_back()
+    dialog.get_by_role("button", name="Discard and leave").click()
+    page.locator("a.card-main").first.wait_for()
+    assert set(labels_of(served, video.name)) == {(0, "square 1")}
 
 
 def test_masks_and_polygons_with_keys_alone(served: Served, visit: Visit, video: video_pb2.Video) -> None:
@@ -166,7 +203,7 @@ def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
     box = labels_of(served, video.name)[1, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == [34, 37, 56, 59]
     page.keyboard.press("Control+z")
-    visit.told("Undone: grow square 1")
+    visit.message("Undone: grow square 1")
     box = labels_of(served, video.name)[1, "square 1"]["object"]["box"]
     assert [box[k] for k in ("x1", "y1", "x2", "y2")] == [35, 38, 55, 58]
 
@@ -184,19 +221,19 @@ def test_a_person_needs_no_mouse(served: Served, visit: Visit) -> None:
     page.keyboard.press("j")
     visit.at_frame(0)
     page.keyboard.press("a")
-    visit.told("Frame 0 accepted")
+    visit.message("Frame 0 accepted")
     assert labels_of(served, video.name)[0, "square 1"]["review"]["state"] == "REVIEW_STATE_ACCEPTED"
     page.keyboard.press("l")
-    visit.told("Square 1 locked")
+    visit.message("Square 1 locked")
     page.keyboard.press("c")
     page.keyboard.type("Looks right to me")
     page.keyboard.press("Enter")
     expect(page.locator(".comments")).to_contain_text("Looks right to me")
     page.keyboard.press("Escape")
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_hidden()
 
 
 def test_identity_is_repaired_from_a_frame_on(served: Served, visit: Visit, video: video_pb2.Video) -> None:
@@ -209,7 +246,7 @@ def test_identity_is_repaired_from_a_frame_on(served: Served, visit: Visit, vide
     page.keyboard.press("1")
     page.keyboard.press("w")
     page.get_by_role("button", name="Split").click()
-    visit.told("Square 1 split at frame 10")
+    visit.message("Square 1 split at frame 10")
     expect(page.locator(".timeline-name")).to_have_count(3)  # two objects and the frame class
     labels = labels_of(served, video.name)
     assert {key for key, one in labels.items() if one["object"].get("box")} == {
@@ -218,15 +255,15 @@ def test_identity_is_repaired_from_a_frame_on(served: Served, visit: Visit, vide
         (20, "square 2"),
     }
     page.get_by_role("tab", name="History").click()
-    expect(page.locator(".changes").last).to_contain_text("track split")
+    expect(page.locator(".changes").last).to_contain_text("object split")
     page.keyboard.press("Escape")
     page.keyboard.press("Control+z")
-    visit.told("Undone: square 1 split")
+    visit.message("Undone: square 1 split")
     labels = labels_of(served, video.name)
     assert {key for key, one in labels.items() if one["object"].get("box")} == {(0, "1"), (10, "1"), (20, "1")}
 
 
-def test_a_correction_mends_what_is_around_it(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+def test_a_correction_updates_the_frames_around_it(served: Served, visit: Visit, video: video_pb2.Video) -> None:
     """Trained, corrected at a suggestion with its reason: what changed is shown, and undo takes all of it back."""
     from tests.service.api.harness import box
 
@@ -237,15 +274,15 @@ def test_a_correction_mends_what_is_around_it(served: Served, visit: Visit, vide
     expect(page.locator(".flip img").first).to_be_visible()
     page.get_by_role("tab", name="Review").click()
     expect(page.locator(".suggestion").first).to_contain_text("far from any label")
-    visit.quiet()
+    visit.idle()
     before = labels_of(served, video.name)
     assert {frame for frame, name in before if name == "1"} == set(range(24))
     page.locator(".stage").click(position={"x": 5, "y": 5})
     page.keyboard.press("n")
     visit.at_frame(1)
     page.keyboard.press("Control+Shift+ArrowDown")
-    visit.told("frames mended in")
-    visit.quiet()
+    visit.message("frames updated in")
+    visit.idle()
     after = labels_of(served, video.name)
     assert after[1, "1"]["provenance"]["kind"] == "PROVENANCE_KIND_HUMAN"
     assert after[0, "1"] == before[0, "1"]
@@ -254,6 +291,6 @@ def test_a_correction_mends_what_is_around_it(served: Served, visit: Visit, vide
     page.keyboard.press("Shift+K")  # the scene cuts of the fake
     visit.at_frame(5)
     page.keyboard.press("Control+z")
-    visit.told("Undone: move square 1")
+    visit.message("Undone: move square 1")
     undone = labels_of(served, video.name)
     assert all(undone[key]["object"] == before[key]["object"] for key in before)

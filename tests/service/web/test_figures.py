@@ -23,7 +23,7 @@ def _open_review(visit: Visit, video: str) -> None:
     page = visit.open_video(video)
     page.get_by_role("tab", name="Review").click()
     expect(page.locator(".suggestion").first).to_be_visible()
-    visit.quiet()
+    visit.idle()
 
 
 def _chart(dialog: Locator, heading: str) -> Locator:
@@ -43,19 +43,17 @@ def test_diagnostics_are_those_of_the_server(
             page.keyboard.press("n")
             visit.at_frame(int(page.locator("#frame-number").input_value()))
             page.keyboard.press("Control+Shift+ArrowDown")
-            visit.told("frames mended in")
-            visit.quiet()
+            visit.message("frames updated in")
+            visit.idle()
             page.keyboard.press("d")
             dialog = page.get_by_role("dialog", name="Diagnostics")
-            expect(dialog.locator(".figures")).to_contain_text("of 24 drawn by hand")
-            expect(dialog).to_contain_text("Quality, expected and found")
+            expect(dialog.locator(".figures")).to_contain_text("of 24")
+            expect(dialog).to_contain_text("Quality, expected and observed")
             expect(dialog.locator(".bar-rows").first).to_contain_text("50 %")  # what the fake says of itself
             expect(dialog.locator("svg.columns")).to_have_attribute("role", "img")
             expect(dialog).to_contain_text("Hardest frames")
             found = served.rpc("micromodels.v1.DiagnosticsService/GetDiagnostics", {"name": video.name})
-            gained = dialog.locator(".chart").filter(
-                has=page.get_by_role("heading", name="What each correction gained")
-            )
+            gained = dialog.locator(".chart").filter(has=page.get_by_role("heading", name="Effect of each correction"))
             gained.locator("summary").click()
             expect(gained.locator("tbody tr")).to_have_count(len(found["corrections"]))
             expect(gained.locator("tbody tr").last).to_contain_text("%")  # confidence before and after
@@ -80,7 +78,7 @@ def test_an_auditor_gets_a_report_from_the_page(served: Served, visit: Visit, vi
     page = visit.open_video(video.name)
     page.get_by_role("button", name="Export").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Auditor's report").click()
+        page.get_by_role("button", name="Audit report").click()
     found = read_report(download.value.path())
     assert found.problems == []
     assert found.people["local"]["drew"] == 3
@@ -93,7 +91,7 @@ def test_what_looks_wrong_is_a_click_away(served: Served, visit: Visit, video: v
     _trained(served, video.name)
     _open_review(visit, video.name)
     checks = visit.page.locator(".checks")
-    expect(checks).to_contain_text("everything that hardly can be")
+    expect(checks).to_contain_text("Finds jumps in size or position")
     checks.get_by_role("button", name="Check", exact=True).click()
     checks.get_by_text("Gap: gone for one frame").click()
     visit.at_frame(6)

@@ -27,7 +27,7 @@ def _press(page: Page, role: str, name: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_from_an_empty_project_to_an_auditors_report(served: Served, visit: Visit, tiny_clip: Path) -> None:
+def test_from_an_empty_project_to_an_audit_report(served: Served, visit: Visit, tiny_clip: Path) -> None:
     """Project, class, upload, seeds, training, suggestion, correction, acceptance, undo, figures, export."""
     served.project()  # others work here, too
     page = visit.open()
@@ -71,23 +71,23 @@ def test_from_an_empty_project_to_an_auditors_report(served: Served, visit: Visi
     _press(page, "button", "Train")
     expect(page.locator(".flip img").first).to_be_visible()
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_visible()
-    visit.quiet()
+    visit.idle()
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("n")
     visit.at_frame(1)
     page.keyboard.press("Control+Shift+ArrowDown")
-    visit.told("mended in")
-    visit.quiet()
+    visit.message("updated in")
+    visit.idle()
     page.keyboard.press("a")
-    visit.told("Frame 1 accepted")
+    visit.message("Frame 1 accepted")
     page.keyboard.press("ArrowRight")
     visit.at_frame(2)
     page.keyboard.press("Shift+A")
-    visit.told("labels accepted")
+    visit.message("labels accepted")
     page.keyboard.press("Control+z")
-    visit.told("Undone: ")
+    visit.message("Undone: ")
     page.keyboard.press("Control+Shift+Z")
-    visit.told("Done again: ")
+    visit.message("Redone: ")
     page.keyboard.press("d")
     expect(page.get_by_role("dialog", name="Diagnostics").locator(".figures")).to_contain_text("drawn by hand")
     page.keyboard.press("Escape")
@@ -95,7 +95,7 @@ def test_from_an_empty_project_to_an_auditors_report(served: Served, visit: Visi
     _press(page, "button", "Export")
     page.get_by_role("dialog").wait_for()
     with page.expect_download() as download:
-        report = page.get_by_role("button", name="Auditor's report")
+        report = page.get_by_role("button", name="Audit report")
         for _ in range(20):
             if report.evaluate("one => one === document.activeElement"):
                 break

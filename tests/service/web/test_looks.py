@@ -45,9 +45,9 @@ def test_axe_has_no_serious_finding(
             page.get_by_role("tab", name=tab).click()
             found[tab] = visit.serious_findings(axe)
         page.keyboard.press("Escape")
-        for key, name in (("?", "Keys"), ("w", "Who is who"), ("d", "Diagnostics")):
+        for key, name in (("?", "Keyboard shortcuts"), ("w", "Fix identities"), ("d", "Diagnostics")):
             page.keyboard.press(key)
-            page.get_by_role("dialog", name=name if key != "w" else "").wait_for()
+            page.get_by_role("dialog", name=name).wait_for()
             if key == "d":
                 page.locator(".figures").wait_for()
             found[name] = visit.serious_findings(axe)
@@ -106,7 +106,7 @@ def test_twenty_thousand_frames_stay_smooth_and_flat(
         visit.expected = ("CorrectionService",)  # there is no micro-model to ask for suggestions
         page = visit.open_video(long_video)
         expect(page.locator(".timeline-name")).to_have_count(2)
-        visit.quiet()  # all labels are in memory before it is measured
+        visit.idle()  # all labels are in memory before it is measured
         expect(page.locator(".state-tag").first).to_contain_text("absent")
         session = visit.context.new_cdp_session(page)
         session.send("HeapProfiler.enable")
@@ -144,7 +144,7 @@ def test_twenty_thousand_frames_stay_smooth_and_flat(
         visit.at_frame(19_060)
         assert heap() < first * 1.3 + 10, "memory grows with what was looked at"
         pauses = page.evaluate("pauses")
-        # How long the page was busy in one piece depends on the machine; it is told, not judged.
+        # How long the page was busy in one piece depends on the machine; it is recorded, not checked.
         record_property("longest_pauses_ms", sorted(pauses)[-5:])
         record_property("heap_mb", [first, heap()])
         assert page.evaluate("document.querySelectorAll('*').length") < 1500, "elements grow with the video"

@@ -30,7 +30,7 @@ def test_edits_without_a_connection_are_sent_later(served: Served, visit: Visit,
     for frame in (1, 2):
         visit.go(frame)
         page.keyboard.press(",")
-    expect(page.get_by_text("2 edits are kept here")).to_be_visible()
+    expect(page.get_by_text("2 edits stored in this browser")).to_be_visible()
     visit.go(3)
     page.keyboard.press(",")
     page.keyboard.press("Control+z")
@@ -54,7 +54,7 @@ def test_edits_survive_a_reload_before_they_are_sent(served: Served, visit: Visi
     visit.expected = ("net::ERR", "fetch", "Failed")
     refusing.append(True)
     page.keyboard.press("Control+Shift+ArrowRight")
-    expect(page.locator(".saved")).to_have_attribute("data-kept", "1")
+    expect(page.locator(".saved")).to_have_attribute("data-stored", "1")
     page.reload()
     visit.at_frame(4)
     expect(page.locator(".state-tag .by").first).to_have_text("by hand")
@@ -88,7 +88,7 @@ def test_an_answer_that_is_lost_writes_nothing_twice(served: Served, visit: Visi
 def test_somebody_elses_edit_is_not_buried(
     served: Served, visit: Visit, browser: Browser, video: video_pb2.Video, built: Path
 ) -> None:
-    """Two people draw on one frame: the second one is told, sees what is there, and may insist."""
+    """Two people draw on one frame: the second sees a message and the stored label, and may overwrite it."""
     visit.expected = ("409",)
     page = visit.open_video(video.name)
     page.keyboard.press("b")
@@ -97,7 +97,7 @@ def test_somebody_elses_edit_is_not_buried(
         _draw_box(other, 0, 20)
         other.saved()
     visit.drag((60, 20), (90, 50))
-    visit.told("Somebody else changed frame 0")
+    visit.message("Another person changed frame 0")
     assert round(labels_of(served, video.name)[0, "square 1"]["object"]["box"]["x1"]) == 20
     page.get_by_role("button", name="Use mine").click()
     visit.saved()
@@ -122,7 +122,7 @@ def test_a_server_that_restarts_is_found_again(tmp_path: Path, browser: Browser,
             own.stop()
             page.keyboard.press("1")
             page.keyboard.press("Control+ArrowRight")
-            expect(page.get_by_text("1 edit is kept here")).to_be_visible()
+            expect(page.get_by_text("1 edit stored in this browser")).to_be_visible()
             own.start(ports[0])
             assert own.web_port == ports[1]
             visit.saved()

@@ -61,10 +61,10 @@ class _Trap:
 
 
 def _make_project(page: Page) -> None:
-    page.get_by_role("heading", name="Draw a few labels").wait_for()
+    page.get_by_role("heading", name="Label a few frames").wait_for()
     page.keyboard.press("Enter")
     page.get_by_label("Name").fill("Killed")
-    page.get_by_label("What is to be labeled").fill("slow square")  # the fake library takes its time for it
+    page.get_by_label("Object classes").fill("slow square")  # the fake library takes its time for it
     page.keyboard.press("Enter")
     page.wait_for_selector(".drop")
 
@@ -89,7 +89,7 @@ def _draw(visit: Visit, trap: _Trap) -> None:
         visit.go(23)
         page.keyboard.press("b")
         visit.drag((30, 30), (70, 70))
-        expect(page.get_by_text("2 edits are kept here")).to_be_visible()
+        expect(page.get_by_text("2 edits stored in this browser")).to_be_visible()
 
     trap.again(draw_another)
     visit.saved()
@@ -112,23 +112,23 @@ def _review(visit: Visit, victim: Victim, trap: _Trap) -> int:
     page = visit.page
     page.get_by_role("tab", name="Review").click()
     expect(page.locator(".suggestion").first).to_be_visible()
-    visit.quiet()
+    visit.idle()
     page.locator(".stage").click(position={"x": 5, "y": 5})
     page.keyboard.press("n")
     frame = int(page.locator("#frame-number").input_value())
     visit.at_frame(frame)
     page.keyboard.press("Control+Shift+ArrowDown")
     visit.saved()
-    victim.kill()  # while the frames around it are mended
+    victim.kill()  # while the frames around it are updated
     page.keyboard.press("Control+ArrowDown")
     expect(page.locator(".banner")).to_be_visible()
     victim.start()
     expect(page.locator(".banner")).to_be_hidden()
-    visit.quiet()
+    visit.idle()
     trap.set("ReviewService/ReviewLabels", answered=True)
     page.keyboard.press("a")
     trap.again()
-    visit.told(f"Frame {frame} accepted")
+    visit.message(f"Frame {frame} accepted")
     return frame
 
 
@@ -143,7 +143,7 @@ def _export(page: Page) -> list[dict[str, Any]]:
 def test_the_server_may_die_anywhere(
     victim: Victim, browser: Browser, tmp_path: Path, tiny_clip: Path, built: Path
 ) -> None:
-    """Killed in an upload, in drawing, in training, in a correction and in a judgment: every edit is there once, every
+    """Killed in an upload, in drawing, in training, in a correction and in a review: every edit is there once, every
     other frame has its label, and nobody had to reload the page."""
     clip = tmp_path / "long.mp4"
     clip.write_bytes((tiny_clip / "video.mp4").read_bytes() + bytes(5 << 20))  # three chunks; the end is passed over
@@ -157,7 +157,7 @@ def test_the_server_may_die_anywhere(
         _draw(visit, trap)
         _train(page, victim)
         corrected = _review(visit, victim, trap)
-        visit.quiet()
+        visit.idle()
         lines = _export(page)
     assert {line["frame"] for line in lines} == set(range(24))
     by_hand = {line["frame"]: line for line in lines if line.get("provenance", {}).get("kind", "human") == "human"}

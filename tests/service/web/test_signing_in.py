@@ -53,7 +53,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Iterato
 
 @pytest.fixture
 def visit(clinic: Clinic, browser: Browser, built: Path) -> Iterator[Visit]:
-    """A person before the page, not signed in; the browser was not told of the server's authority."""
+    """A person before the page, not signed in; the browser does not know the server's authority."""
     with visiting(clinic.served, browser, ignore_https_errors=True) as made:
         made.expected = ("401:",)
         yield made
@@ -76,7 +76,7 @@ def test_signing_in_and_out(clinic: Clinic, visit: Visit) -> None:
     page.get_by_role("heading", name="Sign in").wait_for()
     expect(page.get_by_label("Token")).to_be_focused()
     _sign_in(visit, "mm_wrong")
-    expect(page.get_by_text("This is not a valid token")).to_be_visible()
+    expect(page.get_by_text("This token is not valid")).to_be_visible()
     assert _cookies(visit) == []
     _sign_in(visit, clinic.tokens["chief"])
     page.get_by_role("heading", name="Projects").wait_for()
@@ -92,25 +92,27 @@ def test_signing_in_and_out(clinic: Clinic, visit: Visit) -> None:
     expect(page.get_by_role("heading", name="Projects")).to_have_count(0)
 
 
-def test_a_viewer_looks_and_is_told_why_no_more(clinic: Clinic, visit: Visit) -> None:
+def test_a_viewer_cannot_edit_and_sees_why(clinic: Clinic, visit: Visit) -> None:
     """Controls that write are disabled, with the reason; keys say it too; the server refuses what gets past them."""
     visit.expected = ("401:", "403:")
     visit.open(clinic.video)
     page = _sign_in(visit, clinic.tokens["anna"])
     visit.at_frame(0)
-    expect(page.get_by_role("note")).to_contain_text("You are a viewer here")
+    expect(page.get_by_role("note")).to_contain_text("Your role in this project is viewer")
     tool = page.get_by_role("button", name="Box", exact=True)
     expect(tool).to_be_disabled()
-    expect(tool).to_have_attribute("title", "You are a viewer here: drawing and training need the role annotator")
+    expect(tool).to_have_attribute(
+        "title", "Your role in this project is viewer. Drawing and training need the role annotator."
+    )
     page.keyboard.press("b")
-    visit.told("You are a viewer here")
+    visit.message("Your role in this project is viewer")
     page.keyboard.press("1")
     expect(page.get_by_role("radio", name="Absent", exact=True)).to_be_disabled()
     page.keyboard.press("x")
     page.get_by_role("tab", name="Train").click()
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
     page.get_by_role("tab", name="Review").click()
-    expect(page.get_by_role("button", name="Accept the frame")).to_be_disabled()
+    expect(page.get_by_role("button", name="Accept frame")).to_be_disabled()
     expect(page.get_by_label("Comment on this frame")).to_be_disabled()
     status = page.evaluate(
         """async (parent) => (await fetch('/api/micromodels.v1.LabelService/WriteLabels', {
@@ -132,7 +134,7 @@ def test_a_session_that_ends_loses_nothing(clinic: Clinic, visit: Visit) -> None
     visit.at_frame(0)
     visit.go(3)
     expect(page.locator(".timeline-strips .overlay")).to_have_attribute("data-ahead", "24")
-    visit.quiet()  # nothing else is asked for: drawing finds out
+    visit.idle()  # nothing else is asked for: drawing finds out
     served.store.access.revoke(token.token_id)
     session = {"Cookie": f"micromodels_token={bearer}"}
     while served.http("POST", CALLER, {}, session)[0] == 200:  # withdrawn tokens are believed for a second
@@ -140,7 +142,7 @@ def test_a_session_that_ends_loses_nothing(clinic: Clinic, visit: Visit) -> None
     page.keyboard.press("b")
     visit.drag((20, 30), (60, 70))
     dialog = page.get_by_role("dialog", name="Sign in again")
-    expect(dialog).to_contain_text("kept on this machine")
+    expect(dialog).to_contain_text("stored in this browser")
     page.keyboard.press("Escape")
     expect(dialog).to_be_visible()
     _sign_in(visit, clinic.tokens["ben"])

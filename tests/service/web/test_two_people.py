@@ -1,4 +1,4 @@
-"""Two people label the same frames blindly; a third one sees how far they agree, and decides."""
+"""Two people label the same frames independently; a third person sees their agreement and decides."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _person(clinic: Served, visit: Visit, name: str, project: str, video: str) -
     page.get_by_role("tab", name="Review").click()
 
 
-def _label_blindly(visit: Visit, x: float) -> None:
-    """Draw a box on both frames, on the second one at x; take that back, do it again; hand in."""
+def _label_independently(visit: Visit, x: float) -> None:
+    """Draw a box on both frames, on the second one at x; undo it, redo it; submit."""
     page = visit.page
-    page.get_by_role("link", name="Label yours").click()
+    page.get_by_role("link", name="Start labeling").click()
     visit.at_frame(2)
-    visit.quiet()
+    visit.idle()
     expect(page.get_by_role("tab")).to_have_count(1)
     expect(page.locator(".state-tag")).to_have_count(0)  # nothing of anybody else
     page.keyboard.press("b")
@@ -54,20 +54,20 @@ def _label_blindly(visit: Visit, x: float) -> None:
     visit.drag((x, 30), (x + 40, 70))
     visit.saved()
     page.keyboard.press("Control+z")
-    visit.told("Undone: draw square 1")
+    visit.message("Undone: draw square 1")
     page.keyboard.press("Control+Shift+Z")
-    visit.told("Done again: draw square 1")
+    visit.message("Redone: draw square 1")
     page.keyboard.press("ArrowRight")
     visit.at_frame(6)
     page.keyboard.press("x")
-    visit.told("This frame is not assigned to you")
+    visit.message("This frame is not assigned to you")
     page.reload()
     visit.at_frame(6)
     expect(page.locator(".assigned li").first).to_contain_text("labeled")
-    visit.quiet()
-    page.get_by_role("button", name="Hand in").click()
-    page.get_by_role("dialog").get_by_role("button", name="Hand in").click()
-    visit.told("Handed in")
+    visit.idle()
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("dialog").get_by_role("button", name="Submit").click()
+    visit.message("Submitted")
     expect(page.get_by_role("tab")).to_have_count(4)
 
 
@@ -81,14 +81,14 @@ def test_two_people_and_a_third(clinic: Served, browser: Browser, axe: Path, bui
         carla.page.get_by_label("First person").fill("anna")
         carla.page.get_by_label("Second person").fill("ben")
         carla.page.get_by_role("textbox", name="Frames").fill("2, 99")
-        expect(carla.page.get_by_text("the last one is 23")).to_be_visible()
+        expect(carla.page.get_by_text("The last frame is 23")).to_be_visible()
         carla.page.get_by_role("textbox", name="Frames").fill("2, 5")
         assert carla.serious_findings(axe) == []
         carla.page.get_by_role("button", name="Assign", exact=True).click()
-        carla.told("2 frames assigned to anna and ben")
+        carla.message("2 frames assigned to anna and ben")
         for visit, name, x in ((anna, "anna", 20), (ben, "ben", 40)):
             _person(clinic, visit, name, project, video)
-            _label_blindly(visit, x)
+            _label_independently(visit, x)
         assert list(clinic.client.read_labels(video)) == []
 
         page = carla.page
@@ -99,15 +99,15 @@ def test_two_people_and_a_third(clinic: Served, browser: Browser, axe: Path, bui
         expect(figures).to_contain_text("67 %")  # of 1 and 20/60 of overlap
         chips = page.get_by_role("navigation", name="Frames").get_by_role("button")
         expect(chips.first).to_have_text("2same")
-        expect(chips.last).to_have_text("5open")
-        expect(page.get_by_role("button", name="Make these the labels")).to_be_disabled()
+        expect(chips.last).to_have_text("5undecided")
+        expect(page.get_by_role("button", name="Save to the video")).to_be_disabled()
         assert carla.serious_findings(axe) == []
         page.keyboard.press("ArrowRight")
         expect(page.get_by_role("img", name="Frame 5 by ben: square visible")).to_be_visible()
         page.keyboard.press("2")
         expect(chips.last).to_have_text("5ben")
-        page.get_by_role("button", name="Make these the labels").click()
-        carla.told("the chosen labels are labels of the video now")
+        page.get_by_role("button", name="Save to the video").click()
+        carla.message("Saved to the video.")
         carla.at_frame(0)
     labels = {label.frame: label for label in clinic.client.read_labels(video) if isinstance(label, Label)}
     assert {frame: label.provenance.version for frame, label in labels.items()} == {2: "anna", 5: "ben"}

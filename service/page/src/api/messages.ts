@@ -193,6 +193,13 @@ export interface CorrectionSummary {
   microModelVersion?: string;
   labelRevision?: Int64;
 }
+/** A frame worth a look, as the page steps through them. */
+export interface Suggestion {
+  frame: number;
+  /** Key of the row that it is about; null for the whole frame. */
+  row: string | null;
+  reason: string;
+}
 export interface SuggestionMessage {
   frameIndex?: Int64;
   reason?: string;

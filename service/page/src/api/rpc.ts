@@ -2,12 +2,13 @@
 
 import { signal } from "@preact/signals";
 
+import { sentence } from "../lib/format";
 import type { Status } from "./messages";
 
 /** Whether the last call got through. */
 export const online = signal(true);
-/** Whether the server wants to know who is calling. */
-export const loginWanted = signal(false);
+/** Whether the server asks for a token. */
+export const loginRequired = signal(false);
 
 export const Code = {
   CANCELLED: 1,
@@ -32,7 +33,7 @@ export class RpcError extends Error {
   readonly metadata: Record<string, string>;
 
   constructor(status: Status) {
-    super(status.message || `the call failed (code ${status.code ?? 0})`);
+    super(status.message || `The server could not do this (code ${status.code ?? 0}). Try again.`);
     this.name = "RpcError";
     this.code = status.code ?? 0;
     const info = status.details?.find((detail) => detail["@type"].endsWith("google.rpc.ErrorInfo"));
@@ -41,10 +42,10 @@ export class RpcError extends Error {
   }
 }
 
-/** The server could not be reached, or the answer was cut. */
+/** The server could not be reached, or the connection broke during the answer. */
 export class Offline extends Error {
   constructor() {
-    super("the server cannot be reached");
+    super("Cannot reach the server. Check the connection.");
     this.name = "Offline";
   }
 }
@@ -66,7 +67,7 @@ async function post(method: string, body: unknown, signal?: AbortSignal): Promis
     });
   } catch (error) {
     if (isAbort(error)) throw error;
-    goneOffline();
+    markOffline();
     throw new Offline();
   }
   online.value = true;
@@ -76,7 +77,7 @@ async function post(method: string, body: unknown, signal?: AbortSignal): Promis
 
 function failure(body: { error: Status }): RpcError {
   const error = new RpcError(body.error);
-  if (error.code === Code.UNAUTHENTICATED) loginWanted.value = true;
+  if (error.code === Code.UNAUTHENTICATED) loginRequired.value = true;
   return error;
 }
 
@@ -87,12 +88,12 @@ export async function call<T>(method: string, body: unknown, signal?: AbortSigna
     return (await response.json()) as T;
   } catch (error) {
     if (isAbort(error)) throw error;
-    goneOffline();
+    markOffline();
     throw new Offline();
   }
 }
 
-/** A server stream; throws `Offline` where it was cut, so that the caller can go on with its resume token. */
+/** A server stream; throws `Offline` if the connection breaks, so that the caller can resume with its resume token. */
 export async function* stream<T>(method: string, body: unknown, signal?: AbortSignal): AsyncGenerator<T> {
   const response = await post(method, body, signal);
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -104,7 +105,7 @@ export async function* stream<T>(method: string, body: unknown, signal?: AbortSi
       const lines = (rest + value).split("\n");
       rest = lines.pop()!;
       for (const line of lines) {
-        if (!line) continue; // a sign of life
+        if (!line) continue; // keep-alive
         const parsed = JSON.parse(line) as { message?: T; status?: Status };
         if (parsed.message) yield parsed.message;
         else if (parsed.status?.code) throw failure({ error: parsed.status });
@@ -117,30 +118,30 @@ export async function* stream<T>(method: string, body: unknown, signal?: AbortSi
     void reader.cancel().catch(() => undefined);
   }
   if (signal?.aborted) throw new DOMException("aborted", "AbortError");
-  goneOffline();
+  markOffline();
   throw new Offline();
 }
 
 let probing = false;
 
-/** Say so, and ask again every second until the server answers. */
-function goneOffline(): void {
+/** Mark the page as offline and probe the server every second until it answers. */
+function markOffline(): void {
   online.value = false;
   if (probing) return;
   probing = true;
-  const ask = async (): Promise<void> => {
+  const probe = async (): Promise<void> => {
     try {
       await fetch("/", { method: "HEAD", cache: "no-store" });
       probing = false;
       online.value = true;
     } catch {
-      setTimeout(() => void ask(), 1000);
+      setTimeout(() => void probe(), 1000);
     }
   };
-  setTimeout(() => void ask(), 500);
+  setTimeout(() => void probe(), 500);
 }
 
-/** Resolves when the server can be reached (again). */
+/** Resolves when the server can be reached. */
 export function whenOnline(): Promise<void> {
   return new Promise((resolve) => {
     const stop = online.subscribe((yes) => {
@@ -149,29 +150,29 @@ export function whenOnline(): Promise<void> {
   });
 }
 
-/** Whether the same call may well work later. */
-export function isPassing(error: unknown): boolean {
+/** Whether the same call may work later. */
+export function isTransient(error: unknown): boolean {
   return error instanceof Offline || (error instanceof RpcError && error.code === Code.UNAVAILABLE);
 }
 
-/** Do something until it works or fails for good; waits while the server cannot be reached. */
-export async function patiently<T>(act: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+/** Repeat a call until it succeeds or fails for good; waits while the server cannot be reached. */
+export async function retry<T>(attempt: () => Promise<T>, signal?: AbortSignal): Promise<T> {
   for (let wait = 250; ; wait = Math.min(wait * 2, 4000)) {
     try {
-      return await act();
+      return await attempt();
     } catch (error) {
-      if (!isPassing(error) || signal?.aborted) throw error;
+      if (!isTransient(error) || signal?.aborted) throw error;
       await whenOnline();
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
   }
 }
 
-/** The words of an error for a person. */
-export function inWords(error: unknown): string {
+/** The message of an error as it is shown to a person. */
+export function errorMessage(error: unknown): string {
   let text = error instanceof Error ? error.message : String(error);
-  // "field: got value; allowed: what": a person wants to know the last part.
+  // "field: got value; allowed: what" becomes two sentences that say what to do.
   const allowed = /^(\S+?): got .*; allowed: (.*)$/s.exec(text);
-  if (allowed) text = `not possible, needed is ${allowed[2]} (${allowed[1].replace(/^\w+\[\d+\]\./, "")})`;
-  return text.charAt(0).toUpperCase() + text.slice(1);
+  if (allowed) text = `This value of ${allowed[1].replace(/^\w+\[\d+\]\./, "")} is not allowed. Allowed: ${allowed[2]}`;
+  return sentence(text);
 }

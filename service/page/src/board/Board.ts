@@ -1,4 +1,4 @@
-/** The picture with its labels, and drawing on it. Coordinates of everything on the layers are pixels of the frame. */
+/** The frame with its labels, and drawing on it. Coordinates on all layers are pixels of the frame. */
 
 import Konva from "konva/lib/Core";
 import { Circle } from "konva/lib/shapes/Circle";
@@ -7,19 +7,14 @@ import { Line } from "konva/lib/shapes/Line";
 import { Rect } from "konva/lib/shapes/Rect";
 import { Transformer } from "konva/lib/shapes/Transformer";
 
-import { bounds, crosses, grown, makeBox, makePolygon, moved, type Shape, smoothed } from "../lib/shapes";
+import { bounds, crosses, grown, makeBox, makePolygon, moved, type Point, type Shape, smoothed } from "../lib/shapes";
 import { type Entry, type Row, Source, State } from "../model/labels";
 import { may } from "../model/caller";
 import { human, type Session } from "../model/session";
 import { opacity, outlineOnly } from "../model/settings";
-import { say } from "../model/toasts";
+import { notify } from "../model/toasts";
 import { Brush } from "./Brush";
 import { MaskPictures } from "./MaskPictures";
-
-export interface Point {
-  x: number;
-  y: number;
-}
 
 const MARGIN_PX = 16;
 const HANDLE_PX = 5;
@@ -40,9 +35,11 @@ export class Board {
   private held = false;
   private stale = false;
   private panning: { pointer: Point; stage: Point } | null = null;
+  /** Fingers on the screen, by pointer id; two of them zoom and move the frame. */
+  private readonly touches = new Map<number, Point>();
   private points: number[] = [];
   private corner: Point | null = null;
-  /** Where keys move the pen; null until they do. */
+  /** Position of the pen that keys move; null until a key moves it. */
   private pen: Point | null = null;
 
   constructor(
@@ -63,7 +60,7 @@ export class Board {
     this.stage.add(this.frameLayer, this.labelLayer, this.toolLayer);
     this.stage.on("pointerdown", (event) => this.down(event.evt, event.target));
     this.stage.on("pointermove", (event) => this.move(event.evt));
-    this.stage.on("pointerup pointerleave", () => this.up());
+    this.stage.on("pointerup pointerleave pointercancel", (event) => this.up(event.evt));
     this.stage.on("dblclick", (event) => event.evt.detail > 1 && this.doubleClick());
     this.stage.on("wheel", (event) => this.wheel(event.evt));
     this.stage.on("contextmenu", (event) => event.evt.preventDefault());
@@ -82,9 +79,10 @@ export class Board {
   showFrame(bitmap: ImageBitmap | undefined): void {
     if (bitmap) this.picture.image(bitmap);
     this.frameLayer.draw();
+    this.showDrawing();
   }
 
-  // --- view ------------------------------------------------------------------------------------------------------
+  // --- view ---------------------------------------------------------------------------------------------------------
 
   fit(): void {
     const { width, height } = this.session.size;
@@ -122,9 +120,9 @@ export class Board {
     this.zoom(Math.exp(-event.deltaY * 0.0016), this.stage.getPointerPosition() ?? undefined);
   }
 
-  // --- labels ----------------------------------------------------------------------------------------------------
+  // --- labels -------------------------------------------------------------------------------------------------------
 
-  /** Draw the labels of the frame that is shown; they can be clicked when this returns. */
+  /** Draw the labels of the frame on the screen; they can be clicked when this returns. */
   draw(): void {
     if (this.held) {
       this.stale = true;
@@ -134,7 +132,7 @@ export class Board {
     this.labelLayer.draw();
   }
 
-  /** While a shape or a handle is held nothing is made again: news of other labels would tear it out of the hand. */
+  /** While a shape or a handle is dragged, labels that arrive must not redraw it: the drag would end. */
   private hold(): void {
     this.held = true;
     const release = (): void => {
@@ -142,7 +140,7 @@ export class Board {
       if (this.stale) this.draw();
       this.stale = false;
     };
-    // After the end of the drag, which comes with the same event.
+    // The same event ends the drag; release after it.
     addEventListener("pointerup", () => setTimeout(release), { once: true });
   }
 
@@ -161,13 +159,13 @@ export class Board {
 
   private add(row: Row, entry: Entry, shape: Shape, selected: boolean): void {
     const color = this.session.classColor(row.className);
-    const doubtful = entry.state !== State.VISIBLE;
+    const dashed = entry.state !== State.VISIBLE;
     const look = {
       stroke: color,
       strokeWidth: selected ? 2.5 : entry.source === Source.HUMAN ? 2.25 : 1.5,
       strokeScaleEnabled: false,
-      dash: doubtful ? [7, 5] : undefined,
-      fill: outlineOnly.peek() || doubtful ? undefined : color + hexByte(opacity.peek() * 0.55),
+      dash: dashed ? [7, 5] : undefined,
+      fill: outlineOnly.peek() || dashed ? undefined : color + hexByte(opacity.peek() * 0.55),
       hitStrokeWidth: 10,
     };
     let node: Konva.Shape;
@@ -177,7 +175,7 @@ export class Board {
     } else if (shape.kind === "polygon") {
       node = new Line({ ...look, points: shape.points, closed: true });
     } else {
-      const image = this.masks.get(shape.counts, color, outlineOnly.peek() || doubtful, opacity.peek());
+      const image = this.masks.get(shape.counts, color, outlineOnly.peek() || dashed, opacity.peek());
       node = new KonvaImage({ image, x: 0, y: 0 });
     }
     node.listening(this.session.tool.peek() === "select");
@@ -187,7 +185,7 @@ export class Board {
     if (selected && this.session.tool.peek() === "select" && may("work", this.session.project.peek().name)) this.addHandles(row, shape, node, entry);
   }
 
-  /** A mask is hit where its pixels are, not in the rectangle of its picture. */
+  /** A click selects a mask on its pixels, not anywhere in the rectangle of its image. */
   private hitByPixels(node: KonvaImage): void {
     node.hitFunc((context) => {
       const image = node.image() as HTMLCanvasElement | undefined;
@@ -206,8 +204,9 @@ export class Board {
 
   private addHandles(row: Row, shape: Shape, node: Konva.Shape, entry: Entry): void {
     const save = (made: Shape | null): void => {
+      if (this.touches.size > 1) return this.draw(); // a second finger made a pinch of it
       if (made?.kind === "polygon" && crosses(made.points)) {
-        say("There two sides would cross", "error");
+        notify("That would make the outline cross itself.", "error");
         return this.draw();
       }
       if (made) this.session.draw(made, entry.frame, row);
@@ -250,7 +249,7 @@ export class Board {
     for (let index = 0; index < count; index++) {
       const [x, y] = [points[2 * index], points[2 * index + 1]];
       const next = (index + 1) % count;
-      // Handles that would hide each other come when one zooms in.
+      // Handles that would overlap appear after zooming in.
       if (Math.hypot(x - lastX, y - lastY) < 2 * radius) continue;
       [lastX, lastY] = [x, y];
       const handle = new Circle({ x, y, radius, fill: "#fff", stroke: "#10141a", strokeWidth: 1, strokeScaleEnabled: false, draggable: true });
@@ -276,7 +275,7 @@ export class Board {
     }
   }
 
-  // --- drawing ---------------------------------------------------------------------------------------------------
+  // --- drawing ------------------------------------------------------------------------------------------------------
 
   private at(): Point {
     const { x, y } = this.stage.getRelativePointerPosition() ?? { x: 0, y: 0 };
@@ -286,6 +285,8 @@ export class Board {
   private down(event: PointerEvent, target: Konva.Node): void {
     const tool = this.session.tool.peek();
     this.pen = null;
+    if (event.pointerType === "touch") this.touches.set(event.pointerId, this.onStage(event));
+    if (this.touches.size > 1) return this.startPinch();
     if (event.button === 1 || (tool === "select" && target === (this.stage as Konva.Node))) {
       const pointer = this.stage.getPointerPosition() ?? { x: 0, y: 0 };
       this.panning = { pointer, stage: this.stage.position() };
@@ -298,6 +299,7 @@ export class Board {
   }
 
   private move(event: PointerEvent): void {
+    if (this.touches.size > 1) return this.pinch(event);
     if (this.panning) {
       const { x, y } = this.stage.getPointerPosition() ?? { x: 0, y: 0 };
       const { pointer, stage } = this.panning;
@@ -305,15 +307,48 @@ export class Board {
       this.place(this.stage.scaleX(), { x: stage.x + x - pointer.x, y: stage.y + y - pointer.y });
       return;
     }
-    const coalesced = this.brush.painting ? (event.getCoalescedEvents?.() ?? []) : [];
-    const rect = this.stage.container().getBoundingClientRect();
+    const coalesced = this.brush.painting && this.isOnFrame ? (event.getCoalescedEvents?.() ?? []) : [];
     const [scale, origin] = [this.stage.scaleX(), this.stage.position()];
-    for (const one of coalesced)
-      this.brush.to({ x: (one.clientX - rect.x - origin.x) / scale, y: (one.clientY - rect.y - origin.y) / scale });
+    for (const part of coalesced) {
+      const { x, y } = this.onStage(part);
+      this.brush.to({ x: (x - origin.x) / scale, y: (y - origin.y) / scale });
+    }
     this.follow(this.at());
   }
 
-  private up(): void {
+  /** Where a pointer is on the stage, in pixels of the screen. */
+  private onStage(event: PointerEvent): Point {
+    const rect = this.stage.container().getBoundingClientRect();
+    return { x: event.clientX - rect.x, y: event.clientY - rect.y };
+  }
+
+  /** A second finger came down: what the first one just started is not a drawing. */
+  private startPinch(): void {
+    this.panning = null;
+    if (this.brush.painting || this.corner) this.cancel();
+    else this.removeLastPoint();
+  }
+
+  /** Zoom and move the frame with two fingers. */
+  private pinch(event: PointerEvent): void {
+    const [before, span] = this.grip();
+    this.touches.set(event.pointerId, this.onStage(event));
+    const [after, newSpan] = this.grip();
+    const at = this.stage.position();
+    this.place(this.stage.scaleX(), { x: at.x + after.x - before.x, y: at.y + after.y - before.y });
+    if (span > 0) this.zoom(newSpan / span, after);
+  }
+
+  /** Middle and distance of two fingers. */
+  private grip(): [Point, number] {
+    const [a, b] = [...this.touches.values()];
+    return [{ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 }, Math.hypot(a.x - b.x, a.y - b.y)];
+  }
+
+  private up(event: PointerEvent): void {
+    const wasPinching = this.touches.size > 1;
+    this.touches.delete(event.pointerId);
+    if (wasPinching) return;
     if (this.panning) {
       this.panning = null;
       return;
@@ -323,11 +358,43 @@ export class Board {
       const { x, y } = this.at();
       const scale = this.stage.scaleX();
       if (Math.hypot(x - this.corner.x, y - this.corner.y) * scale > 4) this.putDown({ x, y });
-    } else if (this.brush.painting) this.brush.lift();
+    } else if (this.brush.painting) this.lift();
   }
 
-  /** The pen comes down at a point: what that means depends on the tool. */
+  private lift(): void {
+    this.brush.lift();
+    this.noteDrawing();
+  }
+
+  /** Whether the frame on the screen is that of the started shape; also true if there is none. */
+  private get isOnFrame(): boolean {
+    const frame = this.session.drawing.peek();
+    return frame === null || frame === this.session.player.shown.peek();
+  }
+
+  /** A started shape stays on its own frame until it is finished or discarded; a message says so on other frames. */
+  private isDrawable(): boolean {
+    if (this.isOnFrame) return true;
+    const { drawing, player } = this.session;
+    const frame = drawing.peek()!;
+    notify(`You started a shape on frame ${frame}. Go back to finish it, or press Esc to discard it.`, "info", {
+      label: `Go to frame ${frame}`,
+      run: () => player.go(frame),
+    });
+    return false;
+  }
+
+  /** Show the started shape on its own frame only. */
+  private showDrawing(): void {
+    const frame = this.session.player.shown.peek();
+    this.brush.showOn(frame);
+    this.preview.visible(Boolean(this.corner || this.points.length) && this.isOnFrame);
+    this.toolLayer.batchDraw();
+  }
+
+  /** Put the pen down at a point: a corner, a vertex or the start of a stroke, depending on the tool. */
   private putDown(point: Point, erase = false): void {
+    if (!this.isDrawable()) return;
     const tool = this.session.tool.peek();
     if (tool === "box") {
       if (!this.corner) this.corner = point;
@@ -341,48 +408,53 @@ export class Board {
       }
       this.points.push(point.x, point.y);
     } else if (tool === "brush" || tool === "eraser") this.brush.down(point, erase || tool === "eraser");
-    this.session.drawing.value = Boolean(this.corner || this.points.length);
+    this.noteDrawing();
     this.follow(point);
   }
 
-  /** Show what would be drawn if the pen came down here. */
+  private noteDrawing(): void {
+    const started = this.corner || this.points.length || this.brush.painting;
+    this.session.drawing.value = started ? (this.session.drawing.peek() ?? this.session.player.shown.peek()) : null;
+  }
+
+  /** Preview what a click at this point would draw. */
   private follow(point: Point): void {
     const tool = this.session.tool.peek();
     const color = this.session.classColor(this.session.selectedRow.peek()?.className ?? this.session.activeClass.peek());
     const { x, y } = point;
-    this.preview.visible(Boolean(this.corner || this.points.length));
     this.preview.stroke(color);
     if (this.corner) {
       const { x: ax, y: ay } = this.corner;
       this.preview.points([ax, ay, x, ay, x, y, ax, y, ax, ay]);
     } else if (this.points.length) this.preview.points([...this.points, x, y]);
-    this.brush.hover(tool === "brush" || tool === "eraser" ? point : null, this.stage.scaleX());
-    if (this.brush.painting) this.brush.to(point);
+    this.brush.hover(tool === "brush" || tool === "eraser" ? point : null);
+    if (this.brush.painting && this.isOnFrame) this.brush.to(point);
     this.cursor.visible(this.pen !== null);
     const arm = 12 / this.stage.scaleX();
     this.cursor.points([x - arm, y, x + arm, y, x, y, x, y - arm, x, y + arm]);
-    this.toolLayer.batchDraw();
+    this.showDrawing();
   }
 
   private finishBox(point: Point): void {
     const { x, y } = this.corner!;
     const made = makeBox(x, y, point.x, point.y, this.session.size);
     this.cancel();
-    if (!made) return say("The box is too small");
+    if (!made) return notify("The box is too small. Drag a larger one.");
     this.session.draw(made);
     this.session.tool.value = "select";
   }
 
-  /** Two clicks at one place, as the browser counts them, close the polygon; two quick corners near each other do not. */
+  /** A double click closes the polygon; two quick vertices near each other do not. */
   private doubleClick(): void {
     const [ax, ay, bx, by] = this.points.slice(-4);
     if (this.points.length >= 4 && Math.hypot(ax - bx, ay - by) * this.stage.scaleX() < CLOSE_PX) this.finish();
   }
 
-  /** Close the polygon that is being drawn. */
+  /** Close the started polygon; false if there is none. */
   finish(): boolean {
     if (this.session.tool.peek() !== "polygon" || this.points.length < 6) return false;
-    // The two clicks of a double click set the last vertex twice.
+    if (!this.isDrawable()) return true;
+    // A double click sets the last vertex twice.
     const unique: number[] = [];
     for (let index = 0; index < this.points.length; index += 2) {
       const [x, y] = [this.points[index], this.points[index + 1]];
@@ -390,7 +462,7 @@ export class Board {
     }
     const made = makePolygon(unique, this.session.size);
     if (made && crosses(made.points)) {
-      say("Two sides cross. Backspace takes points back", "error");
+      notify("The outline crosses itself. Press Backspace to remove the last points.", "error");
       return true;
     }
     this.cancel();
@@ -401,32 +473,33 @@ export class Board {
     return true;
   }
 
-  /** Give up what is being drawn; whether there was something. */
+  /** Discard the started drawing; false if there was none. */
   cancel(): boolean {
-    const was = Boolean(this.corner || this.points.length || this.brush.painting || this.pen);
+    const hadDrawing = Boolean(this.corner || this.points.length || this.brush.painting || this.pen);
     this.corner = null;
     this.points = [];
     this.pen = null;
     this.brush.cancel();
-    this.session.drawing.value = false;
+    this.session.drawing.value = null;
     this.preview.visible(false);
     this.cursor.visible(false);
     this.toolLayer.batchDraw();
-    return was;
+    return hadDrawing;
   }
 
-  /** Take the last vertex back; whether there was one. */
-  takeBack(): boolean {
+  /** Remove the last vertex of the started polygon; false if there was none. */
+  removeLastPoint(): boolean {
     if (!this.points.length) return false;
+    if (!this.isDrawable()) return true;
     this.points.splice(-2);
+    this.noteDrawing();
     this.follow(this.pen ?? this.at());
-    this.session.drawing.value = this.points.length > 0;
     return true;
   }
 
-  // --- by keys ---------------------------------------------------------------------------------------------------
+  // --- keyboard -----------------------------------------------------------------------------------------------------
 
-  /** Move the pen (drawing) or the selected shape. */
+  /** Move the pen, or the selected shape if no drawing tool is active. */
   nudge(dx: number, dy: number): void {
     const { session } = this;
     if (session.tool.peek() === "select") return this.change((shape) => moved(shape, dx, dy, session.size), "move");
@@ -436,10 +509,11 @@ export class Board {
     this.follow(this.pen);
   }
 
-  /** Enter: the pen comes down, or up again. */
+  /** Enter: put the pen down, or lift it. */
   press(): void {
     if (!this.pen) return this.nudge(0, 0);
-    if (this.brush.painting) this.brush.lift();
+    if (!this.isDrawable()) return;
+    if (this.brush.painting) this.lift();
     else {
       const { pen } = this;
       this.putDown(pen);
@@ -447,7 +521,7 @@ export class Board {
     }
   }
 
-  /** Whether the pen has left the last vertex of a polygon: it is for another one then. */
+  /** Whether keys moved the pen away from the last vertex: Enter then adds a vertex instead of closing the polygon. */
   get hasMovedOn(): boolean {
     const [x, y] = this.points.slice(-2);
     return this.pen !== null && this.points.length > 0 && Math.hypot(this.pen.x - x, this.pen.y - y) > 0.5;
@@ -461,17 +535,17 @@ export class Board {
     this.change((shape) => smoothed(shape, this.session.size), "smooth");
   }
 
-  private change(act: (shape: Shape) => Shape, words: string): void {
+  private change(transform: (shape: Shape) => Shape, verb: string): void {
     const { session } = this;
     const row = session.selectedRow.peek();
     const frame = session.player.shown.peek();
     const shape = row?.shapes.get(frame);
-    if (!row || !shape) return say("Select an object that has a shape here");
+    if (!row || !shape) return notify("Select an object that has a shape on this frame.");
     const state = row.state[frame] as Entry["state"];
-    session.edit(`${words} ${session.nameOf(row)}`, [[row, human(frame, state, act(shape))]]);
+    session.edit(`${verb} ${session.nameOf(row)}`, [[row, human(frame, state, transform(shape))]]);
   }
 
-  /** Bring the selected object into view. */
+  /** Zoom in on the selected object. */
   reveal(): void {
     const row = this.session.selectedRow.peek();
     const shape = row?.shapes.get(this.session.player.shown.peek());

@@ -1,15 +1,14 @@
-/** Painting masks: strokes of a round brush; a stroke that comes back to where it began fills what it surrounds. */
+/** Painting masks with a round brush; a closed stroke fills the area inside, up to its center line. */
 
 import type Konva from "konva/lib/Core";
 import { Circle } from "konva/lib/shapes/Circle";
 import { Image as KonvaImage } from "konva/lib/shapes/Image";
 
-import { fillDisc, fillPolygon, makeMask, toPixels } from "../lib/shapes";
+import { fillDisc, fillPolygon, isClosed, makeMask, type Point, toPixels, tracedArea } from "../lib/shapes";
 import { type Row, State } from "../model/labels";
 import { human, type Session } from "../model/session";
 import { brush as brushSize, opacity } from "../model/settings";
-import { say } from "../model/toasts";
-import type { Point } from "./Board";
+import { notify } from "../model/toasts";
 import { paintMask } from "./MaskPictures";
 
 export class Brush {
@@ -17,6 +16,9 @@ export class Brush {
   private readonly image: KonvaImage;
   private readonly canvas = document.createElement("canvas");
   private pixels: Uint8Array | null = null;
+  /** The mask before the stroke, and the pixels of the stroke alone. */
+  private before: Uint8Array = new Uint8Array();
+  private stroke: Uint8Array = new Uint8Array();
   private row: Row | null = null;
   private frame = -1;
   private path: number[] = [];
@@ -47,13 +49,18 @@ export class Brush {
     return this.pixels !== null;
   }
 
-  /** Whether the stroke under way stands for the label of a row on a frame. */
+  /** Show the stroke only on its own frame. */
+  showOn(frame: number): void {
+    this.image.visible(this.pixels !== null && frame === this.frame);
+  }
+
+  /** Whether the current stroke replaces the label of a row on a frame. */
   replaces(row: Row, frame: number): boolean {
     return this.pixels !== null && row === this.row && frame === this.frame;
   }
 
   /** Show the brush at a point; null hides it. */
-  hover(point: Point | null, _scale: number): void {
+  hover(point: Point | null): void {
     this.ring.visible(point !== null);
     if (point) this.ring.setAttrs({ x: point.x, y: point.y, radius: Math.max(brushSize.peek(), 0.5) });
   }
@@ -64,15 +71,17 @@ export class Brush {
     this.frame = session.player.shown.peek();
     if (!row || this.frame < 0) return;
     const shape = row.shapes.get(this.frame) ?? null;
-    if (erase && !shape) return say("There is nothing to erase on this frame");
+    if (erase && !shape) return notify("Nothing to erase on this frame.");
     this.row = row;
-    this.pixels = toPixels(shape, session.size);
+    this.before = toPixels(shape, session.size);
+    this.pixels = this.before.slice();
+    this.stroke = new Uint8Array(this.pixels.length);
     this.value = erase ? 0 : 1;
     this.path = [point.x, point.y];
     this.stamp(point);
     this.image.visible(true);
     this.paint();
-    session.labels.touch(); // the label itself is hidden meanwhile
+    session.labels.touch(); // the stored label is hidden during the stroke
   }
 
   to(point: Point): void {
@@ -88,13 +97,13 @@ export class Brush {
     this.paint();
   }
 
-  /** The stroke is done: it becomes the label. */
+  /** End the stroke: the painted mask becomes the label. */
   lift(): void {
-    const { session, pixels, row, frame, path } = this;
+    const { session, pixels, row, frame } = this;
     if (!pixels || !row) return;
-    if (this.surrounds()) fillPolygon(pixels, session.size, path, this.value);
+    const painted = isClosed(this.path, Math.max(brushSize.peek(), 1)) ? this.closed(pixels) : pixels;
     this.cancel();
-    const shape = makeMask(pixels, session.size);
+    const shape = makeMask(painted, session.size);
     if (shape) session.draw(shape, frame, row);
     else if (row.state[frame])
       session.edit(`erase ${session.nameOf(row)}`, [
@@ -110,17 +119,19 @@ export class Brush {
     this.layer.batchDraw();
   }
 
-  private surrounds(): boolean {
-    const { path } = this;
-    const radius = Math.max(brushSize.peek(), 1);
-    let length = 0;
-    for (let at = 2; at < path.length; at += 2) length += Math.hypot(path[at] - path[at - 2], path[at + 1] - path[at - 1]);
-    const gap = Math.hypot(path[0] - path.at(-2)!, path[1] - path.at(-1)!);
-    return length > 8 * radius && gap < Math.max(1.5 * radius, 0.12 * length);
+  /** The mask after a closed stroke. */
+  private closed(pixels: Uint8Array): Uint8Array {
+    const { size } = this.session;
+    const inside = this.value ? tracedArea(this.path, this.stroke, size) : null;
+    if (inside) return inside.map((pixel, at) => pixel | this.before[at]); // an outline: half of the stroke lies outside
+    fillPolygon(pixels, size, this.path, this.value, "nonzero");
+    return pixels;
   }
 
   private stamp({ x, y }: Point): void {
-    fillDisc(this.pixels!, this.session.size, x, y, Math.max(brushSize.peek(), 0.5), this.value);
+    const radius = Math.max(brushSize.peek(), 0.5);
+    fillDisc(this.pixels!, this.session.size, x, y, radius, this.value);
+    fillDisc(this.stroke, this.session.size, x, y, radius, 1);
   }
 
   private paint(): void {

@@ -1,10 +1,10 @@
-/** Masks as pictures in the color of their class, kept while they may be shown again. */
+/** Masks as images in the color of their class; the most recent ones are cached. */
 
 import { rgb } from "../lib/color";
 import { decodeMask } from "../lib/rle";
 import type { Size } from "../lib/shapes";
 
-const MOST = 48;
+const MAX_PICTURES = 48;
 
 export class MaskPictures {
   private readonly pictures = new Map<string, HTMLCanvasElement>();
@@ -30,12 +30,12 @@ export class MaskPictures {
     }
     paintMask(canvas, pixels, this.size, color, outlineOnly, opacity);
     this.pictures.set(key, canvas);
-    if (this.pictures.size > MOST) this.pictures.delete(this.pictures.keys().next().value!);
+    if (this.pictures.size > MAX_PICTURES) this.pictures.delete(this.pictures.keys().next().value!);
     return canvas;
   }
 }
 
-/** Fill with the color at an opacity, and draw the edge in full. */
+/** Fill the mask with the color at an opacity and draw its edge opaque. */
 export function paintMask(
   canvas: HTMLCanvasElement,
   pixels: Uint8Array,
@@ -46,7 +46,7 @@ export function paintMask(
 ): void {
   const context = canvas.getContext("2d")!;
   const image = context.createImageData(width, height);
-  const words = new Uint32Array(image.data.buffer);
+  const packed = new Uint32Array(image.data.buffer);
   const [r, g, b] = rgb(color);
   const base = (b << 16) | (g << 8) | r;
   const inside = (((outlineOnly ? 0 : Math.round(opacity * 255)) << 24) | base) >>> 0;
@@ -57,7 +57,7 @@ export function paintMask(
       const border =
         x === 0 || y === 0 || x === width - 1 || y === height - 1 ||
         !pixels[at - 1] || !pixels[at + 1] || !pixels[at - width] || !pixels[at + width];
-      words[at] = border ? edge : inside;
+      packed[at] = border ? edge : inside;
     }
   context.putImageData(image, 0, 0);
 }

@@ -1,6 +1,6 @@
 /** Colors of classes and of confidence. */
 
-/** Told apart by most color-blind people, and seen on video. */
+/** Most color-blind people can distinguish these, and they stand out on video. */
 export const PALETTE = ["#3ddbd9", "#ffb000", "#ff6ac1", "#6f9cff", "#b6e34b", "#ff7a45", "#a98bff", "#f4e04d"];
 
 export function classColor(color: string | undefined, index: number): string {
@@ -20,7 +20,7 @@ const RAMP: [number, [number, number, number]][] = [
   [1, [45, 140, 150]],
 ];
 
-/** Red where a label is in doubt, through amber to a quiet teal where it is sure. */
+/** From red (low confidence) through amber to teal (high confidence). */
 export function confidenceColor(confidence: number): string {
   const value = Math.min(Math.max(confidence, 0), 1);
   const above = RAMP.findIndex(([at]) => at >= value);

@@ -1,4 +1,4 @@
-/** CRC-32 as zlib, PNG and gzip have it. */
+/** CRC-32, as in zlib, PNG and gzip. */
 
 const TABLE = new Uint32Array(256).map((_, index) => {
   let value = index;

@@ -1,4 +1,9 @@
-/** Numbers and times in words. */
+/** Numbers, times and messages as text. */
+
+/** The text with a capital first letter and a full stop. */
+export function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
+}
 
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "";
@@ -43,7 +48,7 @@ export function when(time: string | undefined): string {
   return date.toLocaleDateString("en", { day: "numeric", month: "short", year: "numeric" });
 }
 
-/** A micro-model version, short: the beginning of the micro-model's id tells it from others, which begin with version 1 too. */
+/** A micro-model version, short; the start of the micro-model's id is part of it, because every micro-model has a version 1. */
 export function versionName(version: string | undefined): string {
   const match = /microModels\/([^/]+)\/versions\/(\d+)/.exec(version ?? "");
   return match ? `${match[1].slice(0, 4)}, version ${match[2]}` : version || "another tool";

@@ -1,11 +1,11 @@
 /**
  * COCO's compressed run-length encoding, as pycocotools writes and reads it.
  *
- * Runs go column by column, background first; their lengths, from the third on as differences to the one before last,
+ * Runs go column by column, background first. Lengths, from the fourth on as differences to the length two before,
  * are written in groups of five bits as ASCII characters. Masks here are row by row, one byte a pixel: 0 or 1.
  */
 
-/** Lengths of the runs of a compressed string. */
+/** Run lengths of a compressed string. */
 export function parseCounts(text: string): number[] {
   const counts: number[] = [];
   let at = 0;
@@ -14,7 +14,7 @@ export function parseCounts(text: string): number[] {
     let shift = 0;
     let byte: number;
     do {
-      if (at >= text.length) throw new Error("run-length encoding ends in the middle of a number");
+      if (at >= text.length) throw new Error("The mask is damaged: its run-length encoding ends in the middle of a number.");
       byte = text.charCodeAt(at++) - 48;
       value |= (byte & 0x1f) << shift;
       shift += 5;
@@ -50,7 +50,7 @@ export function decodeMask(counts: string, width: number, height: number): Uint8
   let on = false;
   for (const run of parseCounts(counts)) {
     const stop = position + run;
-    if (run < 0 || stop > mask.length) throw new Error("run-length encoding does not fit the size of the mask");
+    if (run < 0 || stop > mask.length) throw new Error("The mask is damaged: its run-length encoding does not fit the frame size.");
     if (on) {
       let x = Math.floor(position / height);
       let y = position - x * height;

@@ -1,4 +1,4 @@
-/** Shapes and what is done with them. Coordinates are pixels of the frame; boxes are x1, y1, x2, y2, half-open. */
+/** Shapes and operations on them. Coordinates are pixels of the frame; boxes are x1, y1, x2, y2, half-open. */
 
 import { decodeMask, encodeMask } from "./rle";
 
@@ -6,6 +6,10 @@ export type Box = { kind: "box"; box: [number, number, number, number] };
 export type Polygon = { kind: "polygon"; points: number[] };
 export type Mask = { kind: "mask"; counts: string };
 export type Shape = Box | Polygon | Mask;
+export interface Point {
+  x: number;
+  y: number;
+}
 export interface Size {
   width: number;
   height: number;
@@ -14,7 +18,7 @@ export interface Size {
 const clamp = (value: number, low: number, high: number): number => Math.min(Math.max(value, low), high);
 const round = (value: number): number => Math.round(value * 100) / 100;
 
-/** The box of two corners within the frame; null where nothing is left of it. */
+/** The box of two corners, clipped to the frame; null if less than a pixel wide or high. */
 export function makeBox(x1: number, y1: number, x2: number, y2: number, size: Size): Box | null {
   const box: Box["box"] = [
     round(clamp(Math.min(x1, x2), 0, size.width)),
@@ -25,7 +29,7 @@ export function makeBox(x1: number, y1: number, x2: number, y2: number, size: Si
   return box[2] - box[0] < 1 || box[3] - box[1] < 1 ? null : { kind: "box", box };
 }
 
-/** The polygon within the frame; null for fewer than three vertices. */
+/** The polygon, clipped to the frame; null for fewer than three vertices. */
 export function makePolygon(points: readonly number[], size: Size): Polygon | null {
   if (points.length < 6) return null;
   return {
@@ -34,7 +38,7 @@ export function makePolygon(points: readonly number[], size: Size): Polygon | nu
   };
 }
 
-/** Whether two sides of a ring cross. */
+/** Whether two sides of a closed outline cross. */
 export function crosses(points: readonly number[]): boolean {
   const count = points.length / 2;
   const at = (index: number): [number, number] => [points[2 * (index % count)], points[2 * (index % count) + 1]];
@@ -51,7 +55,7 @@ export function crosses(points: readonly number[]): boolean {
   return false;
 }
 
-/** The mask of pixels; null where it is empty. */
+/** The mask of pixels; null if it is empty. */
 export function makeMask(pixels: Uint8Array, size: Size): Mask | null {
   return pixels.includes(1) ? { kind: "mask", counts: encodeMask(pixels, size.width, size.height) } : null;
 }
@@ -105,7 +109,7 @@ export function moved(shape: Shape, dx: number, dy: number, size: Size): Shape {
   return makeMask(out, size) ?? shape;
 }
 
-/** The shape grown (or shrunk, for less than nothing) by pixels on every side. */
+/** The shape grown by pixels on every side; shrunk if the number is negative. */
 export function grown(shape: Shape, by: number, size: Size): Shape {
   if (shape.kind === "box") {
     const [x1, y1, x2, y2] = shape.box;
@@ -143,7 +147,7 @@ function dilated(pixels: Uint8Array, { width, height }: Size, grow: boolean): Ui
   return out;
 }
 
-/** The shape with its roughness gone: polygons by corner cutting, masks by a majority of neighbors; boxes stay. */
+/** The shape smoothed: polygons by corner cutting, masks by a majority of neighbors; boxes stay the same. */
 export function smoothed(shape: Shape, size: Size): Shape {
   if (shape.kind === "box") return shape;
   if (shape.kind === "polygon") {
@@ -176,7 +180,7 @@ export function smoothed(shape: Shape, size: Size): Shape {
   return makeMask(out, size) ?? shape;
 }
 
-/** The shape as a mask, for painting on. */
+/** The shape as a mask, one byte a pixel: 0 or 1. */
 export function toPixels(shape: Shape | null, size: Size): Uint8Array {
   if (!shape) return new Uint8Array(size.width * size.height);
   if (shape.kind === "mask") return decodeMask(shape.counts, size.width, size.height);
@@ -190,25 +194,75 @@ export function corners([x1, y1, x2, y2]: Box["box"]): number[] {
   return [x1, y1, x2, y1, x2, y2, x1, y2];
 }
 
-/** Set the pixels whose centers lie in a polygon (even-odd). */
-export function fillPolygon(pixels: Uint8Array, { width, height }: Size, points: readonly number[], value: number): void {
+/**
+ * Set the pixels whose centers lie in a polygon. Where the outline overlaps itself, "evenodd" leaves a hole, as COCO
+ * does, and "nonzero" does not.
+ */
+export function fillPolygon(
+  pixels: Uint8Array,
+  { width, height }: Size,
+  points: readonly number[],
+  value: number,
+  rule: "evenodd" | "nonzero" = "evenodd",
+): void {
   const count = points.length / 2;
   for (let y = 0; y < height; y++) {
-    const crossings: number[] = [];
+    const crossings: { x: number; direction: number }[] = [];
     const level = y + 0.5;
     for (let index = 0; index < count; index++) {
       const [ax, ay] = [points[2 * index], points[2 * index + 1]];
       const next = (index + 1) % count;
       const [bx, by] = [points[2 * next], points[2 * next + 1]];
-      if (ay <= level !== by <= level) crossings.push(ax + ((level - ay) / (by - ay)) * (bx - ax));
+      if (ay <= level !== by <= level) crossings.push({ x: ax + ((level - ay) / (by - ay)) * (bx - ax), direction: by > ay ? 1 : -1 });
     }
-    crossings.sort((a, b) => a - b);
-    for (let pair = 0; pair + 1 < crossings.length; pair += 2) {
-      const start = clamp(Math.ceil(crossings[pair] - 0.5), 0, width);
-      const stop = clamp(Math.ceil(crossings[pair + 1] - 0.5), 0, width);
+    crossings.sort((a, b) => a.x - b.x);
+    let winding = 0;
+    for (let at = 0; at + 1 < crossings.length; at++) {
+      winding += rule === "evenodd" ? 1 : crossings[at].direction;
+      if (rule === "evenodd" ? winding % 2 === 0 : winding === 0) continue;
+      const start = clamp(Math.ceil(crossings[at].x - 0.5), 0, width);
+      const stop = clamp(Math.ceil(crossings[at + 1].x - 0.5), 0, width);
       pixels.fill(value, y * width + start, y * width + stop);
     }
   }
+}
+
+/** Whether a stroke of a round brush returns to where it started. */
+export function isClosed(path: readonly number[], radius: number): boolean {
+  const length = pathLength(path);
+  const gap = Math.hypot(path[0] - path.at(-2)!, path[1] - path.at(-1)!);
+  return length > 8 * radius && gap < Math.max(1.5 * radius, 0.12 * length);
+}
+
+/** A closed stroke is an outline if it leaves this share of the area inside unpainted. */
+const MIN_UNPAINTED = 0.3;
+/** It is one, too, if it is this compact: area over length squared, 1 for a circle. Strokes that paint an area are not. */
+const MIN_COMPACTNESS = 0.2;
+
+/**
+ * The area inside a closed stroke that traces an outline, up to the center line of the stroke; null for a stroke that
+ * paints an area back and forth.
+ *
+ * @param path Center line of the stroke, x and y in turn.
+ * @param stroke Pixels that the brush painted, 0 or 1.
+ */
+export function tracedArea(path: readonly number[], stroke: Uint8Array, size: Size): Uint8Array | null {
+  const inside = new Uint8Array(stroke.length);
+  fillPolygon(inside, size, path, 1, "nonzero");
+  let [area, painted] = [0, 0];
+  for (let at = 0; at < inside.length; at++) {
+    area += inside[at];
+    painted += inside[at] & stroke[at];
+  }
+  if (!area) return null;
+  const compactness = (4 * Math.PI * area) / pathLength(path) ** 2;
+  return 1 - painted / area >= MIN_UNPAINTED || compactness >= MIN_COMPACTNESS ? inside : null;
+}
+
+function pathLength(path: readonly number[]): number {
+  let length = 0;
+  for (let at = 2; at < path.length; at += 2) length += Math.hypot(path[at] - path[at - 2], path[at + 1] - path[at - 1]);
+  return length;
 }
 
 /** Set the pixels of a disc. */
@@ -216,9 +270,9 @@ export function fillDisc(pixels: Uint8Array, { width, height }: Size, cx: number
   for (let y = Math.max(0, Math.floor(cy - radius)); y < Math.min(height, Math.ceil(cy + radius)); y++) {
     const half = radius * radius - (y + 0.5 - cy) ** 2;
     if (half < 0) continue;
-    const reach = Math.sqrt(half);
-    const start = clamp(Math.ceil(cx - reach - 0.5), 0, width);
-    const stop = clamp(Math.floor(cx + reach - 0.5) + 1, 0, width);
+    const halfWidth = Math.sqrt(half);
+    const start = clamp(Math.ceil(cx - halfWidth - 0.5), 0, width);
+    const stop = clamp(Math.floor(cx + halfWidth - 0.5) + 1, 0, width);
     if (stop > start) pixels.fill(value, y * width + start, y * width + stop);
   }
 }

@@ -1,15 +1,14 @@
-/** Two people label the same frames without seeing each other's labels; a third one decides. */
+/** Two people label the same frames without seeing each other's labels; a third person chooses. */
 
 import { signal } from "@preact/signals";
 
-import type { Agreement, Assignment, Label } from "../api/messages";
-import { call, inWords, isAbort, patiently } from "../api/rpc";
+import type { Agreement, Assignment, Label, Suggestion } from "../api/messages";
+import { call, errorMessage, isAbort, retry } from "../api/rpc";
 import { caller } from "./caller";
-import type { Suggestion } from "./reviewing";
-import type { Session } from "./session";
-import { say } from "./toasts";
+import type { SessionContext } from "./context";
+import { notify } from "./toasts";
 
-/** The assignments of the video that is open, newest first. */
+/** The assignments of the open video, newest first. */
 export class Assigning {
   readonly all = signal<Assignment[]>([]);
 
@@ -18,17 +17,17 @@ export class Assigning {
   async load(): Promise<void> {
     try {
       const body = { parent: this.video, pageSize: 1000 };
-      const answer = await patiently(() => call<{ assignments?: Assignment[] }>("AssignmentService/ListAssignments", body));
+      const answer = await retry(() => call<{ assignments?: Assignment[] }>("AssignmentService/ListAssignments", body));
       this.all.value = (answer.assignments ?? []).reverse();
     } catch (error) {
-      if (!isAbort(error)) say(inWords(error), "error");
+      if (!isAbort(error)) notify(errorMessage(error), "error");
     }
   }
 
-  /** Assign frames to two people; whether it was done. */
+  /** Assign frames to two people. */
   async create(frames: number[], annotators: string[], requestId: string): Promise<void> {
     const assignment = { frameIndices: frames.map(String), annotators };
-    await patiently(() => call("AssignmentService/CreateAssignment", { parent: this.video, assignment, requestId }));
+    await retry(() => call("AssignmentService/CreateAssignment", { parent: this.video, assignment, requestId }));
     await this.load();
   }
 }
@@ -38,36 +37,36 @@ export async function* listAssigned(parent: string, annotator: string, signal?: 
   let pageToken = "";
   do {
     const body = { parent, annotator, pageSize: 1000, pageToken };
-    const page = await patiently(
+    const page = await retry(
       () => call<{ labels?: Label[]; nextPageToken?: string }>("AssignmentService/ListAssignedLabels", body, signal),
       signal,
     );
-    // They are human labels, which the API takes for granted here.
-    yield (page.labels ?? []).map((one) => ({ ...one, provenance: { kind: "PROVENANCE_KIND_HUMAN" } }));
+    // The API leaves the provenance out: all of them are human labels.
+    yield (page.labels ?? []).map((label) => ({ ...label, provenance: { kind: "PROVENANCE_KIND_HUMAN" } }));
     pageToken = page.nextPageToken ?? "";
   } while (pageToken);
 }
 
 export function getAssignment(name: string, signal?: AbortSignal): Promise<Assignment> {
-  return patiently(() => call<Assignment>("AssignmentService/GetAssignment", { name }, signal), signal);
+  return retry(() => call<Assignment>("AssignmentService/GetAssignment", { name }, signal), signal);
 }
 
 export function getAgreement(name: string, signal?: AbortSignal): Promise<Agreement> {
-  return patiently(() => call<Agreement>("AssignmentService/GetAgreement", { name }, signal), signal);
+  return retry(() => call<Agreement>("AssignmentService/GetAgreement", { name }, signal), signal);
 }
 
-/** Say that one is done: nothing can be changed after it. */
-export async function submit(session: Session): Promise<void> {
+/** Submit the labels of the open assignment; they cannot be changed afterwards. */
+export async function submit(session: SessionContext): Promise<void> {
   await session.outbox.settled();
   const requestId = crypto.randomUUID();
   const body = { name: session.assignment!.name, submit: true, requestId };
-  await patiently(() => call("AssignmentService/WriteAssignedLabels", body));
+  await retry(() => call("AssignmentService/WriteAssignedLabels", body));
 }
 
-/** Make the labels of one of the two, frame by frame, labels of the video. */
+/** Save the chosen person's labels, frame by frame, as labels of the video. */
 export function adjudicate(name: string, annotator: string, choices: Record<string, string>, requestId: string): Promise<Assignment> {
   const body = { name, annotator, choices, requestId };
-  return patiently(() => call<Assignment>("AssignmentService/AdjudicateAssignment", body));
+  return retry(() => call<Assignment>("AssignmentService/AdjudicateAssignment", body));
 }
 
 export function isMine(assignment: Assignment): boolean {
@@ -78,17 +77,20 @@ export function isDone(assignment: Assignment, annotator: string): boolean {
   return assignment.submittedAnnotators?.includes(annotator) ?? false;
 }
 
-/** The frames that one is to label, in the form in which suggestions are stepped through. */
-export function assignedFrames(session: Session): Suggestion[] {
+/** The assigned frames as suggestions, so that the same keys step through them. */
+export function assignedFrames(session: SessionContext): Suggestion[] {
   return [...session.assigned!]
     .sort((a, b) => a - b)
     .map((frame) => {
-      const drawn = [...session.labels.rows.values()].some((row) => row.state[frame]);
-      return { frame, row: null, reason: drawn ? "labeled" : "to be labeled", gain: 0 };
+      return { frame, row: null, reason: isLabeled(session, frame) ? "labeled" : "not labeled yet" };
     });
 }
 
-/** Frames as `0, 4, 10-12`; null where that is not what it is. */
+export function isLabeled(session: SessionContext, frame: number): boolean {
+  return [...session.labels.rows.values()].some((row) => row.state[frame]);
+}
+
+/** The frames of a text such as `0, 4, 10-12`; null if the text is something else. */
 export function parseFrames(text: string, frameCount: number): number[] | null {
   const frames = new Set<number>();
   for (const part of text.split(",")) {

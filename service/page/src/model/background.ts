@@ -1,33 +1,34 @@
-/** Retraining in the background: noticed when the server starts it by itself, watched, and what came of it. */
+/** Retraining in the background: detected when the server starts it by itself, watched, and its outcome. */
 
 import { signal } from "@preact/signals";
 
 import type { Operation, RetrainResponse } from "../api/messages";
-import { call, Code, inWords, isAbort, patiently } from "../api/rpc";
-import { count, percent } from "../lib/format";
-import { say } from "./toasts";
+import { call, Code, errorMessage, isAbort, retry } from "../api/rpc";
+import { count, percent, sentence } from "../lib/format";
+import { notify } from "./toasts";
 import { Training } from "./training";
 
 export interface Outcome {
   kind: "replaced" | "kept" | "stopped" | "failed";
-  words: string;
+  text: string;
   endTime?: string;
 }
 
-const LOOK_MS = 5000;
-/** After some time without a correction it looks less often. */
-const LOOKS = 24;
-const LATER_MS = 30_000;
+const POLL_MS = 5000;
+/** After so many polls without a correction the page polls less often. */
+const FAST_POLLS = 24;
+const SLOW_POLL_MS = 30_000;
 const RETRAIN = "OPERATION_KIND_RETRAIN";
 
 export class Background {
   readonly training = new Training();
-  /** What came of the newest one; null before there was any. */
+  /** The outcome of the newest retraining; null before the first. */
   readonly outcome = signal<Outcome | null>(null);
   private readonly controller = new AbortController();
   private timer = 0;
-  private known = "";
-  private looks = 0;
+  /** Name of the newest retraining that was seen. */
+  private newest = "";
+  private polls = 0;
 
   constructor(
     private readonly video: string,
@@ -47,47 +48,47 @@ export class Background {
     this.training.close();
   }
 
-  /** Show the newest one, or go on watching it; `live` where it was not there a moment ago. */
-  found(operations: Operation[], live = false): void {
+  /** Show the newest retraining, or watch it if it is running; `live` if it is new since the last look. */
+  showNewest(operations: Operation[], live = false): void {
     const last = operations.findLast(({ metadata }) => metadata?.kind === RETRAIN && metadata.video === this.video);
-    if (!last || last.name === this.known) return;
-    this.known = last.name;
+    if (!last || last.name === this.newest) return;
+    this.newest = last.name;
     if (last.done) this.ended(last, live);
     else void this.training.watch(last.name, true, false);
   }
 
-  /** Somebody corrected something: the server may retrain when he pauses, so look every now and then. */
-  lookOut(): void {
-    this.looks = 0;
-    this.wait();
+  /** A label was corrected: the server may retrain at the next pause, so poll for it. */
+  startPolling(): void {
+    this.polls = 0;
+    this.schedulePoll();
   }
 
-  private wait(): void {
+  private schedulePoll(): void {
     clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => void this.look(), this.looks++ < LOOKS ? LOOK_MS : LATER_MS);
+    this.timer = window.setTimeout(() => void this.poll(), this.polls++ < FAST_POLLS ? POLL_MS : SLOW_POLL_MS);
   }
 
-  private async look(): Promise<void> {
-    if (this.running) return; // another correction makes it look again
-    const known = this.known;
+  private async poll(): Promise<void> {
+    if (this.running) return; // the next correction starts polling again
+    const before = this.newest;
     try {
-      if (!document.hidden) this.found(await listOperations(this.video, this.controller.signal), true);
+      if (!document.hidden) this.showNewest(await listOperations(this.video, this.controller.signal), true);
     } catch (error) {
-      if (isAbort(error)) return; // else it is asked for again
+      if (isAbort(error)) return; // after any other error it polls again
     }
-    if (this.known === known) this.wait();
+    if (this.newest === before) this.schedulePoll();
   }
 
-  /** Retrain now, and compare. */
+  /** Retrain now and compare. */
   async start(): Promise<void> {
     try {
       const body = { video: this.video, requestId: crypto.randomUUID() };
-      const operation = await patiently(() => call<Operation>("LabelingService/Retrain", body), this.controller.signal);
+      const operation = await retry(() => call<Operation>("LabelingService/Retrain", body), this.controller.signal);
       clearTimeout(this.timer);
-      this.known = operation.name;
+      this.newest = operation.name;
       void this.training.watch(operation.name, true, false);
     } catch (error) {
-      if (!isAbort(error)) say(inWords(error), "error");
+      if (!isAbort(error)) notify(errorMessage(error), "error");
     }
   }
 
@@ -95,21 +96,21 @@ export class Background {
     const outcome = outcomeOf(operation);
     this.outcome.value = outcome;
     if (!live) return;
-    if (outcome.kind !== "failed") say(outcome.words, outcome.kind === "replaced" ? "good" : "info");
+    if (outcome.kind !== "failed") notify(outcome.text, outcome.kind === "replaced" ? "good" : "info");
     if (outcome.kind === "replaced") this.onReplaced();
   }
 }
 
-/** What a retraining came to, in words. */
+/** The outcome of a retraining, as text. */
 export function outcomeOf(operation: Operation): Outcome {
   const endTime = operation.metadata?.endTime;
-  if (operation.error?.code === Code.CANCELLED) return { kind: "stopped", words: "Retraining was cancelled; nothing changed", endTime };
-  if (operation.error?.code) return { kind: "failed", words: `Not retrained: ${operation.error.message ?? "it failed"}`, endTime };
+  if (operation.error?.code === Code.CANCELLED) return { kind: "stopped", text: "Retraining was canceled. Nothing changed.", endTime };
+  if (operation.error?.code) return { kind: "failed", text: `Retraining failed. ${sentence(operation.error.message ?? "Unknown error")} The old micro-model and all labels are kept.`, endTime };
   const { replaced, scoreBefore, scoreAfter, unseenFrames, changedFrameCount } = (operation.response ?? {}) as RetrainResponse;
-  const judged = `${percent(scoreAfter ?? 0)} on ${count((unseenFrames ?? []).length, "drawn frame")} that neither had seen, the old one ${percent(scoreBefore ?? 0)}`;
-  if (!replaced) return { kind: "kept", words: `Retrained and kept the old micro-model: the new one reached ${judged}. No label changed`, endTime };
+  const comparison = `new micro-model ${percent(scoreAfter ?? 0)}, old one ${percent(scoreBefore ?? 0)}, on ${count((unseenFrames ?? []).length, "frame")} drawn by hand that neither was trained on`;
+  if (!replaced) return { kind: "kept", text: `Retrained: the old micro-model is kept. No label changed (${comparison}).`, endTime };
   const changed = count(Number(changedFrameCount ?? 0), "frame");
-  return { kind: "replaced", words: `Retrained, labels on ${changed} replaced: the new micro-model reached ${judged}`, endTime };
+  return { kind: "replaced", text: `Retrained: labels on ${changed} updated (${comparison}).`, endTime };
 }
 
 /** The operations on a video, oldest first. */
@@ -120,7 +121,7 @@ export async function listOperations(video: string, signal: AbortSignal): Promis
   let pageToken = "";
   do {
     const body = { name, filter, pageSize: 1000, pageToken };
-    const page = await patiently(
+    const page = await retry(
       () => call<{ operations?: Operation[]; nextPageToken?: string }>("google.longrunning.Operations/ListOperations", body, signal),
       signal,
     );

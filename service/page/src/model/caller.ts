@@ -1,9 +1,9 @@
-/** Who is at this page, and what they may do. The server decides; this only says so before one tries. */
+/** Who uses this page and what they may do. The server decides; the page disables what the server would refuse. */
 
 import { signal } from "@preact/signals";
 
 import type { Caller } from "../api/messages";
-import { call, loginWanted, patiently } from "../api/rpc";
+import { call, loginRequired, retry } from "../api/rpc";
 
 /** As in service/domain/access.py. */
 export type Permission = "work" | "review" | "curate" | "manage" | "server";
@@ -16,51 +16,46 @@ const ROLES: Record<string, { name: string; may: Permission[] }> = {
   ROLE_ADMIN: { name: "admin", may: ["work", "review", "curate", "manage"] },
 };
 const NEEDED: Record<Permission, string> = {
-  work: "drawing and training need the role annotator",
-  review: "accepting, rejecting and assigning need the role reviewer",
-  curate: "deleting needs the role admin",
-  manage: "this needs the role admin",
-  server: "this needs an administrator of the server",
+  work: "Drawing and training need the role annotator.",
+  review: "Accepting, rejecting and assigning need the role reviewer.",
+  curate: "Deleting needs the role admin.",
+  manage: "This needs the role admin.",
+  server: "This needs an administrator of the server.",
 };
 const LOCAL = "local";
 
-/** Null until the server has said. */
+/** Null until the server has answered. */
 export const caller = signal<Caller | null>(null);
 
 export async function loadCaller(): Promise<void> {
-  caller.value = await patiently(() => call<Caller>("AccessService/GetCaller", {}));
+  caller.value = await retry(() => call<Caller>("AccessService/GetCaller", {}));
 }
 
-/** Whether somebody signed in, and can sign out. */
+/** Whether a person signed in with a token, and can sign out. */
 export function isSignedIn(): boolean {
   return caller.value !== null && caller.value.user !== LOCAL;
 }
 
-/** Forget the token; what was not sent yet stays on this machine for the next time of the same person. */
+/** Forget the token. Edits that are not sent yet stay on this computer until the same person signs in again. */
 export async function signOut(): Promise<void> {
   await fetch("/sign-in", { method: "DELETE" });
   caller.value = null;
-  loginWanted.value = true;
+  loginRequired.value = true;
 }
 
-/** What the caller is in a project, in a word; empty for the administrator of the server. */
-export function roleIn(project: string): string {
-  const { serverAdmin, memberships = [] } = caller.value ?? {};
-  if (serverAdmin) return "";
-  const member = memberships.find((one) => one.name.startsWith(`${project}/members/`));
-  return ROLES[member?.role ?? ""]?.name ?? "guest";
+function roleIn(project: string): (typeof ROLES)[string] | undefined {
+  const member = (caller.value?.memberships ?? []).find(({ name }) => name.startsWith(`${project}/members/`));
+  return ROLES[member?.role ?? ""];
 }
 
 export function may(permission: Permission, project = ""): boolean {
-  const { serverAdmin, memberships = [] } = caller.value ?? {};
-  if (serverAdmin) return true;
-  const member = memberships.find((one) => one.name.startsWith(`${project}/members/`));
-  return ROLES[member?.role ?? ""]?.may.includes(permission) ?? false;
+  return caller.value?.serverAdmin || (roleIn(project)?.may.includes(permission) ?? false);
 }
 
-/** Why not, for a tooltip; empty where one may. */
+/** Why the caller may not do this, for tooltips and messages; empty if allowed. */
 export function whyNot(permission: Permission, project = ""): string {
   if (may(permission, project)) return "";
+  if (!project) return NEEDED[permission];
   const role = roleIn(project);
-  return `You are ${/^[aeiou]/.test(role) ? "an" : "a"} ${role} here: ${NEEDED[permission]}`;
+  return `${role ? `Your role in this project is ${role.name}.` : "You have no role in this project."} ${NEEDED[permission]}`;
 }

@@ -1,11 +1,11 @@
-/** Frames as bitmaps: exact, by index, fetched ahead in the direction of travel, bounded in memory. */
+/** Frames as bitmaps: exact, by index, prefetched in the direction of travel, with a limit on memory. */
 
-import { isAbort, loginWanted, online } from "../api/rpc";
+import { isAbort, loginRequired, online } from "../api/rpc";
 
 const BUDGET_BYTES = 220 << 20;
-const AT_ONCE = 4;
-/** A busy machine may fail to decode in time; so often a frame is asked for again before one gives up. */
-const TRIES = 4;
+const MAX_REQUESTS = 4;
+/** A busy server may fail to decode in time; a frame is requested so many times before an error is shown. */
+const MAX_ATTEMPTS = 4;
 
 export class FrameCache {
   private readonly ready = new Map<number, ImageBitmap>();
@@ -16,9 +16,9 @@ export class FrameCache {
   private closed = false;
   private readonly failures = new Map<number, number>();
   private readonly stopListening: () => void;
-  /** Called when another frame is at hand. */
+  /** Called when another frame has been loaded. */
   onReady: () => void = () => undefined;
-  /** Called where a frame cannot be had. */
+  /** Called when a frame cannot be loaded. */
   onError: (error: unknown) => void = () => undefined;
 
   constructor(
@@ -33,18 +33,18 @@ export class FrameCache {
     });
   }
 
-  /** The first frame from this one on that is not at hand. */
+  /** The first frame, from this one on, that is not loaded. */
   readyUpTo(index: number): number {
     while (this.ready.has(index)) index++;
     return index;
   }
 
-  /** The bitmap of a frame if it is there. */
+  /** The bitmap of a frame if it is loaded. */
   peek(index: number): ImageBitmap | undefined {
     return this.ready.get(index);
   }
 
-  /** The bitmap of a frame, soon. */
+  /** The bitmap of a frame, as soon as it is loaded. */
   get(index: number): Promise<ImageBitmap> {
     const bitmap = this.ready.get(index);
     if (bitmap) return Promise.resolve(bitmap);
@@ -53,7 +53,7 @@ export class FrameCache {
     });
   }
 
-  /** Say where the viewer is and where it goes: 1 on, -1 back. What is neither near nor asked for is let go. */
+  /** Set the frame in view and the direction of travel (1 or -1). Frames that are neither near nor requested are freed. */
   focus(index: number, direction: number, step = 1): void {
     const ahead = Math.floor(this.limit * 0.45);
     const wanted = [index];
@@ -62,7 +62,7 @@ export class FrameCache {
       if (distance <= ahead / 4) wanted.push(index - direction * distance);
     }
     this.wanted = wanted.filter((frame) => frame >= 0 && frame < this.frameCount);
-    const keep = new Set(this.wanted.slice(0, Math.max(AT_ONCE, 8)));
+    const keep = new Set(this.wanted.slice(0, Math.max(MAX_REQUESTS, 8)));
     for (const [frame, controller] of this.loading) if (!keep.has(frame) && frame !== index) controller.abort();
     this.evict();
     this.pump();
@@ -80,7 +80,7 @@ export class FrameCache {
   private pump(): void {
     if (this.closed || !online.peek()) return;
     for (const frame of this.wanted) {
-      if (this.loading.size >= AT_ONCE) return;
+      if (this.loading.size >= MAX_REQUESTS) return;
       if (!this.ready.has(frame) && !this.loading.has(frame)) void this.load(frame);
     }
   }
@@ -92,8 +92,8 @@ export class FrameCache {
       const response = await fetch(`/frames/${this.video}/${frame}.jpg`, { signal: controller.signal });
       if (!response.ok) {
         const body = (await response.json().catch(() => null)) as { error?: { message?: string } } | null;
-        if (response.status === 401) loginWanted.value = true;
-        throw new Error(body?.error?.message ?? `frame ${frame} cannot be shown`);
+        if (response.status === 401) loginRequired.value = true;
+        throw new Error(body?.error?.message ?? `Frame ${frame} cannot be shown. Reload the page to try again.`);
       }
       const bitmap = await createImageBitmap(await response.blob());
       if (this.closed) return bitmap.close();
@@ -105,10 +105,10 @@ export class FrameCache {
       this.onReady();
     } catch (error) {
       if (isAbort(error)) return;
-      if (error instanceof TypeError) return void (await pause(400)); // not reached; it is asked for again
+      if (error instanceof TypeError) return void (await pause(400)); // no connection; `pump` requests it again
       const failures = (this.failures.get(frame) ?? 0) + 1;
       this.failures.set(frame, failures);
-      if (failures < TRIES) return void (await pause(500 * failures));
+      if (failures < MAX_ATTEMPTS) return void (await pause(500 * failures));
       this.wanted = this.wanted.filter((other) => other !== frame);
       this.onError(error);
     } finally {

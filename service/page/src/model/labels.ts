@@ -1,8 +1,8 @@
 /**
- * All labels of one video, row by row: what the timeline and the canvas draw.
+ * All labels of one video, row by row: the data that the timeline and the canvas draw.
  *
- * State, confidence and source of a row lie in typed arrays, one entry a frame, so that 20,000 frames of several rows
- * are a few hundred kilobytes; shapes lie beside them, and masks stay compressed.
+ * State, confidence and source of a row are typed arrays with one entry a frame, so that 20,000 frames of several rows
+ * take a few hundred kilobytes. Shapes are in maps; masks stay compressed.
  */
 
 import { signal } from "@preact/signals";
@@ -12,10 +12,10 @@ import { type Shape, type Size } from "../lib/shapes";
 
 export const State = { NONE: 0, VISIBLE: 1, OCCLUDED: 2, ABSENT: 3, UNCERTAIN: 4 } as const;
 export type StateNumber = (typeof State)[keyof typeof State];
-export const STATE_WORDS = ["no label", "visible", "occluded", "absent", "uncertain"] as const;
+export const STATE_NAMES = ["no label", "visible", "occluded", "absent", "uncertain"] as const;
 export const Source = { NONE: 0, HUMAN: 1, MODEL: 2, INTERPOLATED: 3 } as const;
 
-/** Bits: a label may be accepted and locked. */
+/** Bits: a label can be both accepted and locked. */
 export const Review = { NONE: 0, ACCEPTED: 1, REJECTED: 2, LOCKED: 4 } as const;
 
 const STATES = [
@@ -33,7 +33,7 @@ const SOURCES = [
 ];
 const FLASH_MS = 2600;
 
-/** One label as the page has it. */
+/** One label in the page. */
 export interface Entry {
   frame: number;
   state: StateNumber;
@@ -44,7 +44,7 @@ export interface Entry {
   version: string;
   /** `Review` bits. */
   review: number;
-  /** The revision of the video that wrote it; 0 while the server does not have it. */
+  /** The label revision that wrote it; 0 until the server has it. */
   revision: number;
 }
 
@@ -53,18 +53,16 @@ export class Row {
   readonly state: Uint8Array;
   readonly confidence: Float32Array;
   readonly source: Uint8Array;
-  /** What reviewers said: a `Review`. */
+  /** `Review` bits. */
   readonly review: Uint8Array;
-  /** 1 where a person changed what a micro-model had said. */
+  /** 1 where a person changed a micro-model's label. */
   readonly correction: Uint8Array;
   readonly shapes = new Map<number, Shape>();
   readonly versions = new Map<number, string>();
   /** Revisions of labels made by hand. */
   readonly revisions = new Map<number, number>();
-  /** Frames that changed a moment ago, and when; the timeline shows them mending. */
+  /** Frames that changed a moment ago, and when; the timeline highlights them. */
   readonly changed = new Map<number, number>();
-  /** Grows with every change; what is drawn of the row is kept by it. */
-  version = 0;
 
   constructor(
     readonly name: string,
@@ -100,7 +98,7 @@ export class Row {
   put(frame: number, entry: Entry | null): void {
     if (entry?.source !== Source.HUMAN) this.correction[frame] = 0;
     else if (this.source[frame] === Source.MODEL) this.correction[frame] = 1;
-    // A lock goes over to new versions of a label, a judgment does not.
+    // A new version of a label keeps the lock but not the review.
     this.review[frame] = entry ? entry.review | (this.review[frame] & Review.LOCKED) : Review.NONE;
     this.state[frame] = entry?.state ?? State.NONE;
     this.confidence[frame] = entry?.confidence ?? NaN;
@@ -111,14 +109,13 @@ export class Row {
     else this.revisions.delete(frame);
     if (entry?.version) this.versions.set(frame, intern(entry.version));
     else this.versions.delete(frame);
-    this.version++;
   }
 
   flash(frame: number): void {
     this.changed.set(frame, performance.now());
   }
 
-  /** The share of freshness left of a change, 1 to 0. */
+  /** How fresh a change still is: 1 at first, 0 when the highlight ends. */
   freshness(frame: number, now: number): number {
     const then = this.changed.get(frame);
     if (then === undefined) return 0;
@@ -137,7 +134,7 @@ export class Row {
     return frames;
   }
 
-  judge(frame: number, action: ReviewAct): void {
+  setReview(frame: number, action: ReviewAction): void {
     const bits = this.review[frame];
     if (!this.state[frame]) return;
     if (action === "accept") this.review[frame] = (bits & Review.LOCKED) | Review.ACCEPTED;
@@ -145,7 +142,6 @@ export class Row {
     else if (action === "reset") this.review[frame] = bits & Review.LOCKED;
     else if (action === "lock") this.review[frame] = bits | Review.LOCKED;
     else this.review[frame] = bits & ~Review.LOCKED;
-    this.version++;
   }
 
   isEmpty(): boolean {
@@ -153,7 +149,7 @@ export class Row {
   }
 }
 
-export type ReviewAct = "accept" | "reject" | "reset" | "lock" | "unlock";
+export type ReviewAction = "accept" | "reject" | "reset" | "lock" | "unlock";
 
 const interned = new Map<string, string>();
 
@@ -168,9 +164,12 @@ export function rowKey(name: string, isFrameClass: boolean): string {
   return (isFrameClass ? "f:" : "o:") + name;
 }
 
-interface Taking {
+interface MergeOptions {
+  /** Highlight what changed. */
   flash?: boolean;
+  /** Whether an edit of this label, `row key@frame`, is still on its way to the server. */
   pending?: (key: string) => boolean;
+  /** Collects `row key@frame` of every label. */
   seen?: Set<string>;
 }
 
@@ -178,7 +177,7 @@ export class Labels {
   readonly rows = new Map<string, Row>();
   /** Grows with every change, at most once a frame of the screen. */
   readonly version = signal(0);
-  /** The newest revision of the video's labels that was seen. */
+  /** The newest label revision of the video that the page has seen. */
   revision = 0;
   private scheduled = false;
 
@@ -187,7 +186,7 @@ export class Labels {
     readonly size: Size,
   ) {}
 
-  /** Objects in order of their class and name, then frame classes. */
+  /** Objects by class and name, then frame classes. */
   ordered(): Row[] {
     return [...this.rows.values()].sort(
       (a, b) =>
@@ -208,10 +207,9 @@ export class Labels {
   }
 
   /**
-   * Take in labels as the API gives them; those whose edits are on their way to the server are left alone. What was
-   * seen goes into `seen`, as `row key@frame`.
+   * Merge labels as the API sends them; labels with a pending edit keep that edit.
    */
-  take(messages: readonly Label[], options: Taking = {}): void {
+  merge(messages: readonly Label[], options: MergeOptions = {}): void {
     for (const message of messages) {
       const frame = Number(message.frameIndex ?? 0);
       const { name, className, isFrameClass, entry } = fromMessage(message, frame);
@@ -226,8 +224,8 @@ export class Labels {
     if (messages.length) this.touch();
   }
 
-  /** Take away what an answer about frames and rows did not hold. */
-  dropUnseen(seen: ReadonlySet<string>, start: number, stop: number, options: Taking, only?: ReadonlySet<string>): void {
+  /** Remove labels of these frames that the answer of the server did not contain. */
+  dropUnseen(seen: ReadonlySet<string>, start: number, stop: number, options: MergeOptions, only?: ReadonlySet<string>): void {
     for (const row of this.rows.values()) {
       if (only && !only.has(row.key)) continue;
       for (let frame = start; frame < stop; frame++) {
@@ -254,11 +252,6 @@ export class Labels {
     };
     if (document.hidden) setTimeout(go, 0);
     else requestAnimationFrame(go);
-  }
-
-  clear(): void {
-    this.rows.clear();
-    this.touch();
   }
 }
 
@@ -306,7 +299,7 @@ function fromMessage(
   return { name: object.track, className: object.objectClass, isFrameClass: false, entry };
 }
 
-/** A label of the page as the API takes it. */
+/** A label as a message of the API. */
 export function toMessage(row: Row, entry: Entry, size: Size): Label {
   const message: Label = { frameIndex: String(entry.frame) };
   if (entry.source !== Source.HUMAN) {

@@ -1,4 +1,4 @@
-/** Where one is in the video, and moving through it. The frame shown is always one that has been decoded exactly. */
+/** The current frame and playback. The frame on the screen is always the exact one, by its index. */
 
 import { signal } from "@preact/signals";
 
@@ -6,7 +6,7 @@ import { FrameCache } from "./frames";
 import { speed } from "./settings";
 
 export class Player {
-  /** The frame one wants to see. */
+  /** The frame to show. */
   readonly frame = signal(0);
   /** The frame that is on the screen; labels are drawn for this one. */
   readonly shown = signal(-1);
@@ -32,7 +32,7 @@ export class Player {
       return;
     }
     void this.cache.get(target).then(() => {
-      // While scrubbing, a frame that comes late is not shown over a newer one.
+      // While scrubbing, a frame that arrives late must not replace a newer one.
       if (!this.closed && this.frame.peek() === target) this.shown.value = target;
     });
   }
@@ -67,7 +67,7 @@ export class Player {
       if (!this.playing.peek() || this.closed) return;
       const current = this.frame.peek();
       if (rate !== speed.peek() || this.shown.peek() !== current) {
-        // A changed speed, or a frame that is not there yet: time stands still until it is.
+        // The speed changed or a frame is not loaded yet: the clock waits.
         [began, origin, rate] = [now, current, speed.peek()];
       }
       const due = this.time(origin) + ((now - began) / 1000) * rate;

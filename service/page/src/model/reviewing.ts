@@ -1,62 +1,75 @@
-/** Judging labels, repairing tracks, and where to look next: what follows training. */
+/** Reviewing labels, fixing identities, and frames worth a look: the work after training. */
 
 import { signal } from "@preact/signals";
 
-import type { Change, Comment, ConsistencyIssue, Figures, LabelKey, LabelSelection, SuggestionMessage, SuspectedSwap } from "../api/messages";
-import { call, Code, inWords, isAbort, isPassing, patiently, RpcError } from "../api/rpc";
+import type {
+  Change,
+  Comment,
+  ConsistencyIssue,
+  Figures,
+  LabelKey,
+  LabelSelection,
+  Suggestion,
+  SuggestionMessage,
+  SuspectedSwap,
+} from "../api/messages";
+import { call, Code, errorMessage, isAbort, isTransient, retry, RpcError } from "../api/rpc";
 import { count } from "../lib/format";
-import { keyMessage, type ReviewAct, type Row, rowKey, Source } from "./labels";
-import type { Session } from "./session";
 import { assignedFrames } from "./assigning";
-import { say, spoken } from "./toasts";
+import type { SessionContext } from "./context";
+import { keyMessage, type ReviewAction, type Row, rowKey, Source } from "./labels";
+import { announcement, notify } from "./toasts";
 
-export interface Suggestion {
-  frame: number;
-  row: string | null;
-  reason: string;
-  gain: number;
-}
+/** What a review is about: every label of the frame, or labels of the selected object. */
+export type Scope = "frame" | "span" | "object" | "label";
 
-export type Reach = "frame" | "span" | "object" | "label";
-
-const ACTIONS: Record<ReviewAct, string> = {
+const ACTIONS: Record<ReviewAction, string> = {
   accept: "REVIEW_ACTION_ACCEPT",
   reject: "REVIEW_ACTION_REJECT",
   reset: "REVIEW_ACTION_RESET",
   lock: "REVIEW_ACTION_LOCK",
   unlock: "REVIEW_ACTION_UNLOCK",
 };
-const DONE: Record<ReviewAct, string> = {
-  accept: "accepted",
-  reject: "rejected",
-  reset: "no longer judged",
-  lock: "locked",
-  unlock: "unlocked",
+const DONE_TEXT: Record<ReviewAction, (what: string) => string> = {
+  accept: (what) => `${what} accepted`,
+  reject: (what) => `${what} rejected`,
+  reset: (what) => `review of ${what} cleared`,
+  lock: (what) => `${what} locked`,
+  unlock: (what) => `${what} unlocked`,
 };
-const SETTLE_MS = 900;
+const NO_SUGGESTION = {
+  loading: "Suggestions are still being computed. Try again in a moment.",
+  ready: "No more frames to check.",
+  none: "No suggestions yet. Train a micro-model first (T).",
+};
+/** The page reloads suggestions and cuts when labels have not changed for so long. */
+const RELOAD_DELAY_MS = 900;
+/** Limit of the API on label keys in one request. */
 const MAX_KEYS = 10_000;
 
 export class Reviewing {
   /** Frames worth a look, best first. */
   readonly suggestions = signal<Suggestion[]>([]);
-  /** First frames of new scenes. */
+  /** Whether `suggestions` is up to date; "none" if there is no micro-model to suggest frames. */
+  readonly suggestionState = signal<"loading" | "ready" | "none">("loading");
+  /** First frames of scenes. */
   readonly cuts = signal<number[]>([]);
   readonly swaps = signal<SuspectedSwap[]>([]);
-  /** What looks wrong, the worst first; null until it was asked for. */
+  /** Inconsistent labels, worst first; null before the first check. */
   readonly issues = signal<ConsistencyIssue[] | null>(null);
   readonly checking = signal<"idle" | "busy">("idle");
   readonly comments = signal<Comment[]>([]);
   readonly changes = signal<Change[]>([]);
-  /** Whether there is a micro-model to ask. */
+  /** Whether a micro-model has labeled the video. */
   readonly hasModel = signal(false);
-  /** Whether labels changed and what follows from that has not been asked for yet. */
-  readonly isUnsettled = signal(false);
+  /** Whether labels changed and the suggestions are not up to date yet. */
+  readonly isReloading = signal(false);
   private readonly controller = new AbortController();
   private timer = 0;
-  private asking = false;
-  private again = false;
+  private reloading = false;
+  private reloadAgain = false;
 
-  constructor(private readonly session: Session) {}
+  constructor(private readonly session: SessionContext) {}
 
   private get parent(): string {
     return this.session.video.name;
@@ -68,56 +81,60 @@ export class Reviewing {
   }
 
   async start(): Promise<void> {
-    const made = [...this.session.labels.rows.values()].some((row) => row.source.includes(Source.MODEL));
-    this.hasModel.value = made;
+    this.hasModel.value = [...this.session.labels.rows.values()].some((row) => row.source.includes(Source.MODEL));
+    if (!this.hasModel.value) this.suggestionState.value = "none";
     await Promise.all([this.loadChanges(), this.loadComments()]);
-    if (made) this.changed(true);
+    if (this.hasModel.value) this.labelsChanged(true);
   }
 
-  /** Labels changed: what follows from them is asked for again, when it is quiet. */
-  changed(hasModel: boolean): void {
+  /** Labels changed: reload what depends on them after a short pause. */
+  labelsChanged(hasModel: boolean): void {
     if (hasModel) this.hasModel.value = true;
+    if (this.hasModel.value) this.suggestionState.value = "loading";
     clearTimeout(this.timer);
-    this.isUnsettled.value = true;
-    this.timer = window.setTimeout(() => void this.ask(), SETTLE_MS);
+    this.isReloading.value = true;
+    this.timer = window.setTimeout(() => void this.reload(), RELOAD_DELAY_MS);
   }
 
-  private async ask(): Promise<void> {
+  private async reload(): Promise<void> {
     this.timer = 0;
-    if (this.asking) {
-      this.again = true;
+    if (this.reloading) {
+      this.reloadAgain = true;
       return;
     }
-    this.asking = true;
-    const asked = [this.loadChanges()];
-    if (this.hasModel.value) asked.push(this.loadSuggestions(), this.loadCuts(), this.loadSwaps());
-    for (const result of await Promise.allSettled(asked)) {
-      if (result.status === "fulfilled" || isPassing(result.reason) || isAbort(result.reason)) continue;
-      // The page does without, and asks again after the next change.
+    this.reloading = true;
+    const requests = [this.loadChanges()];
+    if (this.hasModel.value) requests.push(this.loadSuggestions(), this.loadCuts(), this.loadSwaps());
+    for (const result of await Promise.allSettled(requests)) {
+      if (result.status === "fulfilled" || isTransient(result.reason) || isAbort(result.reason)) continue;
+      // The page works without them and asks again after the next change.
       const { code } = result.reason as RpcError;
-      if (code !== Code.UNIMPLEMENTED && code !== Code.FAILED_PRECONDITION) say(inWords(result.reason), "error");
+      if (code !== Code.UNIMPLEMENTED && code !== Code.FAILED_PRECONDITION) notify(errorMessage(result.reason), "error");
     }
-    this.asking = false;
-    if (this.again) {
-      this.again = false;
-      this.changed(false);
-    } else if (!this.timer) this.isUnsettled.value = false;
+    this.reloading = false;
+    if (this.reloadAgain) {
+      this.reloadAgain = false;
+      this.labelsChanged(false);
+    } else if (!this.timer) this.isReloading.value = false;
   }
 
   private call<T>(method: string, body: object): Promise<T> {
-    return patiently(() => call<T>(method, body, this.controller.signal), this.controller.signal);
+    return retry(() => call<T>(method, body, this.controller.signal), this.controller.signal);
   }
 
-  // --- where to look ---------------------------------------------------------------------------------------------
+  // --- suggestions --------------------------------------------------------------------------------------------------
 
   private async loadSuggestions(): Promise<void> {
     const body = { parent: this.parent, count: 12 };
-    const answer = await this.call<{ suggestions?: SuggestionMessage[] }>("CorrectionService/SuggestFrames", body);
+    const answer = await this.call<{ suggestions?: SuggestionMessage[] }>("CorrectionService/SuggestFrames", body).catch((error) => {
+      this.suggestionState.value = "none";
+      throw error;
+    });
+    if (!this.timer && !this.reloadAgain) this.suggestionState.value = "ready"; // else labels changed since: a reload follows
     this.suggestions.value = (answer.suggestions ?? []).map((one) => ({
       frame: Number(one.frameIndex ?? 0),
       row: this.rowOf(one.tracks?.[0]),
       reason: one.explanation ?? "",
-      gain: one.expectedGain ?? 0,
     }));
   }
 
@@ -138,7 +155,7 @@ export class Reviewing {
     this.swaps.value = answer.swaps ?? [];
   }
 
-  /** Look for what cannot be, or hardly. */
+  /** Check the labels for inconsistencies. */
   async check(): Promise<void> {
     if (this.checking.value === "busy") return;
     this.checking.value = "busy";
@@ -147,7 +164,7 @@ export class Reviewing {
       const answer = await this.call<Figures>("DiagnosticsService/GetDiagnostics", body);
       this.issues.value = answer.issues ?? [];
     } catch (error) {
-      if (!isAbort(error)) say(inWords(error), "error");
+      if (!isAbort(error)) notify(errorMessage(error), "error");
     } finally {
       this.checking.value = "idle";
     }
@@ -156,18 +173,18 @@ export class Reviewing {
   next(direction: number): void {
     const { session } = this;
     const all = session.assigned ? assignedFrames(session) : this.suggestions.value;
-    if (!all.length) return say(this.hasModel.value ? "Nothing stands out any more" : "No suggestions yet: train first");
+    if (!all.length) return notify(NO_SUGGESTION[this.suggestionState.value]);
     const at = all.findIndex((one) => one.frame === session.player.frame.value);
     const next = all[at < 0 ? 0 : (at + direction + all.length) % all.length];
     session.player.pause();
     session.player.go(next.frame);
     if (next.row) session.selected.value = next.row;
-    spoken.value = `Suggestion: frame ${next.frame}, ${next.reason}`;
+    announcement.value = `Suggestion: frame ${next.frame}, ${next.reason}`;
   }
 
-  // --- judging ---------------------------------------------------------------------------------------------------
+  // --- reviews ------------------------------------------------------------------------------------------------------
 
-  /** The frames from the anchor before to the anchor after, of an object; half-open. */
+  /** The frames of an object from the last anchor before a frame to the next anchor; half-open. */
   span(row: Row, frame: number): [number, number] {
     const anchors = row.anchors();
     const before = anchors.findLast((anchor) => anchor <= frame) ?? 0;
@@ -175,46 +192,46 @@ export class Reviewing {
     return [before, after];
   }
 
-  /** Judge what is on the frame, the selected object on it, its span, or the whole object. */
-  async review(action: ReviewAct, reach: Reach, comment = ""): Promise<void> {
+  /** Review all labels of the frame, or the selected object's label here, its span, or the whole object. */
+  async review(action: ReviewAction, scope: Scope, comment = ""): Promise<void> {
     const { session } = this;
     if (!session.allows("review")) return;
     const frame = session.player.shown.value;
     const row = session.selectedRow.value;
-    if (reach !== "frame" && !row) return say("Select an object first");
-    const rows = reach === "frame" ? session.rows() : [row!];
+    if (scope !== "frame" && !row) return notify("Select an object first.");
+    const rows = scope === "frame" ? session.rows() : [row!];
     let [start, stop] = [frame, frame + 1];
-    if (reach === "object") [start, stop] = [0, session.frameCount];
-    if (reach === "span") [start, stop] = this.span(row!, frame);
+    if (scope === "object") [start, stop] = [0, session.frameCount];
+    if (scope === "span") [start, stop] = this.span(row!, frame);
     const keys: LabelKey[] = [];
     for (const one of rows) for (let at = start; at < stop; at++) if (one.state[at]) keys.push(keyMessage(one, at));
-    if (!keys.length) return say("There is nothing to judge here");
-    const what = reach === "frame" ? `frame ${frame}` : keys.length === 1 ? session.nameOf(row!) : count(keys.length, "label");
+    if (!keys.length) return notify("No labels here to review.");
+    const what = scope === "frame" ? `frame ${frame}` : keys.length === 1 ? session.nameOf(row!) : count(keys.length, "label");
     const selection = { startFrame: String(start), stopFrame: String(stop), tracks: row ? [row.name] : [] };
     const which = keys.length <= MAX_KEYS ? { keys } : { selection };
-    await this.act(`${what} ${DONE[action]}`, "ReviewService/ReviewLabels", { action: ACTIONS[action], comment, ...which }, () => {
-      for (const one of rows) for (let at = start; at < stop; at++) one.judge(at, action);
+    await this.change(DONE_TEXT[action](what), "ReviewService/ReviewLabels", { action: ACTIONS[action], comment, ...which }, () => {
+      for (const one of rows) for (let at = start; at < stop; at++) one.setReview(at, action);
       session.labels.touch();
     });
   }
 
-  /** Say what accepting everything above a confidence would do. */
+  /** What accepting all labels from a confidence on would do. */
   preview(minConfidence: number, selection: LabelSelection): Promise<{ acceptedCount?: string; expectedWrongShare?: number }> {
     return this.call("ReviewService/AcceptLabels", { parent: this.parent, selection, minConfidence, validateOnly: true });
   }
 
   async acceptAbove(minConfidence: number, selection: LabelSelection): Promise<void> {
     const percent = Math.round(minConfidence * 100);
-    await this.act(`all above ${percent} % accepted`, "ReviewService/AcceptLabels", { minConfidence, selection });
+    await this.change(`all labels with confidence ${percent} % or more accepted`, "ReviewService/AcceptLabels", { minConfidence, selection });
     await this.session.refresh();
   }
 
-  /** An act that is a change of the labels: checked against what one has seen, and undone like an edit. */
-  private act(words: string, method: string, body: object, show?: () => void): Promise<boolean> {
-    return this.session.during(() => this.actNow(words, method, body, show));
+  /** Change labels by a call of the API: refused if the page has not seen the newest labels; undone like an edit. */
+  private change(text: string, method: string, body: object, show?: () => void): Promise<boolean> {
+    return this.session.during(() => this.changeNow(text, method, body, show));
   }
 
-  private async actNow(words: string, method: string, body: object, show?: () => void): Promise<boolean> {
+  private async changeNow(text: string, method: string, body: object, show?: () => void): Promise<boolean> {
     const { session } = this;
     try {
       await session.outbox.settled();
@@ -224,25 +241,25 @@ export class Reviewing {
       const revision = Number(answer.labelRevision ?? 0);
       session.labels.revision = Math.max(session.labels.revision, revision);
       show?.();
-      session.undo.did({ words, id: "", revision, frame: session.player.frame.value, changes: [] });
-      say(words.charAt(0).toUpperCase() + words.slice(1), "good");
-      this.changed(false);
+      session.undo.push({ text, id: "", revision, frame: session.player.frame.value, changes: [] });
+      notify(text, "good");
+      this.labelsChanged(false);
       return true;
     } catch (error) {
       if (isAbort(error)) return false;
       if (error instanceof RpcError && error.reason === "REVISION_CONFLICT") {
         await session.refresh();
-        say("Labels changed meanwhile; they are shown now. Look, and try again", "error");
-      } else say(inWords(error), "error");
+        notify("Another person changed these labels. The new labels are shown: check them and try again.", "error");
+      } else notify(errorMessage(error), "error");
       return false;
     }
   }
 
-  // --- tracks ----------------------------------------------------------------------------------------------------
+  // --- identities ---------------------------------------------------------------------------------------------------
 
   async swap(a: string, b: string, frame: number): Promise<void> {
     const body = { trackA: a, trackB: b, startFrame: String(frame) };
-    if (await this.act(`${a} and ${b} swapped from frame ${frame}`, "TrackService/SwapTracks", body))
+    if (await this.change(`${a} and ${b} swapped from frame ${frame} on`, "TrackService/SwapTracks", body))
       await this.session.refresh([a, b]);
   }
 
@@ -250,7 +267,7 @@ export class Reviewing {
     const { session } = this;
     const newTrack = session.newTrack(row.className);
     const body = { track: row.name, startFrame: String(frame), newTrack };
-    if (!(await this.act(`${session.nameOf(row)} split at frame ${frame}`, "TrackService/SplitTrack", body))) return;
+    if (!(await this.change(`${session.nameOf(row)} split at frame ${frame}`, "TrackService/SplitTrack", body))) return;
     await session.refresh([row.name, newTrack]);
     session.selected.value = rowKey(newTrack, false);
   }
@@ -258,29 +275,29 @@ export class Reviewing {
   async merge(row: Row, other: Row): Promise<void> {
     const { session } = this;
     const body = { track: row.name, otherTrack: other.name };
-    const words = `${session.nameOf(other)} merged into ${session.nameOf(row)}`;
-    if (!(await this.act(words, "TrackService/MergeTracks", body))) return;
+    const text = `${session.nameOf(other)} merged into ${session.nameOf(row)}`;
+    if (!(await this.change(text, "TrackService/MergeTracks", body))) return;
     await session.refresh([row.name, other.name]);
-    this.tidy(other);
+    this.removeIfEmpty(other);
   }
 
   async deleteFrom(row: Row, frame: number): Promise<void> {
     const { session } = this;
     const body = { track: row.name, startFrame: String(frame) };
-    if (!(await this.act(`${session.nameOf(row)} deleted from frame ${frame}`, "TrackService/DeleteTrack", body))) return;
+    if (!(await this.change(`${session.nameOf(row)} deleted from frame ${frame} on`, "TrackService/DeleteTrack", body))) return;
     await session.refresh([row.name]);
-    this.tidy(row);
+    this.removeIfEmpty(row);
   }
 
-  /** A track without a label has no row. */
-  private tidy(row: Row): void {
+  /** Remove the row of an object that has no label any more. */
+  private removeIfEmpty(row: Row): void {
     if (!row.isEmpty()) return;
     this.session.labels.rows.delete(row.key);
     if (this.session.selected.value === row.key) this.session.selected.value = null;
     this.session.labels.touch();
   }
 
-  // --- the past, and what was said -------------------------------------------------------------------------------
+  // --- history and comments -----------------------------------------------------------------------------------------
 
   async loadChanges(): Promise<void> {
     const body = { parent: this.parent, pageSize: 1000 };
@@ -289,7 +306,7 @@ export class Reviewing {
     this.markCorrections();
   }
 
-  /** Human labels that were drawn where a micro-model had been are corrections; the others were there before. */
+  /** Mark labels by hand that replaced a micro-model's label. */
   private markCorrections(): void {
     const corrections = this.changes.value.filter((one) => one.kind === "CHANGE_KIND_CORRECT" && one.microModelVersion);
     const made = new Set(corrections.map((one) => Number(one.revision)));
@@ -298,7 +315,7 @@ export class Reviewing {
     this.session.labels.touch();
   }
 
-  /** Take back a change of the list. */
+  /** Undo a change of the history. */
   async undoChange(change: Change): Promise<void> {
     const { session } = this;
     try {
@@ -307,10 +324,10 @@ export class Reviewing {
       const answer = await this.call<{ labelRevision?: string }>("HistoryService/UndoChange", body);
       session.labels.revision = Math.max(session.labels.revision, Number(answer.labelRevision ?? 0));
       await session.refresh();
-      this.changed(false);
-      say("Taken back", "good");
+      this.labelsChanged(false);
+      notify("Undone.", "good");
     } catch (error) {
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
     }
   }
 
@@ -330,7 +347,7 @@ export class Reviewing {
       await this.loadComments();
       return true;
     } catch (error) {
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
       return false;
     }
   }
@@ -340,7 +357,7 @@ export class Reviewing {
       await this.call("ReviewService/DeleteComment", { name: comment.name });
       await this.loadComments();
     } catch (error) {
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
     }
   }
 }

@@ -1,28 +1,30 @@
-/** One open video: its labels, frames, edits, training, and what is selected. */
+/** One open video or assignment: its labels, frames, edits, training and selection. */
 
 import { computed, signal } from "@preact/signals";
 
 import type { Assignment, Frame, Label, LabelKey, Operation, Project, Video } from "../api/messages";
-import { call, inWords, isAbort, patiently, RpcError, stream } from "../api/rpc";
+import { call, errorMessage, isAbort, retry, RpcError, stream } from "../api/rpc";
 import { classColor } from "../lib/color";
+import { count, sentence } from "../lib/format";
 import { type Shape, type Size } from "../lib/shapes";
-import { may, type Permission, whyNot } from "./caller";
 import { listAssigned } from "./assigning";
+import { Background, listOperations } from "./background";
+import { may, type Permission, whyNot } from "./caller";
+import type { Change, SessionContext } from "./context";
 import { FrameCache } from "./frames";
-import { type Entry, keyMessage, Labels, type Row, rowKey, Source, State, type StateNumber, toMessage } from "./labels";
+import { type Entry, keyMessage, Labels, type Row, rowKey, Source, State, STATE_NAMES, type StateNumber, toMessage } from "./labels";
 import { type Draft, Outbox } from "./outbox";
 import { Player } from "./player";
 import { Reviewing } from "./reviewing";
-import { say, spoken } from "./toasts";
-import { Background, listOperations } from "./background";
+import { announcement, notify } from "./toasts";
 import { Training } from "./training";
-import { type Change, Undo } from "./undo";
+import { Undo } from "./undo";
 
 export type Tool = "select" | "box" | "polygon" | "brush" | "eraser";
 
 const RELOAD_MS = 700;
 
-export class Session {
+export class Session implements SessionContext {
   readonly size: Size;
   readonly frameCount: number;
   readonly labels: Labels;
@@ -34,29 +36,28 @@ export class Session {
   readonly reviewing: Reviewing;
   readonly project = signal<Project>({ name: "" });
   readonly tool = signal<Tool>("select");
-  /** Key of the row that is selected. */
   readonly selected = signal<string | null>(null);
   readonly activeClass = signal("");
   readonly hidden = signal<ReadonlySet<string>>(new Set());
   readonly loading = signal(true);
   readonly pts = signal<Float64Array | null>(null);
-  /** A shape that is being drawn; kept while one looks at other frames. */
-  readonly drawing = signal(false);
+  /** Frame of the shape that is started and not finished; null if there is none. */
+  readonly drawing = signal<number | null>(null);
   readonly selectedRow = computed(() => {
     this.labels.version.value;
     return this.selected.value ? (this.labels.rows.get(this.selected.value) ?? null) : null;
   });
-  private readonly underWay = signal(0);
-  /** The frames that one is to label; null for all. */
+  private readonly runningTasks = signal(0);
   readonly assigned: ReadonlySet<number> | null = null;
-  /** Whether everything that follows from what was done has come. */
-  readonly isQuiet = computed(
+  /** Whether everything is saved and every result of it has arrived. */
+  readonly isIdle = computed(
     () =>
       !this.loading.value &&
-      !this.underWay.value &&
+      !this.runningTasks.value &&
       !this.outbox.waiting.value &&
-      !this.outbox.hearing.value &&
-      !this.reviewing.isUnsettled.value &&
+      !this.outbox.awaitingResults.value &&
+      !this.reviewing.isReloading.value &&
+      (this.assignment !== null || this.reviewing.suggestionState.value !== "loading") &&
       this.player.frame.value === this.player.shown.value,
   );
   private readonly controller = new AbortController();
@@ -66,7 +67,7 @@ export class Session {
   constructor(
     readonly video: Video,
     project: Project,
-    /** Where one labels frames blindly, seeing one's own labels alone. */
+    /** An assignment shows the person's own labels only. */
     readonly assignment: Assignment | null = null,
   ) {
     const table = video.frameTable!;
@@ -74,18 +75,18 @@ export class Session {
     this.size = { width: table.widthPx ?? 0, height: table.heightPx ?? 0 };
     this.labels = new Labels(this.frameCount, this.size);
     const cache = new FrameCache(video.name, this.frameCount, this.size.width, this.size.height);
-    cache.onError = (error) => say(inWords(error), "error");
+    cache.onError = (error) => notify(errorMessage(error), "error");
     this.player = new Player(cache, this.frameCount, (frame) => this.seconds(frame));
     this.outbox = new Outbox(this.key, assignment !== null);
     this.project.value = project;
     this.activeClass.value = project.objectClasses?.[0]?.name ?? "";
     this.undo = new Undo(this);
-    this.background = new Background(video.name, () => void this.replaced());
+    this.background = new Background(video.name, () => void this.onRetrained());
     this.reviewing = new Reviewing(this);
     if (assignment) this.assigned = new Set((assignment.frameIndices ?? []).map(Number));
     this.listen();
     this.training.onFrames = (done) => this.fetchUpTo(done);
-    this.training.onEnd = (operation) => void this.trained(operation);
+    this.training.onEnd = (operation) => void this.onTrained(operation);
   }
 
   private listen(): void {
@@ -98,18 +99,17 @@ export class Session {
     };
     outbox.onDifferences = (differences, revision) => {
       labels.revision = Math.max(labels.revision, revision);
-      labels.take(differences.flatMap(({ after }) => (after ? [after] : [])), { flash: true, pending });
+      labels.merge(differences.flatMap(({ after }) => (after ? [after] : [])), { flash: true, pending });
       for (const { key, after } of differences) if (!after && key) this.dropKey(key, true);
     };
-    outbox.onSummary = (summary) => {
+    outbox.onSummary = (summary, updates) => {
       if (!summary) void this.refresh().catch(() => undefined);
-      const changed = Number(summary?.changedFrameCount ?? 0);
-      const seconds = (summary?.durationSeconds ?? 0).toFixed(1);
-      if (changed) say(`${changed} ${changed === 1 ? "frame" : "frames"} mended in ${seconds} s`, "good");
-      this.reviewing.changed(Boolean(summary?.microModelVersion));
-      if (summary?.microModelVersion) this.background.lookOut();
+      const text = summary ? updates.text(summary.durationSeconds ?? 0) : "";
+      if (text) notify(text, updates.onlyUpdates ? "good" : "info");
+      this.reviewing.labelsChanged(Boolean(summary?.microModelVersion));
+      if (summary?.microModelVersion) this.background.startPolling();
     };
-    outbox.onRefused = (draft, error) => void this.refused(draft, error);
+    outbox.onRefused = (draft, error) => void this.onRefused(draft, error);
   }
 
   private acknowledge(label: Label, revision: number): void {
@@ -127,23 +127,23 @@ export class Session {
     this.labels.drop(row, frame);
   }
 
-  /** Load what is there, and go on where an earlier visit stopped. */
+  /** Load the labels and resume where an earlier visit stopped. */
   async start(): Promise<void> {
     const { signal } = this.controller;
     this.labels.revision = Number(this.video.labelRevision ?? 0);
-    const memory = sessionStorage.getItem(`frame|${this.key}`);
-    this.player.go(Number(memory ?? (this.assigned ? Math.min(...this.assigned) : 0)));
+    const lastFrame = sessionStorage.getItem(`frame|${this.key}`);
+    this.player.go(Number(lastFrame ?? (this.assigned ? Math.min(...this.assigned) : 0)));
     const drafts = await this.outbox.restore();
     for (const draft of drafts) this.show(draft);
     try {
       if (this.labels.revision > 0 || this.assignment) await this.load(0, this.frameCount);
       this.loading.value = false;
-      if (drafts.length) say(`${drafts.length} unsaved ${drafts.length === 1 ? "edit" : "edits"} restored`, "good");
+      if (drafts.length) notify(`${count(drafts.length, "unsaved edit")} restored.`, "good");
       this.outbox.send();
       const others = this.assignment ? [] : [this.findTraining(signal), this.reviewing.start()];
       await Promise.all([this.loadTimes(signal), ...others]);
     } catch (error) {
-      if (!isAbort(error)) say(inWords(error), "error");
+      if (!isAbort(error)) notify(errorMessage(error), "error");
       this.loading.value = false;
     }
   }
@@ -157,19 +157,18 @@ export class Session {
     this.reviewing.close();
   }
 
-  /** Do something; until it is done the page is not quiet. */
-  async during<T>(act: () => Promise<T>): Promise<T> {
-    this.underWay.value++;
+  async during<T>(task: () => Promise<T>): Promise<T> {
+    this.runningTasks.value++;
     try {
-      return await act();
+      return await task();
     } finally {
-      this.underWay.value--;
+      this.runningTasks.value--;
     }
   }
 
-  // --- what is there ---------------------------------------------------------------------------------------------
+  // --- reading ------------------------------------------------------------------------------------------------------
 
-  /** What is open: the video, or the assignment. */
+  /** Name of the open video or assignment. */
   get key(): string {
     return this.assignment?.name ?? this.video.name;
   }
@@ -188,20 +187,20 @@ export class Session {
     return classColor(classes?.[index]?.color, Math.max(index, 0) + offset);
   }
 
-  /** Objects and frame classes, the latter also where nothing is labeled yet. */
+  /** Objects and frame classes; frame classes also before they have a label. */
   rows(): Row[] {
     for (const one of this.project.value.frameClasses ?? []) this.labels.row(one.name, one.name, true);
     return this.labels.ordered();
   }
 
-  /** Read labels of frames; what is not there any more goes away. */
+  /** Read the labels of frames; labels that the server does not have any more are removed. */
   async load(start: number, stop: number, flash = false, tracks: string[] = []): Promise<void> {
     let resumeToken = "";
     const seen = new Set<string>();
     const options = { flash, seen, pending: (key: string): boolean => this.outbox.isPending(key) };
     const read = async (): Promise<void> => {
       if (this.assignment) {
-        for await (const own of listAssigned(this.assignment.name, "", this.controller.signal)) this.labels.take(own, options);
+        for await (const own of listAssigned(this.assignment.name, "", this.controller.signal)) this.labels.merge(own, options);
         return;
       }
       const selection = { startFrame: String(start), stopFrame: String(stop), tracks };
@@ -211,16 +210,15 @@ export class Session {
         body,
         this.controller.signal,
       )) {
-        this.labels.take(message.labels ?? [], options);
+        this.labels.merge(message.labels ?? [], options);
         if (message.resumeToken) resumeToken = message.resumeToken;
       }
     };
-    await this.during(() => patiently(read, this.controller.signal));
+    await this.during(() => retry(read, this.controller.signal));
     const only = tracks.length ? new Set(tracks.flatMap((track) => [rowKey(track, false), rowKey(track, true)])) : undefined;
     this.labels.dropUnseen(seen, start, stop, options, only);
   }
 
-  /** Read all labels, or those of some tracks, again; what changed is shown. */
   refresh(tracks: string[] = []): Promise<void> {
     return this.load(0, this.frameCount, true, tracks);
   }
@@ -230,7 +228,7 @@ export class Session {
     let pageToken = "";
     let at = 0;
     do {
-      const page = await patiently(
+      const page = await retry(
         () =>
           call<{ frames?: Frame[]; nextPageToken?: string }>(
             "VideoService/ListFrames",
@@ -245,9 +243,9 @@ export class Session {
     this.pts.value = times;
   }
 
-  // --- edits -----------------------------------------------------------------------------------------------------
+  // --- edits --------------------------------------------------------------------------------------------------------
 
-  /** A name for a new object of a class, with the smallest number that no other is shown under. */
+  /** A name for a new object of a class, with the smallest number that is free. */
   newTrack(className: string): string {
     const taken = new Set([...this.labels.rows.values()].flatMap((row) => [row.name, this.nameOf(row)]));
     for (let number = 1; ; number++) {
@@ -256,33 +254,39 @@ export class Session {
     }
   }
 
-  /** The row that an edit on this frame is about; a new object of the active class where none is selected. */
+  /** The selected object; if none is selected, a new object of the active class. */
   targetRow(): Row | null {
     const row = this.selectedRow.value;
     if (row && !row.isFrameClass) return row;
     const className = this.activeClass.value;
     if (!className) {
-      say("Make a class first: Classes, in the panel on the right", "error");
+      notify("Add a class first: open Classes in the panel on the right.", "error");
       return null;
     }
-    const made = this.labels.row(this.newTrack(className), className, false);
-    this.selected.value = made.key;
-    return made;
+    const created = this.labels.row(this.newTrack(className), className, false);
+    this.selected.value = created.key;
+    return created;
   }
 
-  /** Whether one may do something here; else says why not. */
   allows(permission: Permission): boolean {
     if (this.assignment && permission !== "work") {
-      say("Here one labels, and nothing else");
+      notify("You can only label in this assignment.");
       return false;
     }
     const project = this.project.value.name;
     if (may(permission, project)) return true;
-    say(whyNot(permission, project), "error");
+    notify(whyNot(permission, project), "error");
     return false;
   }
 
-  /** Draw a shape on a frame: the object is visible there. */
+  /** Choose a tool; a started shape has to be finished or discarded first. */
+  chooseTool(tool: Tool): void {
+    if (tool === this.tool.value) return;
+    if (this.drawing.value !== null) return notify("Finish the started shape first, or press Esc to discard it.");
+    if (tool === "select" || this.allows("work")) this.tool.value = tool;
+  }
+
+  /** Give an object a shape on a frame; it becomes visible there, unless it is occluded. */
   draw(shape: Shape, frame = this.player.shown.value, row = this.targetRow()): void {
     if (!row) return;
     const state = row.state[frame] === State.OCCLUDED ? State.OCCLUDED : State.VISIBLE;
@@ -290,23 +294,23 @@ export class Session {
   }
 
   setState(state: StateNumber, row = this.selectedRow.value, frame = this.player.shown.value): void {
-    if (!row || row.isFrameClass) return say("Select an object first");
+    if (!row || row.isFrameClass) return notify("Select an object first.");
     const before = row.get(frame);
-    if (state === State.VISIBLE && !before?.shape) return say("Draw where it is: a visible object has a shape");
+    if (state === State.VISIBLE && !before?.shape) return notify("Draw it first: a visible object needs a shape.");
     const shape = state === State.ABSENT ? null : (before?.shape ?? null);
-    this.edit(`${this.nameOf(row)} ${["", "visible", "occluded", "absent", "uncertain"][state]}`, [
+    this.edit(`mark ${this.nameOf(row)} as ${STATE_NAMES[state]}`, [
       [row, human(frame, state, shape)],
     ]);
   }
 
   setFrameClass(name: string, present: boolean, frame = this.player.shown.value): void {
     const row = this.labels.row(name, name, true);
-    this.edit(`${name} ${present ? "present" : "absent"}`, [
+    this.edit(`set ${name} to ${present ? "yes" : "no"}`, [
       [row, human(frame, present ? State.VISIBLE : State.ABSENT, null)],
     ]);
   }
 
-  /** Take a label off this frame. */
+  /** Remove a label from this frame. */
   remove(row = this.selectedRow.value, frame = this.player.shown.value): void {
     if (!row?.state[frame]) return;
     this.edit(`remove ${this.nameOf(row)}`, [[row, { frame, state: State.NONE } as Entry]]);
@@ -316,22 +320,21 @@ export class Session {
     return row.isFrameClass || row.name.startsWith(row.className) ? row.name : `${row.className} ${row.name}`;
   }
 
-  /** Edits of one gesture: they are shown at once, kept on this machine, sent, and undone together. */
-  edit(words: string, edits: [Row, Entry][]): void {
+  /** Edits of one gesture: shown at once, stored in the browser, sent and undone together. */
+  edit(text: string, edits: [Row, Entry][]): void {
     if (!this.allows("work")) return;
     if (edits.some(([, { frame }]) => this.assigned?.has(frame) === false))
-      return say("This frame is not assigned to you: N goes to one that is");
+      return notify("This frame is not assigned to you. Press N for the next one that is.");
     const changes = edits.map(([row, entry]): Change => {
       const after = entry.state === State.NONE ? null : entry;
       return { row, frame: entry.frame, before: row.get(entry.frame), after };
     });
     const id = crypto.randomUUID();
-    this.undo.did({ words, id, revision: 0, frame: changes[0].frame, changes });
+    this.undo.push({ text, id, revision: 0, frame: changes[0].frame, changes });
     this.send(changes, id);
-    spoken.value = `${words}, frame ${changes[0].frame}`;
+    announcement.value = `${text}, frame ${changes[0].frame}`;
   }
 
-  /** Show changes, and send them. */
   send(changes: readonly Change[], id: string): void {
     const labels: Label[] = [];
     const deletions: LabelKey[] = [];
@@ -346,9 +349,9 @@ export class Session {
     void this.outbox.add({ labels, deletions, keys, baseRevision: this.labels.revision }, id);
   }
 
-  /** Show a draft that an earlier visit left. */
+  /** Show a draft of an earlier visit. */
   private show(draft: Draft): void {
-    this.labels.take(draft.labels.map((label) => ({ ...label, provenance: label.provenance ?? HUMAN_PROVENANCE })));
+    this.labels.merge(draft.labels.map((label) => ({ ...label, provenance: label.provenance ?? HUMAN_PROVENANCE })));
     for (const key of draft.deletions) {
       const name = key.track ?? key.frameClass ?? "";
       const row = this.labels.rows.get(rowKey(name, key.frameClass !== undefined));
@@ -356,10 +359,10 @@ export class Session {
     }
   }
 
-  private async refused(draft: Draft, error: RpcError): Promise<void> {
+  private async onRefused(draft: Draft, error: RpcError): Promise<void> {
     this.undo.forget(draft.id);
     const conflict = error.reason === "REVISION_CONFLICT";
-    const again = (): void => {
+    const resend = (): void => {
       const baseRevision = this.labels.revision;
       this.show(draft);
       void this.outbox.add({ ...draft, baseRevision });
@@ -373,14 +376,14 @@ export class Session {
     if (conflict) this.labels.revision = Math.max(this.labels.revision, Number(error.metadata.current_revision ?? 0));
     this.labels.touch();
     if (conflict)
-      say(`Somebody else changed frame ${frames[0]} meanwhile; theirs is shown`, "error", {
+      notify(`Another person changed frame ${frames[0]} at the same time. Their label is shown.`, "error", {
         label: "Use mine",
-        act: again,
+        run: resend,
       });
-    else say(inWords(error), "error");
+    else notify(errorMessage(error), "error");
   }
 
-  // --- training --------------------------------------------------------------------------------------------------
+  // --- training -----------------------------------------------------------------------------------------------------
 
   async train(settings: { experiments: number; effort: number }): Promise<void> {
     if (!this.allows("work")) return;
@@ -394,18 +397,18 @@ export class Session {
           if (message.operation) return message.operation.name;
         return "";
       };
-      const name = await patiently(begin);
+      const name = await retry(begin);
       this.fetched = 0;
       if (name) void this.training.watch(name);
     } catch (error) {
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
     }
   }
 
-  /** Go on watching what an earlier visit, or somebody else, has started. */
+  /** Watch a training that an earlier visit or another person started. */
   private async findTraining(signal: AbortSignal): Promise<void> {
     const operations = await listOperations(this.video.name, signal);
-    this.background.found(operations);
+    this.background.showNewest(operations);
     const mine = operations.filter(({ metadata }) =>
       ["OPERATION_KIND_AUTO_LABEL", "OPERATION_KIND_PROPAGATE", "OPERATION_KIND_TRAIN"].includes(metadata?.kind ?? ""),
     );
@@ -428,17 +431,17 @@ export class Session {
     }, RELOAD_MS);
   }
 
-  /** A micro-model retrained has labeled the video. */
-  private async replaced(): Promise<void> {
+  /** A retrained micro-model has labeled the video. */
+  private async onRetrained(): Promise<void> {
     await this.refresh().catch(() => undefined);
-    this.reviewing.changed(true);
+    this.reviewing.labelsChanged(true);
   }
 
-  private async trained(operation: Operation): Promise<void> {
-    const made = operation.metadata?.kind !== "OPERATION_KIND_TRAIN";
-    if (made) await this.refresh().catch(() => undefined);
-    this.reviewing.changed(made && !operation.error?.code);
-    if (operation.error?.code && this.training.error.value) say(`Training failed: ${this.training.error.value}`, "error");
+  private async onTrained(operation: Operation): Promise<void> {
+    const labeled = operation.metadata?.kind !== "OPERATION_KIND_TRAIN";
+    if (labeled) await this.refresh().catch(() => undefined);
+    this.reviewing.labelsChanged(labeled && !operation.error?.code);
+    if (operation.error?.code && this.training.error.value) notify(`Training failed. ${sentence(this.training.error.value)}`, "error");
   }
 }
 

@@ -1,10 +1,10 @@
-/** What a person has set on this machine. */
+/** Settings of the person, stored in this browser. */
 
 import { effect, signal } from "@preact/signals";
 
 export type Theme = "system" | "light" | "dark";
 
-interface Kept {
+interface Stored {
   theme: Theme;
   opacity: number;
   outlineOnly: boolean;
@@ -13,25 +13,25 @@ interface Kept {
 }
 
 const KEY = "micromodels-settings";
-const DEFAULTS: Kept = { theme: "system", opacity: 0.45, outlineOnly: false, brush: 12, speed: 1 };
+const DEFAULTS: Stored = { theme: "system", opacity: 0.45, outlineOnly: false, brush: 12, speed: 1 };
 
-function read(): Kept {
+function read(): Stored {
   try {
-    return { ...DEFAULTS, ...(JSON.parse(localStorage.getItem(KEY) ?? "{}") as Partial<Kept>) };
+    return { ...DEFAULTS, ...(JSON.parse(localStorage.getItem(KEY) ?? "{}") as Partial<Stored>) };
   } catch {
     return DEFAULTS;
   }
 }
 
-const kept = read();
-export const theme = signal<Theme>(kept.theme);
-export const opacity = signal(kept.opacity);
-export const outlineOnly = signal(kept.outlineOnly);
-export const brush = signal(kept.brush);
-export const speed = signal(kept.speed);
+const stored = read();
+export const theme = signal<Theme>(stored.theme);
+export const opacity = signal(stored.opacity);
+export const outlineOnly = signal(stored.outlineOnly);
+export const brush = signal(stored.brush);
+export const speed = signal(stored.speed);
 
 effect(() => {
-  const all: Kept = {
+  const all: Stored = {
     theme: theme.value,
     opacity: opacity.value,
     outlineOnly: outlineOnly.value,

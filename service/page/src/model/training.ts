@@ -1,4 +1,4 @@
-/** A training as the page watches it: loss, flip book, experiments, time left, frames that have their labels. */
+/** Progress of a training: loss, flip book, experiments, time left, frames labeled so far. */
 
 import { signal } from "@preact/signals";
 
@@ -10,7 +10,7 @@ import type {
   PropagationProgress,
   TrainingProgress,
 } from "../api/messages";
-import { call, Code, inWords, isAbort, patiently, RpcError, stream } from "../api/rpc";
+import { call, Code, errorMessage, isAbort, retry, RpcError, stream } from "../api/rpc";
 
 export interface Picture {
   frame: number;
@@ -19,7 +19,8 @@ export interface Picture {
   url: string;
 }
 
-const LOSS_POINTS = 1200;
+const MAX_LOSS_POINTS = 1200;
+const MAX_PICTURES = 60;
 
 export class Training {
   readonly operation = signal("");
@@ -27,7 +28,7 @@ export class Training {
   readonly steps = signal<TrainingProgress | null>(null);
   readonly loss = signal<{ experiment: number; step: number; loss: number }[]>([]);
   readonly experiments = signal<ExperimentResult[]>([]);
-  /** Of every frame of the flip book the newest pictures, by step. */
+  /** The newest pictures of every frame of the flip book, by step. */
   readonly pictures = signal<Map<number, Picture[]>>(new Map());
   readonly propagation = signal<PropagationProgress | null>(null);
   readonly warnings = signal<string[]>([]);
@@ -43,7 +44,7 @@ export class Training {
     return ["waiting", "training", "labeling", "stopping"].includes(this.state.value);
   }
 
-  /** Watch an operation until it ends, through lost connections; of one that has ended, show what it was like. */
+  /** Watch an operation until it ends, across lost connections; of an operation that has ended, show its progress. */
   async watch(name: string, live = true, flipBook = true): Promise<void> {
     this.reset(name);
     this.live = live;
@@ -62,14 +63,14 @@ export class Training {
       }
     };
     try {
-      await patiently(follow, controller.signal);
-      const operation = await patiently(() => call<Operation>("google.longrunning.Operations/GetOperation", { name }));
+      await retry(follow, controller.signal);
+      const operation = await retry(() => call<Operation>("google.longrunning.Operations/GetOperation", { name }));
       if (operation.error?.code) this.fail(operation);
       else this.state.value = "done";
       if (live) this.onEnd(operation);
     } catch (error) {
       if (isAbort(error)) return;
-      this.error.value = inWords(error);
+      this.error.value = errorMessage(error);
       this.state.value = "failed";
     }
   }
@@ -80,7 +81,7 @@ export class Training {
     this.state.value = cancelled ? "done" : "failed";
   }
 
-  /** "Good enough": training ends with what it has learned, and labeling goes on. */
+  /** End training now with what it has learned; then the video is labeled. */
   async stopEarly(): Promise<void> {
     await call("LabelingService/StopEarly", { name: this.operation.value });
     this.stoppedEarly.value = true;
@@ -121,7 +122,7 @@ export class Training {
       if (this.state.value !== "stopping") this.state.value = "training";
       this.steps.value = steps;
       const point = { experiment: steps.experiment ?? 0, step: steps.step ?? 0, loss: steps.loss ?? 0 };
-      this.loss.value = [...this.loss.value.slice(-LOSS_POINTS), point];
+      this.loss.value = [...this.loss.value.slice(-MAX_LOSS_POINTS), point];
     } else if (progress.experiment) {
       this.experiments.value = [...this.experiments.value, progress.experiment];
     } else if (progress.picture) {
@@ -142,7 +143,7 @@ export class Training {
     const picture: Picture = { frame, step: message.step ?? 0, experiment: message.experiment ?? 0, url };
     const pictures = new Map(this.pictures.value);
     const of = [...(pictures.get(frame) ?? []), picture];
-    while (of.length > 60) URL.revokeObjectURL(of.splice(1, 1)[0].url); // the first stays: it shows where it began
+    while (of.length > MAX_PICTURES) URL.revokeObjectURL(of.splice(1, 1)[0].url); // the first picture is kept to compare with
     pictures.set(frame, of);
     this.pictures.value = pictures;
   }

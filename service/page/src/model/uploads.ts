@@ -1,9 +1,9 @@
-/** Uploads in chunks with checksums; after a break, also after a reload, the same file goes on where it stood. */
+/** Uploads in chunks with checksums; an interrupted upload of the same file resumes, also after a reload. */
 
 import { signal } from "@preact/signals";
 
 import type { Operation, Upload } from "../api/messages";
-import { call, Code, inWords, patiently, RpcError } from "../api/rpc";
+import { call, Code, errorMessage, retry, RpcError } from "../api/rpc";
 import { crc32 } from "../lib/crc32";
 
 export interface UploadState {
@@ -14,19 +14,20 @@ export interface UploadState {
   sent: number;
   phase: "sending" | "reading" | "failed";
   error: string;
-  /** Bytes a second, lately. */
+  /** Bytes a second. */
   speed: number;
   resumedAt: number;
 }
 
-/** The uploads of this page, newest last. */
+/** Uploads of this visit, newest last. */
 export const uploads = signal<UploadState[]>([]);
 
 const CHUNK_BYTES = 2 << 20;
+const MAX_FAILURES = 5;
 const MEMORY = "micromodels-uploads";
 const controllers = new Map<string, AbortController>();
 
-/** What was begun, by what the file looks like: `project|name|size|changed` to the name of the upload. */
+/** Unfinished uploads: from `project|file name|size|last modified` to the name of the upload. */
 function remembered(): Record<string, string> {
   try {
     return JSON.parse(localStorage.getItem(MEMORY) ?? "{}") as Record<string, string>;
@@ -51,7 +52,7 @@ export function forget(id: string): void {
   uploads.value = uploads.value.filter((upload) => upload.id !== id);
 }
 
-/** Upload a file; gives the operation that reads it, or null where it failed or was given up. */
+/** Upload a file; gives the operation that reads it, or null if the upload failed or was canceled. */
 export async function uploadFile(project: string, file: File): Promise<Operation | null> {
   const id = crypto.randomUUID();
   const state: UploadState = {
@@ -73,7 +74,7 @@ export async function uploadFile(project: string, file: File): Promise<Operation
     const upload = await begin(project, file, fingerprint, controller.signal);
     if (upload.state !== "UPLOAD_STATE_FINISHED") await sendAll(id, upload, file, controller.signal);
     update(id, { phase: "reading", sent: file.size });
-    const operation = await patiently(
+    const operation = await retry(
       () => call<Operation>("VideoService/FinishUpload", { name: upload.name }),
       controller.signal,
     );
@@ -82,7 +83,7 @@ export async function uploadFile(project: string, file: File): Promise<Operation
     return operation;
   } catch (error) {
     if (controller.signal.aborted) remember(fingerprint, null);
-    else update(id, { phase: "failed", error: inWords(error) });
+    else update(id, { phase: "failed", error: errorMessage(error) });
     return null;
   } finally {
     controllers.delete(id);
@@ -93,14 +94,14 @@ async function begin(project: string, file: File, fingerprint: string, signal: A
   const known = remembered()[fingerprint];
   if (known) {
     try {
-      const upload = await patiently(() => call<Upload>("VideoService/GetUpload", { name: known }), signal);
+      const upload = await retry(() => call<Upload>("VideoService/GetUpload", { name: known }), signal);
       if (upload.state === "UPLOAD_STATE_ACTIVE" || upload.state === "UPLOAD_STATE_FINISHED") return upload;
     } catch (error) {
-      if (!(error instanceof RpcError)) throw error; // else it has expired
+      if (!(error instanceof RpcError)) throw error; // an RpcError: the upload has expired
     }
   }
   const requestId = crypto.randomUUID();
-  const upload = await patiently(
+  const upload = await retry(
     () =>
       call<Upload>("VideoService/StartUpload", {
         parent: project,
@@ -117,20 +118,20 @@ async function begin(project: string, file: File, fingerprint: string, signal: A
 async function sendAll(id: string, upload: Upload, file: File, signal: AbortSignal): Promise<void> {
   let offset = Number(upload.receivedBytes ?? 0);
   update(id, { sent: offset, resumedAt: offset });
-  const most = Math.min(CHUNK_BYTES, upload.maxChunkBytes ? Number(upload.maxChunkBytes) : CHUNK_BYTES);
+  const chunkBytes = Math.min(CHUNK_BYTES, upload.maxChunkBytes ? Number(upload.maxChunkBytes) : CHUNK_BYTES);
   const started = performance.now();
   const first = offset;
   for (let failures = 0; offset < file.size; ) {
-    const data = new Uint8Array(await file.slice(offset, offset + most).arrayBuffer());
+    const data = new Uint8Array(await file.slice(offset, offset + chunkBytes).arrayBuffer());
     const body = { name: upload.name, offset: String(offset), crc32: crc32(data), data: base64(data) };
     try {
-      const answer = await patiently(() => call<Upload>("VideoService/UploadChunk", body, signal), signal);
+      const answer = await retry(() => call<Upload>("VideoService/UploadChunk", body, signal), signal);
       offset = Number(answer.receivedBytes ?? 0);
       failures = 0;
     } catch (error) {
-      if (!(error instanceof RpcError) || ++failures > 5) throw error;
+      if (!(error instanceof RpcError) || ++failures > MAX_FAILURES) throw error;
       if (error.code === Code.OUT_OF_RANGE && error.metadata.expected_offset)
-        offset = Number(error.metadata.expected_offset); // an answer was lost, not the bytes
+        offset = Number(error.metadata.expected_offset); // the server has the bytes; only its answer was lost
       else if (error.code !== Code.DATA_LOSS && error.code !== Code.ABORTED) throw error;
       else await new Promise((resolve) => setTimeout(resolve, 300 * failures));
     }

@@ -3,11 +3,11 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { MaskPictures } from "../board/MaskPictures";
 import type { Agreement, Assignment, Label, Project, Video } from "../api/messages";
-import { inWords, isAbort } from "../api/rpc";
+import { errorMessage, isAbort } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { count, percent } from "../lib/format";
 import { adjudicate, getAgreement, listAssigned } from "../model/assigning";
-import { say } from "../model/toasts";
+import { notify } from "../model/toasts";
 import { Icon } from "./Icon";
 import { Masthead } from "./Masthead";
 import { Needs } from "./parts";
@@ -19,17 +19,17 @@ interface Loaded {
   labels: ByFrame[];
 }
 
-/** The labels of two people side by side, how far they agree, and a choice frame by frame. */
+/** The labels of two people side by side, their agreement, and a choice frame by frame. */
 export function Adjudication(props: { project: Project; video: Video; assignment: Assignment }) {
   const { project, video, assignment } = props;
   const [loaded, setLoaded] = useState<Loaded | null>(null);
   const [error, setError] = useState("");
   useEffect(() => {
-    document.title = `Two people · ${video.displayName}`;
+    document.title = `Compare labels · ${video.displayName}`;
     const controller = new AbortController();
     load(assignment, controller.signal)
       .then(setLoaded)
-      .catch((caught) => isAbort(caught) || setError(inWords(caught)));
+      .catch((caught) => isAbort(caught) || setError(errorMessage(caught)));
     return () => controller.abort();
   }, [assignment]);
   return (
@@ -69,25 +69,25 @@ async function load(assignment: Assignment, signal: AbortSignal): Promise<Loaded
 function Figures({ agreement }: { agreement: Agreement }) {
   const kappa = (value: number | undefined): string => (value === undefined ? "–" : value.toFixed(2));
   const all = [
-    { value: agreement.meanIou === undefined ? "–" : percent(agreement.meanIou), words: "overlap of their shapes (mean IoU)" },
-    { value: kappa(agreement.stateKappa), words: "Cohen's kappa of states" },
-    { value: kappa(agreement.classKappa), words: "Cohen's kappa of classes" },
-    { value: kappa(agreement.frameClassKappa), words: "Cohen's kappa of whole frames" },
+    { value: agreement.meanIou === undefined ? "–" : percent(agreement.meanIou), text: "overlap of shapes (mean IoU)" },
+    { value: kappa(agreement.stateKappa), text: "Cohen's kappa, states" },
+    { value: kappa(agreement.classKappa), text: "Cohen's kappa, object classes" },
+    { value: kappa(agreement.frameClassKappa), text: "Cohen's kappa, frame classes" },
   ];
   return (
     <>
       <dl class="figures">
         {all.map((one) => (
-          <div key={one.words}>
-            <dt>{one.words}</dt>
+          <div key={one.text}>
+            <dt>{one.text}</dt>
             <dd>{one.value}</dd>
           </div>
         ))}
       </dl>
       <p class="muted">
         {count(Number(agreement.objectCount ?? 0), "object")} on {count(Number(agreement.frameCount ?? 0), "frame")},{" "}
-        {Number(agreement.matchedCount ?? 0).toLocaleString("en")} seen by both. Kappa is 1 where they always agree, 0 where chance would do as well; a dash where
-        there is nothing to compare.
+        {Number(agreement.matchedCount ?? 0).toLocaleString("en")} labeled by both. Kappa: 1 = full agreement, 0 = no better than chance, – = nothing to
+        compare.
       </p>
     </>
   );
@@ -102,12 +102,12 @@ function Choosing(props: { project: Project; video: Video; assignment: Assignmen
   const [requestId] = useState(() => crypto.randomUUID());
   const [busy, setBusy] = useState(false);
   const frame = frames[at];
-  const decided = Boolean(assignment.adjudicator);
+  const isDecided = Boolean(assignment.adjudicator);
   const same = frames.filter((number) => isSame(loaded.labels, number));
   const chosen = (number: number): string => choices[number] ?? (same.includes(number) ? one : "");
   const open = frames.filter((number) => !chosen(number)).length;
   const choose = (name: string): void => {
-    if (decided) return;
+    if (isDecided) return;
     setChoices({ ...choices, [frame]: name });
     const next = frames.findIndex((number, index) => index > at && !chosen(number));
     if (next >= 0) setAt(next);
@@ -130,10 +130,10 @@ function Choosing(props: { project: Project; video: Video; assignment: Assignmen
     try {
       const all = Object.fromEntries(frames.map((number) => [String(number), chosen(number)]));
       await adjudicate(assignment.name, one, all, requestId);
-      say("Decided: the chosen labels are labels of the video now", "good");
+      notify("Saved to the video.", "good");
       goTo(video.name);
     } catch (error) {
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
       setBusy(false);
     }
   };
@@ -143,7 +143,7 @@ function Choosing(props: { project: Project; video: Video; assignment: Assignmen
         {frames.map((number, index) => (
           <button key={number} class={`chip ${index === at ? "on" : ""}`} aria-current={index === at} onClick={() => setAt(index)}>
             {number.toLocaleString("en")}
-            <span class="muted small-text">{same.includes(number) ? "same" : chosen(number) || "open"}</span>
+            <span class="muted small-text">{same.includes(number) ? "same" : chosen(number) || "undecided"}</span>
           </button>
         ))}
       </nav>
@@ -153,8 +153,8 @@ function Choosing(props: { project: Project; video: Video; assignment: Assignmen
             <div class="section-head">
               <h2>{name}</h2>
               <Needs to="review" project={project.name}>
-                <button aria-pressed={chosen(frame) === name} disabled={decided} onClick={() => choose(name)}>
-                  <Icon of={Check} size={14} /> Take {name}'s <kbd>{index + 1}</kbd>
+                <button aria-pressed={chosen(frame) === name} disabled={isDecided} onClick={() => choose(name)}>
+                  <Icon of={Check} size={14} /> Use {name}'s <kbd>{index + 1}</kbd>
                 </button>
               </Needs>
             </div>
@@ -164,17 +164,17 @@ function Choosing(props: { project: Project; video: Video; assignment: Assignmen
       </div>
       <div class="heading">
         <span class="masthead-end">
-          <button class="square" aria-label="The frame before" disabled={at === 0} onClick={() => setAt(at - 1)}>
+          <button class="square" aria-label="Previous frame" disabled={at === 0} onClick={() => setAt(at - 1)}>
             <Icon of={ArrowLeft} />
           </button>
-          <button class="square" aria-label="The next frame" disabled={at === frames.length - 1} onClick={() => setAt(at + 1)}>
+          <button class="square" aria-label="Next frame" disabled={at === frames.length - 1} onClick={() => setAt(at + 1)}>
             <Icon of={ArrowRight} />
           </button>
-          <span class="muted">{decided ? `Decided by ${assignment.adjudicator}` : open ? `${count(open, "frame")} to decide` : "Every frame is decided"}</span>
+          <span class="muted">{isDecided ? `Decided by ${assignment.adjudicator}` : open ? `${count(open, "frame")} left to decide` : "All frames decided"}</span>
         </span>
         <Needs to="review" project={project.name}>
-          <button class="primary" disabled={decided || busy || open > 0} onClick={() => void decide()}>
-            Make these the labels
+          <button class="primary" disabled={isDecided || busy || open > 0} onClick={() => void decide()}>
+            Save to the video
           </button>
         </Needs>
       </div>
@@ -182,23 +182,23 @@ function Choosing(props: { project: Project; video: Video; assignment: Assignmen
   );
 }
 
-/** What somebody drew on a frame, and the same in words. */
+/** A person's labels on a frame, as a picture and as text. */
 function Picture(props: { project: Project; video: Video; frame: number; labels: Label[]; name: string }) {
   const { project, video, frame, labels } = props;
   const canvas = useRef<HTMLCanvasElement>(null);
   const size = { width: video.frameTable?.widthPx ?? 1, height: video.frameTable?.heightPx ?? 1 };
-  const words = labels.map(inFew).join("; ") || "nothing";
+  const text = labels.map(summary).join("; ") || "no labels";
   useEffect(() => {
     const image = new Image();
-    let gone = false;
-    image.onload = () => !gone && canvas.current && paint(canvas.current, image, labels, project, size);
+    let isGone = false;
+    image.onload = () => !isGone && canvas.current && paint(canvas.current, image, labels, project, size);
     image.src = `/frames/${video.name}/${frame}.jpg`;
-    return () => void (gone = true);
+    return () => void (isGone = true);
   }, [frame, labels]);
   return (
     <>
-      <canvas ref={canvas} width={size.width} height={size.height} role="img" aria-label={`Frame ${frame} by ${props.name}: ${words}`} />
-      <p class="muted small-text">{words}</p>
+      <canvas ref={canvas} width={size.width} height={size.height} role="img" aria-label={`Frame ${frame} by ${props.name}: ${text}`} />
+      <p class="muted small-text">{text}</p>
     </>
   );
 }
@@ -226,13 +226,13 @@ function paint(canvas: HTMLCanvasElement, image: HTMLImageElement, labels: Label
   }
 }
 
-function inFew({ object, frameClass }: Label): string {
+function summary({ object, frameClass }: Label): string {
   if (frameClass) return `${frameClass.frameClass} ${frameClass.present ? "yes" : "no"}`;
   const state = (object!.state ?? "").replace("OBJECT_STATE_", "").toLowerCase();
   return `${object!.objectClass} ${state}`;
 }
 
-/** Whether both drew exactly the same, whatever they called it. */
+/** Whether the labels of both are the same, apart from the names of objects. */
 function isSame(labels: ByFrame[], frame: number): boolean {
   const [one, other] = labels.map((mine) =>
     (mine.get(frame) ?? []).map(({ object, frameClass }) => JSON.stringify([object ? { ...object, track: "" } : null, frameClass])).sort().join(),

@@ -1,11 +1,11 @@
 import { useEffect, useState } from "preact/hooks";
 
 import type { Assignment, Project, Video } from "../api/messages";
-import { call, inWords, loginWanted, patiently } from "../api/rpc";
+import { call, errorMessage, loginRequired, retry } from "../api/rpc";
 import { getAssignment, isDone, isMine } from "../model/assigning";
 import { caller, loadCaller } from "../model/caller";
 import { Session } from "../model/session";
-import { say } from "../model/toasts";
+import { notify } from "../model/toasts";
 import { Adjudication } from "./Adjudication";
 import { Editor } from "./Editor";
 import { Home } from "./Home";
@@ -16,9 +16,9 @@ import { route } from "./route";
 
 export function App() {
   const { project, video, assignment } = route.value;
-  const login = loginWanted.value;
+  const login = loginRequired.value;
   useEffect(() => {
-    if (!login && !caller.value) loadCaller().catch((error) => !loginWanted.value && say(inWords(error), "error"));
+    if (!login && !caller.value) loadCaller().catch((error) => !loginRequired.value && notify(errorMessage(error), "error"));
   }, [login]);
   if (!caller.value)
     return (
@@ -47,17 +47,17 @@ function Pages({ project }: { project?: string }) {
 }
 
 function OpenVideo({ project, video, assignment }: { project: string; video: string; assignment?: string }) {
-  const [compared, setCompared] = useState<{ project: Project; video: Video; assignment: Assignment } | null>(null);
+  const [comparison, setComparison] = useState<{ project: Project; video: Video; assignment: Assignment } | null>(null);
   const [session, setSession] = useState<Session | null>(null);
   const [error, setError] = useState("");
-  const login = loginWanted.value;
+  const login = loginRequired.value;
   useEffect(() => {
     if (login) return;
     const controller = new AbortController();
     let made: Session | null = null;
     void (async () => {
       try {
-        const [ofProject, ofVideo, ofTwo] = await patiently(() =>
+        const [openProject, openVideo, openAssignment] = await retry(() =>
           Promise.all([
             call<Project>("ProjectService/GetProject", { name: project }, controller.signal),
             call<Video>("VideoService/GetVideo", { name: video }, controller.signal),
@@ -65,14 +65,14 @@ function OpenVideo({ project, video, assignment }: { project: string; video: str
           ]),
         );
         if (controller.signal.aborted) return;
-        if (ofVideo.state !== "VIDEO_STATE_READY") return setError(ofVideo.error || "The video is still being read");
-        const blind = ofTwo && isMine(ofTwo) && !isDone(ofTwo, caller.value?.user ?? "");
-        if (ofTwo && !blind) return setCompared({ project: ofProject, video: ofVideo, assignment: ofTwo });
-        made = new Session(ofVideo, ofProject, ofTwo);
+        if (openVideo.state !== "VIDEO_STATE_READY") return setError(openVideo.error || "The video is still being read. Try again in a moment.");
+        const canLabel = openAssignment && isMine(openAssignment) && !isDone(openAssignment, caller.value?.user ?? "");
+        if (openAssignment && !canLabel) return setComparison({ project: openProject, video: openVideo, assignment: openAssignment });
+        made = new Session(openVideo, openProject, openAssignment);
         setSession(made);
         void made.start();
       } catch (caught) {
-        if (!controller.signal.aborted) setError(inWords(caught));
+        if (!controller.signal.aborted) setError(errorMessage(caught));
       }
     })();
     return () => {
@@ -80,13 +80,13 @@ function OpenVideo({ project, video, assignment }: { project: string; video: str
       made?.close();
     };
   }, [project, video, assignment, login]);
-  if (compared) return <Adjudication {...compared} />;
+  if (comparison) return <Adjudication {...comparison} />;
   if (session) return <Editor session={session} />;
   return (
     <main class="empty-page">
       {error ? (
         <>
-          <h1>This video cannot be shown</h1>
+          <h1>Cannot open this video</h1>
           <p>{error}</p>
           <a class="button" href={`#/${project}`}>
             Back to the project

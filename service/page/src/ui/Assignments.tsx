@@ -2,23 +2,23 @@ import { Users } from "lucide";
 import { useEffect, useState } from "preact/hooks";
 
 import type { Assignment } from "../api/messages";
-import { call, inWords } from "../api/rpc";
+import { call, errorMessage } from "../api/rpc";
 import { count } from "../lib/format";
-import { assignedFrames, Assigning, isDone, isMine, parseFrames, submit } from "../model/assigning";
+import { assignedFrames, Assigning, isDone, isLabeled, isMine, parseFrames, submit } from "../model/assigning";
 import { caller, may, whyNot } from "../model/caller";
 import type { Session } from "../model/session";
-import { say } from "../model/toasts";
+import { notify } from "../model/toasts";
 import { Icon } from "./Icon";
 import { Dialog } from "./parts";
 import { goTo, href } from "./route";
 
-const SHOWN = 5;
-const USUAL_FRAMES = 8;
+const MAX_SHOWN = 5;
+const DEFAULT_FRAMES = 8;
 
-/** Frames that two people label blindly: what there is to do, to compare, to decide. */
+/** Frames that two people label independently: to label, to compare, to decide. */
 export function Assignments({ session }: { session: Session }) {
   const [assigning] = useState(() => new Assigning(session.video.name));
-  const [making, setMaking] = useState(false);
+  const [creating, setCreating] = useState(false);
   useEffect(() => void assigning.load(), [assigning]);
   const project = session.project.value.name;
   const all = assigning.all.value;
@@ -27,15 +27,15 @@ export function Assignments({ session }: { session: Session }) {
     <section class="assignments">
       <div class="section-head">
         <h2>
-          <Icon of={Users} size={14} /> Two people
+          <Icon of={Users} size={14} /> Double labeling
         </h2>
-        <button class="link" disabled={!may("review", project)} title={whyNot("review", project)} onClick={() => setMaking(true)}>
+        <button class="link" disabled={!may("review", project)} title={whyNot("review", project)} onClick={() => setCreating(true)}>
           Assign frames
         </button>
       </div>
-      {all.length === 0 && <p class="muted">The same frames, labeled by two people who do not see each other's labels.</p>}
+      {all.length === 0 && <p class="muted">Two people label the same frames without seeing each other's labels.</p>}
       <ul class="plain">
-        {all.slice(0, SHOWN).map((one) => (
+        {all.slice(0, MAX_SHOWN).map((one) => (
           <li key={one.name} class="assignment">
             <span>
               {count(one.frameIndices?.length ?? 0, "frame")} for {one.annotators?.join(" and ")}
@@ -43,7 +43,7 @@ export function Assignments({ session }: { session: Session }) {
             </span>
             {isMine(one) && !isDone(one, caller.value?.user ?? "") ? (
               <a class="button" href={href(one.name)}>
-                Label yours
+                Start labeling
               </a>
             ) : (
               one.submittedAnnotators?.length === 2 && (
@@ -55,7 +55,7 @@ export function Assignments({ session }: { session: Session }) {
           </li>
         ))}
       </ul>
-      {making && <Assign session={session} assigning={assigning} onClose={() => setMaking(false)} />}
+      {creating && <Assign session={session} assigning={assigning} onClose={() => setCreating(false)} />}
     </section>
   );
 }
@@ -63,13 +63,13 @@ export function Assignments({ session }: { session: Session }) {
 function state(one: Assignment): string {
   if (one.adjudicator) return `decided by ${one.adjudicator}`;
   const done = one.submittedAnnotators ?? [];
-  return done.length === 2 ? "both are done" : done.length === 1 ? `${done[0]} is done` : "nobody is done yet";
+  return done.length === 2 ? "both submitted" : done.length === 1 ? `${done[0]} submitted` : "none submitted";
 }
 
 function Assign({ session, assigning, onClose }: { session: Session; assigning: Assigning; onClose: () => void }) {
   const [names, setNames] = useState(["", ""]);
   const [frames, setFrames] = useState(() => {
-    const number = Math.min(USUAL_FRAMES, session.frameCount);
+    const number = Math.min(DEFAULT_FRAMES, session.frameCount);
     return Array.from({ length: number }, (_, index) => Math.floor(((index + 0.5) * session.frameCount) / number)).join(", ");
   });
   const [requestId] = useState(() => crypto.randomUUID());
@@ -80,26 +80,26 @@ function Assign({ session, assigning, onClose }: { session: Session; assigning: 
     if (may("manage", project))
       call<{ members?: { name: string }[] }>("AccessService/ListMembers", { parent: project, pageSize: 1000 })
         .then((page) => setMembers((page.members ?? []).map((one) => one.name.split("/").at(-1)!)))
-        .catch(() => undefined); // names can be typed
+        .catch(() => undefined); // the list is a convenience: names can be typed
   }, [project]);
   const parsed = parseFrames(frames, session.frameCount);
   const send = async (event: Event): Promise<void> => {
     event.preventDefault();
     try {
       await assigning.create(parsed!, names.map((name) => name.trim()), requestId);
-      say(`${count(parsed!.length, "frame")} assigned to ${names.join(" and ")}`, "good");
+      notify(`${count(parsed!.length, "frame")} assigned to ${names.join(" and ")}.`, "good");
       onClose();
     } catch (caught) {
-      setError(inWords(caught));
+      setError(errorMessage(caught));
     }
   };
   return (
     <Dialog title="Assign frames to two people" onClose={onClose}>
       <form class="stack" onSubmit={(event) => void send(event)}>
-        <p class="muted">Each labels them alone and sees nothing of the other until both are done. Then you compare, and decide.</p>
-        {["First person", "Second person"].map((words, at) => (
-          <label key={words}>
-            {words}
+        <p class="muted">Each labels the frames alone and sees no labels of the other. When both have submitted, you compare and decide.</p>
+        {["First person", "Second person"].map((text, at) => (
+          <label key={text}>
+            {text}
             <input
               value={names[at]}
               list="members"
@@ -121,7 +121,7 @@ function Assign({ session, assigning, onClose }: { session: Session; assigning: 
           Frames
           <input value={frames} aria-invalid={!parsed} onInput={(event) => setFrames(event.currentTarget.value)} />
           <span class={parsed ? "hint" : "error-text"}>
-            {parsed ? count(parsed.length, "frame") : `As 0, 12, 20-24; the last one is ${session.frameCount - 1}`}
+            {parsed ? count(parsed.length, "frame") : `Enter frames as 0, 12, 20-24. The last frame is ${session.frameCount - 1}.`}
           </span>
         </label>
         {error && <p class="error-text">{error}</p>}
@@ -135,20 +135,20 @@ function Assign({ session, assigning, onClose }: { session: Session; assigning: 
   );
 }
 
-/** While one labels blindly: which frames, how many are done, and that one is done. */
+/** The frames of the open assignment, and the button that submits it. */
 export function Assigned({ session }: { session: Session }) {
   session.labels.version.value;
   const [asking, setAsking] = useState(false);
   const frames = assignedFrames(session);
-  const left = frames.filter((one) => one.reason !== "labeled").length;
+  const left = frames.filter(({ frame }) => !isLabeled(session, frame)).length;
   const send = async (): Promise<void> => {
     try {
       await submit(session);
-      say("Handed in. Thank you", "good");
+      notify("Submitted. Thank you.", "good");
       goTo(session.video.name);
     } catch (error) {
       setAsking(false);
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
     }
   };
   return (
@@ -159,7 +159,7 @@ export function Assigned({ session }: { session: Session }) {
         </h2>
         <kbd>N</kbd>
       </div>
-      <p class="muted">You see your own labels only. Somebody else labels the same frames; what you draw is compared when both are done.</p>
+      <p class="muted">Another person labels the same frames. You see your own labels only. They are compared when both of you have submitted.</p>
       <ol class="suggestions assigned">
         {frames.map((one) => (
           <li key={one.frame}>
@@ -168,25 +168,25 @@ export function Assigned({ session }: { session: Session }) {
               onClick={() => session.player.go(one.frame)}
             >
               <strong>{one.frame.toLocaleString("en")}</strong>
-              <span class={one.reason === "labeled" ? "muted" : ""}>{one.reason}</span>
+              <span class={isLabeled(session, one.frame) ? "muted" : ""}>{one.reason}</span>
             </button>
           </li>
         ))}
       </ol>
       <button class={left ? "wide" : "primary wide"} onClick={() => setAsking(true)}>
-        Hand in
+        Submit
       </button>
       {asking && (
-        <Dialog title="Hand in?" onClose={() => setAsking(false)}>
+        <Dialog title="Submit your labels?" onClose={() => setAsking(false)}>
           <p>
-            {left ? `${count(left, "frame")} without a label: it is taken as empty. ` : ""}Nothing can be changed after it.
+            {left ? `${count(left, "frame")} without labels will count as empty. ` : ""}You cannot change your labels after submitting.
           </p>
           <div class="actions">
             <button onClick={() => setAsking(false)} autofocus>
-              Go on labeling
+              Keep labeling
             </button>
             <button class="primary" onClick={() => void send()}>
-              Hand in
+              Submit
             </button>
           </div>
         </Dialog>

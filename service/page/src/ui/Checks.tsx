@@ -5,16 +5,16 @@ import { Icon } from "./Icon";
 
 const KINDS: Record<string, string> = {
   area_jump: "Size jumps",
-  position_jump: "Place jumps",
+  position_jump: "Position jumps",
   gap: "Gap",
-  blip: "There for a moment",
+  blip: "Very short",
   overlap: "Overlap",
   too_many: "Too many",
-  excluded: "Cannot be",
+  excluded: "Never together",
 };
-const SHOWN = 12;
+const MAX_SHOWN = 12;
 
-/** What looks wrong without anybody having said so; a click goes there. */
+/** Labels that look inconsistent; a click goes to the frame. */
 export function Checks({ session, onGo }: { session: Session; onGo: (frame: number, track?: string) => void }) {
   const { reviewing } = session;
   if (!reviewing.hasModel.value) return null;
@@ -24,19 +24,19 @@ export function Checks({ session, onGo }: { session: Session; onGo: (frame: numb
     <section class="checks">
       <div class="section-head">
         <h2>
-          <Icon of={TriangleAlert} size={14} /> Looks wrong
+          <Icon of={TriangleAlert} size={14} /> Possible errors
         </h2>
         <button class="link" disabled={state === "busy"} onClick={() => void reviewing.check()}>
           {state === "busy" ? "Checking…" : issues ? "Check again" : "Check"}
         </button>
       </div>
       {!issues ? (
-        <p class="muted">Jumps of size or place, gaps, overlaps: everything that hardly can be.</p>
+        <p class="muted">Finds jumps in size or position, gaps and overlaps.</p>
       ) : issues.length === 0 ? (
-        <p class="muted">Nothing jumps, nothing is missing for a moment, nothing overlaps.</p>
+        <p class="muted">No jumps, gaps or overlaps found.</p>
       ) : (
         <ol class="suggestions">
-          {issues.slice(0, SHOWN).map((one) => {
+          {issues.slice(0, MAX_SHOWN).map((one) => {
             const frame = Number(one.frameIndex ?? 0);
             return (
               <li key={`${one.kind}${frame}${one.tracks?.join()}`}>
@@ -54,7 +54,7 @@ export function Checks({ session, onGo }: { session: Session; onGo: (frame: numb
           })}
         </ol>
       )}
-      {issues && issues.length > SHOWN && <p class="muted small-text">and {(issues.length - SHOWN).toLocaleString("en")} more</p>}
+      {issues && issues.length > MAX_SHOWN && <p class="muted small-text">and {(issues.length - MAX_SHOWN).toLocaleString("en")} more</p>}
     </section>
   );
 }

@@ -2,7 +2,7 @@ import { Plus, Trash2 } from "lucide";
 import { useState } from "preact/hooks";
 
 import type { Project, ShapeKind } from "../api/messages";
-import { call, inWords, patiently } from "../api/rpc";
+import { call, errorMessage, retry } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { Icon } from "./Icon";
 import { Dialog } from "./parts";
@@ -41,7 +41,7 @@ function drafts(project: Project): Draft[] {
   ];
 }
 
-/** Makes and changes the classes of a project. */
+/** Dialog to add, change and remove the classes of a project. */
 export function Classes(props: { project: Project; onClose: () => void; onChange: (project: Project) => void }) {
   const [classes, setClasses] = useState<Draft[]>(() => {
     const present = drafts(props.project);
@@ -66,10 +66,10 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
     };
     try {
       const body = { project, updateMask: "objectClasses,frameClasses" };
-      props.onChange(await patiently(() => call<Project>("ProjectService/UpdateProject", body)));
+      props.onChange(await retry(() => call<Project>("ProjectService/UpdateProject", body)));
       props.onClose();
     } catch (caught) {
-      setError(inWords(caught));
+      setError(errorMessage(caught));
     }
   };
   return (
@@ -96,27 +96,28 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
                 aria-label="Kind"
                 onChange={(event) => change(index, { kind: event.currentTarget.value as Draft["kind"] })}
               >
-                <option value="object">Object</option>
-                <option value="frame">Whole frame</option>
+                <option value="object">Object class</option>
+                <option value="frame">Frame class</option>
               </select>
-              <label class="check" title="A mirrored object is still one of this class">
+              <label class="check" title="Training may mirror objects of this class. Turn off for text, or where left and right differ.">
                 <input
                   type="checkbox"
                   checked={one.flip}
                   disabled={one.kind === "frame"}
                   onChange={(event) => change(index, { flip: event.currentTarget.checked })}
                 />
-                mirrors
+                may be mirrored
               </label>
-              <label class="check" title="The most objects of this class on one frame; 0 for no limit">
-                at most
+              <label class="check" title="Largest number of objects of this class on one frame. Leave empty for no limit.">
+                max. per frame
                 <input
                   class="narrow"
                   type="number"
-                  min="0"
+                  min="1"
                   max="999"
+                  placeholder="no limit"
                   disabled={one.kind === "frame"}
-                  value={one.maxInstances}
+                  value={one.maxInstances || ""}
                   onInput={(event) => change(index, { maxInstances: Number(event.currentTarget.value) })}
                 />
               </label>
@@ -138,8 +139,8 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
           </button>
         </div>
         <p class="hint">
-          An object has a place and keeps its identity through the video; a class of the whole frame holds or does not.
-          Turn “mirrors” off for text, or left and right. “Never with” is for what cannot be on the same frame, or in the same place.
+          Object classes are for things with a position. Frame classes apply to the whole frame: yes or no. Turn off “may be
+          mirrored” for text, or where left and right differ. “Never with”: classes that cannot be on the same frame or in the same place.
         </p>
         {error && <p class="error-text">{error}</p>}
         <div class="actions">
@@ -152,7 +153,7 @@ export function Classes(props: { project: Project; onClose: () => void; onChange
   );
 }
 
-/** Names that a class may be said to be never with: of an object all others, of a whole frame those of whole frames. */
+/** Names that “never with” can list: for an object class all other classes, for a frame class the other frame classes. */
 function candidates(classes: Draft[], one: Draft): string[] {
   const fitting = classes.filter((other) => one.kind === "object" || other.kind === "frame");
   const names = new Set(fitting.map((other) => other.name.trim()));
@@ -161,7 +162,7 @@ function candidates(classes: Draft[], one: Draft): string[] {
   return [...names];
 }
 
-/** Classes that it cannot be with; where it is all the same, the checks say so. */
+/** Classes that exclude each other; the check for possible errors reports labels that break this. */
 function Never(props: { classes: Draft[]; one: Draft; onChange: (excludes: string[]) => void }) {
   const { one } = props;
   const others = candidates(props.classes, one);

@@ -1,29 +1,29 @@
 import { useEffect, useState } from "preact/hooks";
 
 import type { CorrectionEffect, Figures, GroupFigures, VerdictPoint } from "../api/messages";
-import { call, inWords, isAbort, patiently } from "../api/rpc";
-import { count, duration, percent, versionName, when } from "../lib/format";
+import { call, errorMessage, isAbort, retry } from "../api/rpc";
+import { count, duration, percent, sentence, versionName, when } from "../lib/format";
 import { rowKey } from "../model/labels";
 import type { Session } from "../model/session";
 import { Bars, Chart, Columns, type Point, recentMean, Trend } from "./charts";
 import { Checks } from "./Checks";
 import { Dialog } from "./parts";
 
-const SHOWN_GROUPS = 12;
-const SHOWN_FRAMES = 8;
+const MAX_GROUPS = 12;
+const MAX_FRAMES = 8;
 
-/** How good the labels are, as far as can be told, and what they cost; measured by the server. */
+/** Quality of the labels and the effort they took, measured by the server. */
 export function Diagnostics({ session, onClose }: { session: Session; onClose: () => void }) {
   const [figures, setFigures] = useState<Figures | null>(null);
   const [error, setError] = useState("");
   useEffect(() => {
     const controller = new AbortController();
-    patiently(
+    retry(
       () => call<Figures>("DiagnosticsService/GetDiagnostics", { name: session.video.name }, controller.signal),
       controller.signal,
     )
       .then(setFigures)
-      .catch((caught) => isAbort(caught) || setError(inWords(caught)));
+      .catch((caught) => isAbort(caught) || setError(errorMessage(caught)));
     if (session.reviewing.hasModel.value) void session.reviewing.check();
     return () => controller.abort();
   }, [session]);
@@ -63,46 +63,46 @@ function Summary({ figures }: { figures: Figures }) {
   const labels = Number(figures.labelCount ?? 0);
   return (
     <dl class="figures six">
-      <Figure value={frames ? percent(drawn / frames) : "–"} words={`${count(drawn, "frame")} of ${frames.toLocaleString("en")} drawn by hand`} />
+      <Figure value={frames ? percent(drawn / frames) : "–"} text={`frames drawn by hand: ${drawn.toLocaleString("en")} of ${frames.toLocaleString("en")}`} />
       <Figure
         value={figures.speedUp ? `${figures.speedUp.toFixed(1)} ×` : "–"}
-        words={`fewer labels to draw: ${Number(figures.manualLabelCount ?? 0).toLocaleString("en")} by hand of ${labels.toLocaleString("en")}`}
+        text={`labels for each one drawn by hand: ${labels.toLocaleString("en")} from ${Number(figures.manualLabelCount ?? 0).toLocaleString("en")}`}
       />
       <Figure
         value={frames ? ((Number(figures.correctionCount ?? 0) / frames) * 1000).toFixed(0) : "–"}
-        words={`corrections for 1,000 frames; ${count(Number(figures.correctionCount ?? 0), "correction")} so far`}
+        text={`corrections per 1,000 frames: ${count(Number(figures.correctionCount ?? 0), "correction")} so far`}
       />
-      <Figure value={figures.meanFrameWorkSeconds ? `${figures.meanFrameWorkSeconds.toFixed(2)} s` : "–"} words="of people's work for each frame, pauses left out" />
-      <Figure value={figures.meanFrameSeconds ? `${figures.meanFrameSeconds.toFixed(2)} s` : "–"} words="of computing for each frame" />
-      <Figure value={figures.expectedWrongShare === undefined ? "–" : percent(figures.expectedWrongShare)} words="of the labels by the model expected to be wrong" />
+      <Figure value={figures.meanFrameWorkSeconds ? `${figures.meanFrameWorkSeconds.toFixed(2)} s` : "–"} text="work by people per frame, without pauses" />
+      <Figure value={figures.meanFrameSeconds ? `${figures.meanFrameSeconds.toFixed(2)} s` : "–"} text="computing per frame" />
+      <Figure value={figures.expectedWrongShare === undefined ? "–" : percent(figures.expectedWrongShare)} text="of labels by the micro-model are expected to be wrong" />
     </dl>
   );
 }
 
-function Figure({ value, words }: { value: string; words: string }) {
+function Figure({ value, text }: { value: string; text: string }) {
   return (
     <div>
-      <dt>{words}</dt>
+      <dt>{text}</dt>
       <dd>{value}</dd>
     </div>
   );
 }
 
-/** What the model expected of itself before anybody looked, and what people then found. */
+/** Quality that was expected of the micro-model, and quality that people observed. */
 function Quality({ figures }: { figures: Figures }) {
   const rows = [
-    { words: "Expected", note: "each drawn frame scored by a model that did not see it", value: figures.estimatedQuality, none: "not measured" },
-    { words: "Found", note: "overlap with what people drew instead; 1 where they accepted", value: figures.observedQuality, none: "nobody looked yet" },
+    { text: "Expected", note: "measured on frames left out of training", value: figures.estimatedQuality, none: "not measured" },
+    { text: "Observed", note: "overlap with corrections; accepted counts as 100 %", value: figures.observedQuality, none: "not reviewed yet" },
   ];
   if (rows.every((one) => one.value === undefined)) return null;
   return (
     <section class="chart">
-      <h3>Quality, expected and found</h3>
+      <h3>Quality, expected and observed</h3>
       <ul class="bar-rows">
         {rows.map((one) => (
-          <li key={one.words}>
+          <li key={one.text}>
             <span>
-              {one.words} <span class="muted small-text">{one.note}</span>
+              {one.text} <span class="muted small-text">{one.note}</span>
             </span>
             <Bars parts={[{ kind: "good", value: one.value ?? 0 }]} whole={1} />
             <strong>{one.value === undefined ? one.none : percent(one.value)}</strong>
@@ -113,30 +113,30 @@ function Quality({ figures }: { figures: Figures }) {
   );
 }
 
-/** Verdicts as points of a trend. */
+/** Reviews and corrections as points of a trend. */
 function points(verdicts: VerdictPoint[]): Point[] {
   return verdicts.map((one) => ({
     value: one.meanOverlap ?? 0,
     weight: Number(one.acceptedCount ?? 0) + Number(one.correctedCount ?? 0),
     series: one.microModelVersion ?? "",
-    words: `Revision ${one.revision} by ${one.author}, ${versionName(one.microModelVersion)}: ${number(one.acceptedCount)} accepted, ${number(one.correctedCount)} corrected, overlap ${percent(one.meanOverlap ?? 0)}`,
+    text: `Revision ${one.revision} by ${one.author}, ${versionName(one.microModelVersion)}: ${number(one.acceptedCount)} accepted, ${number(one.correctedCount)} corrected, overlap ${percent(one.meanOverlap ?? 0)}`,
   }));
 }
 
-function trendWords(some: Point[]): string {
-  if (some.length < 2) return some.length ? `found ${percent(some[0].value)} right` : "nobody looked yet";
-  return `found ${percent(some[0].value)} right at first, ${percent(recentMean(some, some.length - 1))} lately`;
+function trendText(some: Point[]): string {
+  if (some.length < 2) return some.length ? `${percent(some[0].value)} correct` : "not reviewed yet";
+  return `${percent(some[0].value)} correct at first, ${percent(recentMean(some, some.length - 1))} recently`;
 }
 
-/** How right predictions were found, act by act. */
+/** Observed quality of predictions over time. */
 function Verdicts({ points: verdicts }: { points: VerdictPoint[] }) {
   if (!verdicts.length) return null;
   const some = points(verdicts);
   return (
     <Chart
-      title="What people found, over time"
-      note={`A dot for each time that somebody accepted or corrected, higher where they overlapped more; ${trendWords(some)}. Upright lines: another version`}
-      head={["Act", "By", "When", "Judged", "Learned from", "Accepted", "Corrected", "Overlap"]}
+      title="Observed quality over time"
+      note={`One dot for each review or correction; higher is better. ${sentence(trendText(some))} A vertical line marks a new version.`}
+      head={["Change", "By", "When", "Version", "Learned from", "Accepted", "Corrected", "Overlap"]}
       rows={verdicts.toReversed().map((one) => [
         `revision ${one.revision}`,
         one.author,
@@ -153,13 +153,13 @@ function Verdicts({ points: verdicts }: { points: VerdictPoint[] }) {
           <span>100 %</span>
           <span>0 %</span>
         </span>
-        <Trend points={some} label={`${count(some.length, "act")}: ${trendWords(some)}; the numbers are in the table below`} />
+        <Trend points={some} label={`${count(some.length, "review or correction", "reviews and corrections")}: ${trendText(some)}. The table below has the numbers.`} />
       </div>
     </Chart>
   );
 }
 
-/** Each version of the micro-model: what it expected of itself, and what people found. */
+/** Expected and observed quality of each version of the micro-model. */
 function Versions({ figures }: { figures: Figures }) {
   const versions = figures.versions ?? [];
   if (!versions.length) return null;
@@ -169,7 +169,7 @@ function Versions({ figures }: { figures: Figures }) {
       <table class="plain-table wide-table">
         <thead>
           <tr>
-            {["Micro-model", "Trained", "Expected", "Found", "Accepted", "Corrected", "Labels that stand"].map((one) => (
+            {["Version", "Trained", "Expected", "Observed", "Accepted", "Corrected", "Current labels"].map((one) => (
               <th key={one} scope="col">
                 {one}
               </th>
@@ -180,7 +180,7 @@ function Versions({ figures }: { figures: Figures }) {
           {versions.map((one) => (
             <tr key={one.microModelVersion ?? ""}>
               <th scope="row">{versionName(one.microModelVersion)}</th>
-              <td>{when(one.createTime) || "not kept"}</td>
+              <td>{when(one.createTime) || "unknown"}</td>
               <td>{share(one.estimatedQuality)}</td>
               <td>{share(one.observedQuality)}</td>
               <td>{number(one.acceptedCount)}</td>
@@ -197,11 +197,11 @@ function Versions({ figures }: { figures: Figures }) {
 function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
   const some = groups.filter((one) => Number(one.labelCount ?? 0) > 0 || Number(one.correctedCount ?? 0) > 0);
   if (!some.length) return null;
-  const most = Math.max(...some.map((one) => Number(one.labelCount ?? 0)));
+  const maxLabels = Math.max(...some.map((one) => Number(one.labelCount ?? 0)));
   return (
     <Chart
       title={title}
-      head={["Name", "Labels", "By hand", "Accepted", "Corrected", "Overlap of corrected", "Confidence"]}
+      head={["Name", "Labels", "By hand", "Accepted", "Corrected", "Overlap with corrections", "Confidence"]}
       rows={some.map((one) => [
         one.name,
         number(one.labelCount),
@@ -213,7 +213,7 @@ function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
       ])}
     >
       <ul class="bar-rows">
-        {some.slice(0, SHOWN_GROUPS).map((one) => {
+        {some.slice(0, MAX_GROUPS).map((one) => {
           const some = points(one.verdicts ?? []);
           const [labels, hand, accepted] = [one.labelCount, one.manualLabelCount, one.acceptedCount].map((value) => Number(value ?? 0));
           return (
@@ -226,15 +226,15 @@ function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
                     { kind: "good", value: accepted },
                     { kind: "rest", value: labels - hand - accepted },
                   ]}
-                  whole={most}
+                  whole={maxLabels}
                 />
-                {some.length > 0 && <Trend points={some} label={`${one.name}: ${trendWords(some)}`} />}
+                {some.length > 0 && <Trend points={some} label={`${one.name}: ${trendText(some)}`} />}
               </div>
               <span class="small-text">
                 <i class="key hand" /> {hand.toLocaleString("en")} by hand <i class="key good" /> {accepted.toLocaleString("en")} accepted{" "}
-                <i class="key rest" /> {(labels - hand - accepted).toLocaleString("en")} more
-                <br />
-                {trendWords(some)}
+                <i class="key rest" /> {(labels - hand - accepted).toLocaleString("en")} remaining
+                {some.length > 0 && <br />}
+                {some.length > 0 && trendText(some)}
               </span>
             </li>
           );
@@ -244,45 +244,45 @@ function Groups({ title, groups }: { title: string; groups: GroupFigures[] }) {
   );
 }
 
-/** What each correction gained, in order of time. */
+/** The effect of each correction, oldest first. */
 function Corrections({ figures }: { figures: Figures }) {
   const all = (figures.corrections ?? []).filter((one) => Number(one.changedCount ?? 0) > 0 || one.durationSeconds);
   if (!all.length) return null;
-  const mended = all.reduce((sum, one) => sum + Number(one.changedCount ?? 0), 0);
+  const updated = all.reduce((sum, one) => sum + Number(one.changedCount ?? 0), 0);
   return (
     <Chart
-      title="What each correction gained"
-      note={`${count(all.length, "correction")} mended ${count(mended, "label")}${checkedWords(all)}`}
-      head={["Correction", "By", "When", "Labels mended", "In", "Confidence", "Agreement with later drawing"]}
+      title="Effect of each correction"
+      note={`${count(all.length, "correction")} updated ${count(updated, "label")}.${checkedText(all)}`}
+      head={["Change", "By", "When", "Labels updated", "Time", "Confidence", "Agreement with later labels by hand"]}
       rows={all.map((one) => [
-        `revision ${one.revision}${one.undone ? ", taken back" : ""}`,
+        `revision ${one.revision}${one.undone ? ", undone" : ""}`,
         one.author,
         when(one.changeTime),
         number(one.changedCount),
         one.durationSeconds ? duration(one.durationSeconds) : "–",
         fromTo(one.confidenceBefore, one.confidenceAfter),
-        one.checkedCount ? `${fromTo(one.agreementBefore, one.agreementAfter)} on ${count(Number(one.checkedCount), "label")}` : "nothing drawn later",
+        one.checkedCount ? `${fromTo(one.agreementBefore, one.agreementAfter)} on ${count(Number(one.checkedCount), "label")}` : "–",
       ])}
     >
       <Columns
-        label={`${all.length} corrections, ${mended} labels mended; the numbers are in the table below`}
+        label={`${count(all.length, "correction")}, ${count(updated, "label")} updated. The table below has the numbers.`}
         values={all.slice(-40).map((one) => ({
           value: Number(one.changedCount ?? 0),
-          words: `Revision ${one.revision} by ${one.author}: ${number(one.changedCount)} labels in ${(one.durationSeconds ?? 0).toFixed(1)} s, confidence ${fromTo(one.confidenceBefore, one.confidenceAfter)}`,
+          text: `Revision ${one.revision} by ${one.author}: ${number(one.changedCount)} labels in ${(one.durationSeconds ?? 0).toFixed(1)} s, confidence ${fromTo(one.confidenceBefore, one.confidenceAfter)}`,
         }))}
       />
     </Chart>
   );
 }
 
-/** Whether corrections were for the better: what people drew later on labels that they had mended. */
-function checkedWords(all: CorrectionEffect[]): string {
+/** Whether corrections improved labels, measured on updated labels that people drew by hand later. */
+function checkedText(all: CorrectionEffect[]): string {
   const checked = all.reduce((sum, one) => sum + Number(one.checkedCount ?? 0), 0);
   if (!checked) return "";
   const mean = (of: (one: CorrectionEffect) => number | undefined): number =>
     all.reduce((sum, one) => sum + (of(one) ?? 0) * Number(one.checkedCount ?? 0), 0) / checked;
   const gained = fromTo(mean((one) => one.agreementBefore), mean((one) => one.agreementAfter));
-  return `. Where people drew one of these later, the agreement with that went ${gained}`;
+  return ` On updated labels that people drew later, agreement changed: ${gained}.`;
 }
 
 function fromTo(before: number | undefined, after: number | undefined): string {
@@ -290,7 +290,7 @@ function fromTo(before: number | undefined, after: number | undefined): string {
 }
 
 function Hardest({ figures, onGo }: { figures: Figures; onGo: (frame: number) => void }) {
-  const frames = (figures.hardestFrames ?? []).slice(0, SHOWN_FRAMES);
+  const frames = (figures.hardestFrames ?? []).slice(0, MAX_FRAMES);
   if (!frames.length) return null;
   return (
     <section class="chart">
@@ -303,7 +303,7 @@ function Hardest({ figures, onGo }: { figures: Figures; onGo: (frame: number) =>
             </button>
             <Bars parts={[{ kind: "bad", value: 1 - (one.meanIou ?? 0) }]} whole={1} />
             <span class="small-text">
-              {percent(one.meanIou ?? 0)} right, {number(one.correctedCount)} corrected
+              {percent(one.meanIou ?? 0)} overlap, {number(one.correctedCount)} corrected
             </span>
           </li>
         ))}
@@ -312,7 +312,7 @@ function Hardest({ figures, onGo }: { figures: Figures; onGo: (frame: number) =>
   );
 }
 
-/** What was predicted where people said something else; agreement is on the diagonal. */
+/** Predictions that people changed to something else; the diagonal counts those they agreed with. */
 function Confusions({ figures }: { figures: Figures }) {
   const all = figures.confusions ?? [];
   const properties = [...new Set(all.map((one) => one.property ?? ""))].filter((property) => {
@@ -322,13 +322,13 @@ function Confusions({ figures }: { figures: Figures }) {
   if (!properties.length) return null;
   return (
     <section class="chart">
-      <h3>Taken for something else</h3>
+      <h3>Confusions</h3>
       {properties.map((property) => {
         const mine = all.filter((one) => one.property === property);
         const names = [...new Set(mine.flatMap((one) => [one.predicted ?? "", one.corrected ?? ""]))].sort();
         return (
           <table key={property} class="plain-table wide-table confusion">
-            <caption class="muted small-text">Rows: {property} by the model; columns: by people</caption>
+            <caption class="muted small-text">Rows: {property} by the micro-model. Columns: {property} by people.</caption>
             <thead>
               <tr>
                 <td />

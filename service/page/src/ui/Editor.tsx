@@ -11,8 +11,9 @@ import { Export } from "./Export";
 import { Header } from "./Header";
 import { Help } from "./Help";
 import { Identity } from "./Identity";
-import { onKey, type Keyed } from "./keys";
-import { OfflineBanner } from "./parts";
+import { onKey, type KeyContext } from "./keys";
+import { Dialog, OfflineBanner } from "./parts";
+import { guardRoute, leave, waitingRoute } from "./route";
 import { type PanelName, SidePanel } from "./SidePanel";
 import { describe, Timeline } from "./Timeline";
 import { Tools } from "./Tools";
@@ -30,7 +31,7 @@ export function Editor({ session }: { session: Session }) {
   const [diagnostics, setDiagnostics] = useState(false);
   const [panel, setPanel] = useState<PanelName>("label");
 
-  // Effects of the layout all of them: what the next key or click meets is there with the picture, not a paint later.
+  // Layout effects, so that the next key or click meets the same state as the screen.
   useLayoutEffect(() => {
     const made = new Board(stage.current!, session, setZoom);
     board.current = made;
@@ -61,7 +62,7 @@ export function Editor({ session }: { session: Session }) {
   useLayoutEffect(() => {
     document.title = `${session.video.displayName} · micromodels`;
     if (!session.project.value.objectClasses?.length && !session.project.value.frameClasses?.length) setClasses(true);
-    const keyed: Keyed = {
+    const context: KeyContext = {
       session,
       board: () => board.current,
       help: () => setHelp(true),
@@ -69,36 +70,57 @@ export function Editor({ session }: { session: Session }) {
       tab: (name) => session.assignment || setPanel(name as PanelName),
       comment: () => {
         if (session.assignment) return;
-        flushSync(() => setPanel("review")); // the next key is already the comment's
+        flushSync(() => setPanel("review")); // so that the next key is typed into the comment
         document.querySelector<HTMLInputElement>("#comment-text")?.focus();
       },
       identity: () => session.assignment || setIdentity(true),
       diagnostics: () => session.assignment || setDiagnostics(true),
     };
-    const listen = (event: KeyboardEvent): void => onKey(event, keyed);
-    const leave = (event: BeforeUnloadEvent): void => {
+    const listen = (event: KeyboardEvent): void => onKey(event, context);
+    const stopGuarding = guardRoute(() => session.drawing.peek() !== null);
+    const unload = (event: BeforeUnloadEvent): void => {
       sessionStorage.setItem(`frame|${session.key}`, String(session.player.frame.peek()));
-      const { waiting, kept } = session.outbox;
-      if (session.drawing.peek() || kept.peek() < waiting.peek()) event.preventDefault();
+      const { waiting, stored } = session.outbox;
+      if (session.drawing.peek() !== null || stored.peek() < waiting.peek()) event.preventDefault();
     };
     addEventListener("keydown", listen);
-    addEventListener("beforeunload", leave);
+    addEventListener("beforeunload", unload);
     return () => {
       removeEventListener("keydown", listen);
-      removeEventListener("beforeunload", leave);
+      removeEventListener("beforeunload", unload);
+      stopGuarding();
       sessionStorage.setItem(`frame|${session.key}`, String(session.player.frame.peek()));
     };
   }, [session]);
 
+  useLayoutEffect(() => {
+    let byPointer = false;
+    const note = (event: Event): void => void (byPointer = event.type === "pointerdown");
+    // A slider or list that was used with the mouse gives the focus back, so that keys act on the video again.
+    const release = ({ target }: Event): void => {
+      if (byPointer && target instanceof HTMLElement && target.matches("input[type=range], select")) target.blur();
+    };
+    // Pinching on a touchpad, or Ctrl and the wheel, zooms the frame or the timeline, never the whole page.
+    const keepPage = (event: WheelEvent): void => void (event.ctrlKey && event.preventDefault());
+    const controller = new AbortController();
+    const { signal } = controller;
+    addEventListener("pointerdown", note, { capture: true, signal });
+    addEventListener("keydown", note, { capture: true, signal });
+    addEventListener("change", release, { capture: true, signal });
+    addEventListener("pointerup", (event) => setTimeout(() => release(event)), { signal });
+    addEventListener("wheel", keepPage, { passive: false, signal });
+    return () => controller.abort();
+  }, []);
+
   return (
-    <div class="editor" data-state={session.loading.value ? "loading" : session.isQuiet.value ? "quiet" : "busy"}>
+    <div class="editor" data-state={session.loading.value ? "loading" : session.isIdle.value ? "idle" : "busy"}>
       <Header session={session} onHelp={() => setHelp(true)} onExport={() => setExporting(true)} onDiagnostics={() => setDiagnostics(true)} onPanel={setPanel} />
       <OfflineBanner waiting={session.outbox.waiting.value} />
       <main class="workspace">
         <Tools session={session} zoom={zoom} onZoom={(factor) => board.current?.zoom(factor)} onFit={() => board.current?.fit()} />
         <div class={`stage tool-${session.tool.value}`} data-shown={shown}>
           <div ref={stage} class="stage-canvas" role="img" aria-label={`Frame ${shown}: ${describe(session, shown)}`} />
-          {shown < 0 && <p class="stage-note">Decoding…</p>}
+          {shown < 0 && <p class="stage-note">Loading the frame…</p>}
           {shown !== session.player.frame.value && shown >= 0 && <span class="stage-busy" aria-hidden="true" />}
           <Hint session={session} />
         </div>
@@ -110,6 +132,7 @@ export function Editor({ session }: { session: Session }) {
       {identity && <Identity session={session} onClose={() => setIdentity(false)} />}
       {help && <Help onClose={() => setHelp(false)} />}
       {exporting && <Export session={session} onClose={() => setExporting(false)} />}
+      {waitingRoute.value !== null && <UnfinishedShape onDiscard={leave} />}
       {classes && (
         <Classes
           project={session.project.value}
@@ -124,23 +147,42 @@ export function Editor({ session }: { session: Session }) {
   );
 }
 
-/** One quiet line on what to do now. */
+/** Asks before the editor is left with a started shape. */
+function UnfinishedShape({ onDiscard }: { onDiscard: () => void }) {
+  return (
+    <Dialog title="Leave without finishing the shape?" onClose={() => (waitingRoute.value = null)}>
+      <p>You started a shape and did not finish it. If you leave now, it is lost. Everything else is saved.</p>
+      <div class="actions">
+        <button onClick={() => (waitingRoute.value = null)} autofocus>
+          Keep drawing
+        </button>
+        <button class="danger" onClick={onDiscard}>
+          Discard and leave
+        </button>
+      </div>
+    </Dialog>
+  );
+}
+
+/** One line on what to do with the current tool. */
 function Hint({ session }: { session: Session }) {
   const tool = session.tool.value;
   const drawing = session.drawing.value;
+  const elsewhere = drawing !== null && drawing !== session.player.shown.value;
   session.labels.version.value;
   const empty = !session.rows().some((row) => !row.isEmpty());
-  const words =
-    tool === "box"
-      ? drawing ? "Click the opposite corner" : "Drag, or click two corners. By keys: Ctrl and arrows, then Enter"
+  const text = elsewhere
+    ? `You started a shape on frame ${drawing}. Go back to finish it, or press Esc to discard it`
+    : tool === "box"
+      ? drawing !== null ? "Click the opposite corner" : "Drag, or click two corners. Keyboard: Ctrl and arrow keys move the pen, Enter sets a corner"
       : tool === "polygon"
-        ? drawing ? "Click the first point, double-click or press Enter to close. Backspace takes a point back" : "Click the corners one after the other"
+        ? drawing !== null ? "To close: double-click, click the first point or press Enter. Backspace removes the last point" : "Click the corners one after the other"
         : tool === "brush"
-          ? "Paint. A stroke that closes a ring fills it. [ and ] change the size"
+          ? "Paint. A closed stroke fills the area inside. [ and ] change the brush size"
           : tool === "eraser"
-            ? "Paint over what does not belong"
+            ? "Paint over what to remove. [ and ] change the size"
             : empty && !session.loading.value && may("work", session.project.value.name)
-              ? "Draw the object on this frame: B box, P polygon, M mask"
+              ? "Draw the object on this frame: B for box, P for polygon, M for mask"
               : "";
-  return words ? <p class="hint-line">{words}</p> : null;
+  return text ? <p class="hint-line">{text}</p> : null;
 }

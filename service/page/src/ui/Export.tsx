@@ -2,7 +2,7 @@ import { Download, FileJson } from "lucide";
 import { useState } from "preact/hooks";
 
 import type { FileMessage, Operation } from "../api/messages";
-import { call, inWords, patiently } from "../api/rpc";
+import { call, errorMessage, retry } from "../api/rpc";
 import { bytes } from "../lib/format";
 import { may } from "../model/caller";
 import type { Session } from "../model/session";
@@ -10,11 +10,11 @@ import { Icon } from "./Icon";
 import { Bar, Dialog } from "./parts";
 
 const FORMATS = [
-  { format: "EXPORT_FORMAT_JSONL", name: "JSON Lines", words: "Every label of every frame, with who made it" },
-  { format: "EXPORT_FORMAT_COCO", name: "COCO", words: "Instances with masks and boxes, as COCO has them" },
-  { format: "EXPORT_FORMAT_REVIEW_REPORT", name: "Auditor's report", words: "Who drew, corrected and accepted each label, when, and with which micro-model" },
+  { format: "EXPORT_FORMAT_JSONL", name: "JSON Lines", text: "All labels, with who made each" },
+  { format: "EXPORT_FORMAT_COCO", name: "COCO", text: "Boxes and masks for tools that read COCO" },
+  { format: "EXPORT_FORMAT_REVIEW_REPORT", name: "Audit report", text: "Who drew, corrected and accepted each label, when, with which micro-model" },
 ];
-const ARCHIVE = { format: "EXPORT_FORMAT_ARCHIVE", name: "Archive", words: "Everything that is kept about the video, its bytes too" };
+const ARCHIVE = { format: "EXPORT_FORMAT_ARCHIVE", name: "Archive", text: "The video file and all data about it" };
 
 export function Export({ session, onClose }: { session: Session; onClose: () => void }) {
   const [busy, setBusy] = useState("");
@@ -27,11 +27,11 @@ export function Export({ session, onClose }: { session: Session; onClose: () => 
     try {
       await session.outbox.settled();
       const requestId = crypto.randomUUID();
-      let operation = await patiently(() =>
+      let operation = await retry(() =>
         call<Operation>("LabelingService/Export", { video: session.video.name, format, requestId }),
       );
       while (!operation.done)
-        operation = await patiently(() =>
+        operation = await retry(() =>
           call<Operation>("google.longrunning.Operations/WaitOperation", { name: operation.name, timeout: "20s" }),
         );
       if (operation.error?.code) throw new Error(operation.error.message);
@@ -39,7 +39,7 @@ export function Export({ session, onClose }: { session: Session; onClose: () => 
       setFiles((before) => [...made, ...before]);
       for (const file of made) download(file);
     } catch (caught) {
-      setError(inWords(caught));
+      setError(errorMessage(caught));
     }
     setBusy("");
   };
@@ -52,7 +52,7 @@ export function Export({ session, onClose }: { session: Session; onClose: () => 
               <Icon of={FileJson} size={20} />
               <span>
                 <strong>{one.name}</strong>
-                <span class="muted">{one.words}</span>
+                <span class="muted">{one.text}</span>
               </span>
               <Icon of={Download} />
             </button>

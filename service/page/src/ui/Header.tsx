@@ -1,7 +1,7 @@
 import { ChartColumn, Check, ChevronRight, CircleHelp, Download, LoaderCircle, Redo2, Undo2 } from "lucide";
 
 import { online } from "../api/rpc";
-import { duration } from "../lib/format";
+import { count, duration } from "../lib/format";
 import { may, whyNot } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
@@ -20,7 +20,7 @@ export function Header(props: {
   const project = session.project.value.name;
   return (
     <header class="topbar">
-      <nav aria-label="Where you are" class="crumbs">
+      <nav aria-label="Location" class="crumbs">
         <a href="#/" class="brand" aria-label="All projects">
           <img src="/icon.svg" width="20" height="20" alt="" />
         </a>
@@ -29,7 +29,7 @@ export function Header(props: {
         </a>
         <Icon of={ChevronRight} size={13} />
         <h1 class="crumb here">{session.video.displayName}</h1>
-        {session.assignment && <span class="tag">blind</span>}
+        {session.assignment && <span class="tag">assignment</span>}
       </nav>
       <JobChip session={session} onClick={() => props.onPanel("train")} />
       <div class="topbar-end">
@@ -37,7 +37,7 @@ export function Header(props: {
         <button
           class="quiet square"
           aria-label="Undo"
-          title={`Undo ${session.undo.undoable.value.at(-1)?.words ?? ""} (Ctrl Z)`}
+          title={`${["Undo", session.undo.undoable.value.at(-1)?.text].filter(Boolean).join(": ")} (Ctrl Z)`}
           disabled={!session.undo.undoable.value.length}
           onClick={() => void session.undo.undo()}
         >
@@ -46,7 +46,7 @@ export function Header(props: {
         <button
           class="quiet square"
           aria-label="Redo"
-          title={`Redo ${session.undo.redoable.value.at(-1)?.words ?? ""} (Ctrl Shift Z)`}
+          title={`${["Redo", session.undo.redoable.value.at(-1)?.text].filter(Boolean).join(": ")} (Ctrl Shift Z)`}
           disabled={!session.undo.redoable.value.length}
           onClick={() => void session.undo.redo()}
         >
@@ -64,7 +64,7 @@ export function Header(props: {
         )}
         <Account />
         <ThemeButton />
-        <button class="quiet square" aria-label="Keys" title="Keys (?)" onClick={props.onHelp}>
+        <button class="quiet square" aria-label="Keyboard shortcuts" title="Keyboard shortcuts (?)" onClick={props.onHelp}>
           <Icon of={CircleHelp} />
         </button>
       </div>
@@ -74,11 +74,11 @@ export function Header(props: {
 
 function Saved({ session }: { session: Session }) {
   const waiting = session.outbox.waiting.value;
-  const words = waiting ? (online.value ? "Saving" : `${waiting} kept here`) : "Saved";
+  const text = waiting ? (online.value ? "Saving" : `${count(waiting, "edit")} to save`) : "Saved";
   return (
-    <span class={`saved ${waiting ? "busy" : ""}`} data-kept={session.outbox.kept.value} title="Every edit is kept on this machine until the server has it">
+    <span class={`saved ${waiting ? "busy" : ""}`} data-stored={session.outbox.stored.value} title="Edits are stored in this browser until the server has them.">
       <Icon of={waiting ? LoaderCircle : Check} size={14} />
-      {words}
+      {text}
     </span>
   );
 }
@@ -90,13 +90,13 @@ function JobChip({ session, onClick }: { session: Session; onClick: () => void }
   const propagation = training.propagation.value;
   const labeling = training.state.value === "labeling" && propagation;
   const eta = labeling ? propagation.etaSeconds : training.steps.value?.etaSeconds;
-  const words = labeling
-    ? `Labeling ${Number(propagation.framesDone ?? 0)} of ${Number(propagation.framesTotal ?? 0)}`
+  const text = labeling
+    ? `Labeling frames: ${Number(propagation.framesDone ?? 0)} of ${Number(propagation.framesTotal ?? 0)}`
     : { waiting: "Waiting", training: "Training", stopping: "Stopping" }[training.state.value as "waiting"];
   return (
     <button class={background ? "job-chip background" : "job-chip"} onClick={onClick}>
       <span class="pulse" />
-      {background ? `In the background: ${words.toLowerCase()}` : words}
+      {background ? `Background: ${text.toLowerCase()}` : text}
       {eta ? `, ${duration(eta)} left` : ""}
     </button>
   );

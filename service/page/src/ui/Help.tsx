@@ -5,7 +5,7 @@ const GROUPS = ["Move", "Draw", "Label", "Review", "Train", "View"] as const;
 
 export function Help({ onClose }: { onClose: () => void }) {
   return (
-    <Dialog title="Keys" onClose={onClose} wide>
+    <Dialog title="Keyboard shortcuts" onClose={onClose} wide>
       <div class="key-sheet" tabIndex={0}>
         {GROUPS.map((group) => {
           const bindings = BINDINGS.filter((binding) => binding.group === group && binding.shown);
@@ -18,7 +18,7 @@ export function Help({ onClose }: { onClose: () => void }) {
                     <dt>
                       <Kbd>{binding.shown}</Kbd>
                     </dt>
-                    <dd>{binding.words}</dd>
+                    <dd>{binding.description}</dd>
                   </div>
                 ))}
               </dl>

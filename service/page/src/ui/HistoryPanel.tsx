@@ -4,45 +4,45 @@ import { useEffect, useState } from "preact/hooks";
 import type { Change, LabelVersion } from "../api/messages";
 import { call, isAbort } from "../api/rpc";
 import { count, versionName, when } from "../lib/format";
-import { keyMessage, STATE_WORDS } from "../model/labels";
+import { keyMessage, STATE_NAMES } from "../model/labels";
 import { may } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
 
 const KINDS: Record<string, string> = {
-  CHANGE_KIND_WRITE: "drawn",
-  CHANGE_KIND_CORRECT: "drawn",
-  CHANGE_KIND_RECOMPUTE: "mended by the model",
-  CHANGE_KIND_PROPAGATE: "by the model",
-  CHANGE_KIND_SWAP: "tracks swapped",
-  CHANGE_KIND_SPLIT: "track split",
-  CHANGE_KIND_MERGE: "tracks merged",
-  CHANGE_KIND_DELETE_TRACK: "track deleted",
-  CHANGE_KIND_REVIEW: "judged",
-  CHANGE_KIND_ADJUDICATE: "adjudicated",
-  CHANGE_KIND_UNDO: "taken back",
+  CHANGE_KIND_WRITE: "saved",
+  CHANGE_KIND_CORRECT: "edited by hand",
+  CHANGE_KIND_RECOMPUTE: "updated by the micro-model",
+  CHANGE_KIND_PROPAGATE: "made by the micro-model",
+  CHANGE_KIND_SWAP: "changed: objects swapped",
+  CHANGE_KIND_SPLIT: "changed: object split",
+  CHANGE_KIND_MERGE: "changed: objects merged",
+  CHANGE_KIND_DELETE_TRACK: "deleted with their object",
+  CHANGE_KIND_REVIEW: "reviewed",
+  CHANGE_KIND_ADJUDICATE: "saved from an assignment",
+  CHANGE_KIND_UNDO: "restored by undo",
 };
 const BY_MODEL = new Set(["CHANGE_KIND_RECOMPUTE", "CHANGE_KIND_PROPAGATE"]);
-const SHOWN = 100;
+const MAX_SHOWN = 100;
 
-/** Who did what, newest first; and the past of the label that is selected. */
+/** All changes of the video, newest first, and the history of the selected label. */
 export function HistoryPanel({ session }: { session: Session }) {
   const changes = session.reviewing.changes.value;
   return (
     <>
-      <LabelPast session={session} />
+      <LabelHistory session={session} />
       <section>
-        <h2>Changes of this video</h2>
+        <h2>Changes to this video</h2>
         {changes.length ? (
           <ol class="changes">
-            {changes.slice(0, SHOWN).map((change) => (
+            {changes.slice(0, MAX_SHOWN).map((change) => (
               <ChangeRow key={String(change.revision)} session={session} change={change} />
             ))}
           </ol>
         ) : (
-          <p class="muted">Nothing yet. Every edit stays here, and can be taken back.</p>
+          <p class="muted">No changes yet. Every edit is listed here and can be undone.</p>
         )}
-        {changes.length > SHOWN && <p class="muted">and {(changes.length - SHOWN).toLocaleString("en")} before</p>}
+        {changes.length > MAX_SHOWN && <p class="muted">and {(changes.length - MAX_SHOWN).toLocaleString("en")} older changes</p>}
       </section>
     </>
   );
@@ -56,18 +56,18 @@ function ChangeRow({ session, change }: { session: Session; change: Change }) {
       <span class="change-main">
         <span>
           {count(Number(change.labelCount ?? 0), "label")} {KINDS[change.kind ?? ""] ?? "changed"}
-          {undone ? ", taken back" : ""}
+          {undone ? " (undone)" : ""}
         </span>
         <span class="muted small-text">
-          {byModel ? `micro-model ${versionName(change.microModelVersion)}` : change.author} · {when(change.changeTime)} · revision {String(change.revision)}
+          {byModel ? modelName(change.microModelVersion) : change.author} · {when(change.changeTime)} · revision {String(change.revision)}
           {change.comment ? ` · “${change.comment}”` : ""}
         </span>
       </span>
       {!byModel && !undone && may("work", session.project.value.name) && (
         <button
           class="quiet square small"
-          aria-label={`Take back revision ${change.revision}`}
-          title="Take back, with all that followed from it"
+          aria-label={`Undo revision ${change.revision}`}
+          title="Undo this change and the updates it caused"
           onClick={() => void session.reviewing.undoChange(change)}
         >
           <Icon of={RotateCcw} size={13} />
@@ -77,7 +77,7 @@ function ChangeRow({ session, change }: { session: Session; change: Change }) {
   );
 }
 
-function LabelPast({ session }: { session: Session }) {
+function LabelHistory({ session }: { session: Session }) {
   const row = session.selectedRow.value;
   const frame = session.player.shown.value;
   const [versions, setVersions] = useState<LabelVersion[]>([]);
@@ -107,7 +107,7 @@ function LabelPast({ session }: { session: Session }) {
         {versions.map((version) => (
           <li key={String(version.revision)}>
             <span class="change-main">
-              <span>{what(version)}</span>
+              <span>{describeVersion(version)}</span>
               <span class="muted small-text">
                 {madeBy(version)} · {when(version.writeTime)} · revision {String(version.revision)}
                 {(version.reviews ?? []).map((review) => ` · ${(review.action ?? "").replace("REVIEW_ACTION_", "").toLowerCase()} by ${review.author}`)}
@@ -120,21 +120,25 @@ function LabelPast({ session }: { session: Session }) {
   );
 }
 
-/** Who is behind a version: the micro-model where it predicted, and in whose name. */
-function madeBy({ label, author }: LabelVersion): string {
-  const byModel = label?.provenance?.kind === "PROVENANCE_KIND_MODEL";
-  return byModel ? `micro-model ${versionName(label.provenance?.version)}, for ${author}` : (author ?? "");
+function modelName(version: string | undefined): string {
+  return version ? `micro-model ${versionName(version)}` : "micro-model";
 }
 
-function what({ label, kind }: LabelVersion): string {
+/** Who made a version of a label: a person, or a micro-model that a person started. */
+function madeBy({ label, author }: LabelVersion): string {
+  const byModel = label?.provenance?.kind === "PROVENANCE_KIND_MODEL";
+  return byModel ? `${modelName(label.provenance?.version)}, started by ${author}` : (author ?? "");
+}
+
+function describeVersion({ label, kind }: LabelVersion): string {
   if (!label) return "deleted";
   const byHand = label.provenance?.kind === "PROVENANCE_KIND_HUMAN";
   const state = label.object
-    ? STATE_WORDS[["VISIBLE", "OCCLUDED", "ABSENT", "UNCERTAIN"].findIndex((one) => label.object!.state?.endsWith(one)) + 1]
+    ? STATE_NAMES[["VISIBLE", "OCCLUDED", "ABSENT", "UNCERTAIN"].findIndex((one) => label.object!.state?.endsWith(one)) + 1]
     : label.frameClass?.present
-      ? "present"
-      : "absent";
+      ? "yes"
+      : "no";
   const shape = label.object?.box ? ", box" : label.object?.polygon ? ", polygon" : label.object?.mask ? ", mask" : "";
-  const source = byHand ? "by hand" : (KINDS[kind ?? ""] ?? "by the model");
+  const source = byHand ? "by hand" : (KINDS[kind ?? ""] ?? "made by the micro-model");
   return `${state}${shape}, ${source}`;
 }

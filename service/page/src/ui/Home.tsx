@@ -2,11 +2,11 @@ import { FolderPlus, Layers, Plus, Trash2 } from "lucide";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import type { Project } from "../api/messages";
-import { call, inWords, loginWanted, patiently } from "../api/rpc";
+import { call, errorMessage, loginRequired, retry } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { count, when } from "../lib/format";
 import { may, whyNot } from "../model/caller";
-import { say } from "../model/toasts";
+import { notify } from "../model/toasts";
 import { Icon } from "./Icon";
 import { Masthead } from "./Masthead";
 import { Dialog } from "./parts";
@@ -14,14 +14,14 @@ import { goTo, href } from "./route";
 
 export function Home() {
   const [projects, setProjects] = useState<Project[] | null>(null);
-  const [making, setMaking] = useState(false);
-  const [doomed, setDoomed] = useState<Project | null>(null);
-  const login = loginWanted.value;
+  const [creating, setCreating] = useState(false);
+  const [deleting, setDeleting] = useState<Project | null>(null);
+  const login = loginRequired.value;
   const load = async (): Promise<void> => {
     const all: Project[] = [];
     let pageToken = "";
     do {
-      const page = await patiently(() =>
+      const page = await retry(() =>
         call<{ projects?: Project[]; nextPageToken?: string }>("ProjectService/ListProjects", { pageSize: 1000, pageToken }),
       );
       all.push(...(page.projects ?? []));
@@ -30,7 +30,7 @@ export function Home() {
     setProjects(all.reverse());
   };
   useEffect(() => {
-    if (!login) load().catch((error) => say(inWords(error), "error"));
+    if (!login) load().catch((error) => notify(errorMessage(error), "error"));
   }, [login]);
   useEffect(() => {
     document.title = "micromodels";
@@ -42,24 +42,24 @@ export function Home() {
         {projects?.length === 0 && !may("server") && (
           <section class="welcome">
             <h1>No project yet</h1>
-            <p>You are signed in, but a member of no project. Whoever runs this server makes you one.</p>
+            <p>You are signed in but not a member of any project. Ask your administrator to add you.</p>
           </section>
         )}
         {projects?.length === 0 && may("server") && (
           <section class="welcome">
-            <h1>Draw a few labels. Get all of them.</h1>
+            <h1>Label a few frames. Get labels for all of them.</h1>
             <p>
-              A project holds the classes to label and the videos. Draw them on two or three frames, press train, and a
-              small model made for this one video labels every other frame and shows where to look next.
+              Create a project with your classes and upload a video. Draw the objects on two or three frames and train. A
+              micro-model, trained for this one video, labels the other frames and suggests which frames to check.
             </p>
-            <FirstProject onClick={() => setMaking(true)} />
+            <FirstProject onClick={() => setCreating(true)} />
           </section>
         )}
         {projects && projects.length > 0 && (
           <>
             <div class="heading">
               <h1>Projects</h1>
-              <button class="primary" disabled={!may("server")} title={whyNot("server")} onClick={() => setMaking(true)}>
+              <button class="primary" disabled={!may("server")} title={whyNot("server")} onClick={() => setCreating(true)}>
                 <Icon of={Plus} /> New project
               </button>
             </div>
@@ -86,7 +86,7 @@ export function Home() {
                     aria-label={`Delete ${project.displayName}`}
                     title={whyNot("manage", project.name) || "Delete"}
                     disabled={!may("manage", project.name)}
-                    onClick={() => setDoomed(project)}
+                    onClick={() => setDeleting(project)}
                   >
                     <Icon of={Trash2} />
                   </button>
@@ -96,19 +96,19 @@ export function Home() {
           </>
         )}
       </main>
-      {making && <NewProject onClose={() => setMaking(false)} />}
-      {doomed && <DeleteProject project={doomed} onClose={() => (setDoomed(null), void load())} />}
+      {creating && <NewProject onClose={() => setCreating(false)} />}
+      {deleting && <DeleteProject project={deleting} onClose={() => (setDeleting(null), void load())} />}
     </div>
   );
 }
 
-/** Has the focus as soon as it is there, so that Enter begins. */
+/** Focused when it appears, so that Enter creates the first project. */
 function FirstProject({ onClick }: { onClick: () => void }) {
   const button = useRef<HTMLButtonElement>(null);
   useLayoutEffect(() => button.current?.focus(), []);
   return (
     <button ref={button} class="primary large" onClick={onClick}>
-      <Icon of={FolderPlus} size={18} /> Make the first project
+      <Icon of={FolderPlus} size={18} /> Create your first project
     </button>
   );
 }
@@ -118,7 +118,7 @@ function NewProject({ onClose }: { onClose: () => void }) {
   const [classes, setClasses] = useState("");
   const [requestId] = useState(() => crypto.randomUUID());
   const [error, setError] = useState("");
-  const make = async (event: Event): Promise<void> => {
+  const create = async (event: Event): Promise<void> => {
     event.preventDefault();
     const names = [...new Set(classes.split(/[,\n]/).map((one) => one.trim()))].filter(Boolean);
     const project = {
@@ -126,32 +126,32 @@ function NewProject({ onClose }: { onClose: () => void }) {
       objectClasses: names.map((one, index) => ({ name: one, color: classColor("", index) })),
     };
     try {
-      const made = await patiently(() => call<Project>("ProjectService/CreateProject", { project, requestId }));
-      goTo(made.name);
+      const created = await retry(() => call<Project>("ProjectService/CreateProject", { project, requestId }));
+      goTo(created.name);
     } catch (caught) {
-      setError(inWords(caught));
+      setError(errorMessage(caught));
     }
   };
   return (
     <Dialog title="New project" onClose={onClose}>
-      <form class="stack" onSubmit={(event) => void make(event)}>
+      <form class="stack" onSubmit={(event) => void create(event)}>
         <label>
           Name
           <input autofocus value={name} placeholder="Colonoscopy" onInput={(event) => setName(event.currentTarget.value)} />
         </label>
         <label>
-          What is to be labeled
+          Object classes
           <input
             value={classes}
             placeholder="polyp, instrument"
             onInput={(event) => setClasses(event.currentTarget.value)}
           />
-          <span class="hint">Classes of objects, separated by commas. You can change them later.</span>
+          <span class="hint">What to label, separated by commas. You can change this later.</span>
         </label>
         {error && <p class="error-text">{error}</p>}
         <div class="actions">
           <button type="submit" class="primary">
-            <Icon of={Layers} /> Make project
+            <Icon of={Layers} /> Create project
           </button>
         </div>
       </form>
@@ -163,18 +163,18 @@ function DeleteProject({ project, onClose }: { project: Project; onClose: () => 
   const remove = async (): Promise<void> => {
     try {
       await call("ProjectService/DeleteProject", { name: project.name, force: true });
-      say(`${project.displayName} deleted`, "good");
+      notify(`Deleted ${project.displayName}.`, "good");
     } catch (error) {
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
     }
     onClose();
   };
   return (
     <Dialog title={`Delete ${project.displayName}?`} onClose={onClose}>
-      <p>Its videos, labels, micro-models and exports are deleted with it. This cannot be undone.</p>
+      <p>This also deletes its videos, labels, micro-models and exports. It cannot be undone.</p>
       <div class="actions">
         <button onClick={onClose} autofocus>
-          Keep it
+          Cancel
         </button>
         <button class="danger" onClick={() => void remove()}>
           Delete

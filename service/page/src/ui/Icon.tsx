@@ -1,7 +1,7 @@
 import type { IconNode } from "lucide";
 import { h } from "preact";
 
-/** An icon of lucide, drawn in the color of the text; decorative, so hidden from screen readers. */
+/** A lucide icon in the color of the text; decorative, so hidden from screen readers. */
 export function Icon({ of, size = 16 }: { of: IconNode; size?: number }) {
   return (
     <svg

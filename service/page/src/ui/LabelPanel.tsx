@@ -1,13 +1,13 @@
 import { Copy, Minus, Palette, Plus, Sparkles, Spline, Trash2, Zap } from "lucide";
 
 import { percent } from "../lib/format";
-import { type Entry, type Row, Source, State, STATE_WORDS } from "../model/labels";
+import { type Entry, type Row, Source, State, STATE_NAMES } from "../model/labels";
 import { may, whyNot } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
-import { Needs } from "./parts";
+import { Needs, useScrollIntoView } from "./parts";
 
-/** What is on the frame that is shown, and what can be done with it. */
+/** Objects and frame classes of the current frame, and the buttons that change them. */
 export function LabelPanel(props: { session: Session; onClasses: () => void; onTrain: () => void }) {
   const { session } = props;
   session.labels.version.value;
@@ -25,7 +25,7 @@ export function LabelPanel(props: { session: Session; onClasses: () => void; onT
           </button>
         </div>
         <Needs to="work" project={session.project.value.name}>
-        <div class="chips" role="radiogroup" aria-label="Class of the next new object">
+        <div class="chips" role="radiogroup" aria-label="Class of the new object">
           {(session.project.value.objectClasses ?? []).map((one) => {
             const on = session.selected.value === null && session.activeClass.value === one.name;
             return (
@@ -60,7 +60,7 @@ export function LabelPanel(props: { session: Session; onClasses: () => void; onT
       <Selected session={session} />
       {classes.length > 0 && (
         <section>
-          <h2>Whole frame</h2>
+          <h2>Frame classes</h2>
           <ul class="objects">
             {classes.map((row) => (
               <FrameClassRow key={row.key} session={session} row={row} frame={frame} />
@@ -75,9 +75,10 @@ export function LabelPanel(props: { session: Session; onClasses: () => void; onT
 
 function ObjectRow({ session, row, entry }: { session: Session; row: Row; entry: Entry | null }) {
   const on = session.selected.value === row.key;
+  const button = useScrollIntoView<HTMLButtonElement>(on);
   return (
     <li>
-      <button class={`object ${on ? "on" : ""}`} aria-pressed={on} onClick={() => (session.selected.value = row.key)}>
+      <button ref={button} class={`object ${on ? "on" : ""}`} aria-pressed={on} onClick={() => (session.selected.value = row.key)}>
         <span class="swatch" style={{ background: session.classColor(row.className) }} />
         <span class="ellipsis">{session.nameOf(row)}</span>
         <StateTag entry={entry} />
@@ -88,25 +89,27 @@ function ObjectRow({ session, row, entry }: { session: Session; row: Row; entry:
 
 function StateTag({ entry }: { entry: Entry | null }) {
   if (!entry) return <span class="muted small-text">no label</span>;
-  const sure = Number.isNaN(entry.confidence) ? "" : percent(entry.confidence);
+  const confidence = Number.isNaN(entry.confidence) ? "" : percent(entry.confidence);
   return (
     <span class="state-tag">
-      <span class={`dot ${STATE_WORDS[entry.state]}`} />
-      {STATE_WORDS[entry.state]}
-      <span class="by">{entry.source === Source.HUMAN ? "by hand" : sure}</span>
+      <span class={`dot ${STATE_NAMES[entry.state]}`} />
+      {STATE_NAMES[entry.state]}
+      <span class="by" title={entry.source === Source.HUMAN ? "" : "Confidence"}>
+        {entry.source === Source.HUMAN ? "by hand" : confidence}
+      </span>
     </span>
   );
 }
 
 const STATES = [
-  { state: State.VISIBLE, word: "Visible", key: "I" },
-  { state: State.OCCLUDED, word: "Hidden", key: "H" },
-  { state: State.ABSENT, word: "Absent", key: "X" },
-  { state: State.UNCERTAIN, word: "Uncertain", key: "U" },
+  { state: State.VISIBLE, name: "Visible", help: "Visible on this frame (I)" },
+  { state: State.OCCLUDED, name: "Occluded", help: "On this frame, but behind something (H)" },
+  { state: State.ABSENT, name: "Absent", help: "Not on this frame (X)" },
+  { state: State.UNCERTAIN, name: "Uncertain", help: "Cannot be decided on this frame (U)" },
 ] as const;
 
 function Selected({ session }: { session: Session }) {
-  session.labels.version.value; // else it is not drawn again: its properties stay the same
+  session.labels.version.value; // draw again when labels change: the properties stay the same
   const row = session.selectedRow.value;
   if (!row || row.isFrameClass) return null;
   const frame = session.player.shown.value;
@@ -121,34 +124,34 @@ function Selected({ session }: { session: Session }) {
       <div class="segmented" role="radiogroup" aria-label="State on this frame">
         {STATES.map((one) => (
           <button
-            key={one.word}
+            key={one.name}
             role="radio"
             aria-checked={entry?.state === one.state}
             class={entry?.state === one.state ? "on" : ""}
-            title={`${one.word} here (${one.key})`}
+            title={one.help}
             onClick={() => session.setState(one.state)}
           >
-            {one.word}
+            {one.name}
           </button>
         ))}
       </div>
       <div class="button-row">
-        <button title="Copy from the frame before (,)" onClick={() => press(",")}>
-          <Icon of={Copy} size={14} /> From before
+        <button title="Copy the label from the previous frame (,)" onClick={() => press(",")}>
+          <Icon of={Copy} size={14} /> Copy previous
         </button>
-        <button title="Copy from the next frame (.)" onClick={() => press(".")}>
-          <Icon of={Copy} size={14} /> From after
+        <button title="Copy the label from the next frame (.)" onClick={() => press(".")}>
+          <Icon of={Copy} size={14} /> Copy next
         </button>
-        <button class="square" aria-label="Smooth" title="Smooth (S)" onClick={() => press("s")}>
+        <button class="square" aria-label="Smooth the shape" title="Smooth the shape (S)" onClick={() => press("s")}>
           <Icon of={Spline} size={14} />
         </button>
-        <button class="square" aria-label="Grow" title="Grow (+)" onClick={() => press("+")}>
+        <button class="square" aria-label="Grow the shape" title="Grow the shape (+)" onClick={() => press("+")}>
           <Icon of={Plus} size={14} />
         </button>
-        <button class="square" aria-label="Shrink" title="Shrink (-)" onClick={() => press("-")}>
+        <button class="square" aria-label="Shrink the shape" title="Shrink the shape (−)" onClick={() => press("-")}>
           <Icon of={Minus} size={14} />
         </button>
-        <button class="square" aria-label="Take the label off this frame" title="Take the label off this frame (Delete)" disabled={!entry} onClick={() => session.remove()}>
+        <button class="square" aria-label="Remove the label from this frame" title="Remove the label from this frame (Delete)" disabled={!entry} onClick={() => session.remove()}>
           <Icon of={Trash2} size={14} />
         </button>
       </div>
@@ -160,7 +163,7 @@ function Selected({ session }: { session: Session }) {
 function FrameClassRow({ session, row, frame }: { session: Session; row: Row; frame: number }) {
   session.labels.version.value;
   const entry = frame < 0 ? null : row.get(frame);
-  const sure = entry && entry.source !== Source.HUMAN && !Number.isNaN(entry.confidence) ? percent(entry.confidence) : "";
+  const confidence = entry && entry.source !== Source.HUMAN && !Number.isNaN(entry.confidence) ? percent(entry.confidence) : "";
   const set = (present: boolean): void => {
     session.selected.value = row.key;
     session.setFrameClass(row.name, present);
@@ -169,7 +172,7 @@ function FrameClassRow({ session, row, frame }: { session: Session; row: Row; fr
     <li class="frame-class">
       <span class="swatch ring" style={{ "--swatch": session.classColor(row.name, true) }} />
       <span class="ellipsis">{row.name}</span>
-      <span class="muted small-text">{entry?.source === Source.HUMAN ? "by hand" : sure}</span>
+      <span class="muted small-text">{entry?.source === Source.HUMAN ? "by hand" : confidence}</span>
       <Needs to="work" project={session.project.value.name}>
       <div class="segmented small" role="radiogroup" aria-label={row.name}>
         <button role="radio" aria-checked={entry?.state === State.VISIBLE} class={entry?.state === State.VISIBLE ? "on" : ""} onClick={() => set(true)}>
@@ -184,7 +187,7 @@ function FrameClassRow({ session, row, frame }: { session: Session; row: Row; fr
   );
 }
 
-/** What to do next, in one line and one button. */
+/** The next step, in one line and one button. */
 function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
   session.labels.version.value;
   const anchors = new Set(session.rows().flatMap((row) => row.anchors()));
@@ -195,13 +198,13 @@ function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
     return (
       <section class="next">
         <h2>
-          <Icon of={Sparkles} size={14} /> Worth a look
+          <Icon of={Sparkles} size={14} /> Next suggestion
         </h2>
         <p>
           Frame {suggestion.frame.toLocaleString("en")}: {suggestion.reason}
         </p>
         <button class="primary" onClick={() => session.reviewing.next(1)}>
-          Go there <kbd>N</kbd>
+          Go to frame <kbd>N</kbd>
         </button>
       </section>
     );
@@ -212,10 +215,10 @@ function Next({ session, onTrain }: { session: Session; onTrain: () => void }) {
       </h2>
       <p>
         {anchors.size === 0
-          ? "Draw every object on one frame, then on one or two more, far apart."
+          ? "Draw every object on one frame. Then do the same on one or two frames far from it."
           : anchors.size === 1
-            ? "One frame is drawn. A second one, far from it, makes the model much surer."
-            : `${anchors.size} frames are drawn. Train, and see the rest of the video fill in.`}
+            ? "One frame is drawn. Draw a second one far from it: the labels get much better."
+            : `${anchors.size} frames are drawn. Train to label the other frames.`}
       </p>
       {anchors.size > 0 && (
         <button class={anchors.size > 1 ? "primary" : ""} onClick={onTrain}>

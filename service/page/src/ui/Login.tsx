@@ -1,16 +1,16 @@
 import { useState } from "preact/hooks";
 
-import { inWords, loginWanted } from "../api/rpc";
+import { errorMessage, loginRequired } from "../api/rpc";
 import { caller, loadCaller } from "../model/caller";
 import { Brand } from "./Masthead";
 import { Dialog, ThemeButton } from "./parts";
 
-/** Asks for a token; it goes into a cookie that scripts cannot read. A page at first, a window where a session ended. */
+/** Asks for a token, which goes into a cookie that scripts cannot read; a dialog over the page if access ended during work. */
 export function Login() {
   if (caller.value)
     return (
       <Dialog title="Sign in again" onClose={() => undefined} fixed>
-        <p>Your session has ended. What you drew is kept on this machine.</p>
+        <p>Your access has ended. Your edits are stored in this browser and will be sent after you sign in.</p>
         <LoginForm />
       </Dialog>
     );
@@ -35,7 +35,7 @@ function LoginForm() {
   const send = async (event: Event): Promise<void> => {
     event.preventDefault();
     setBusy(true);
-    setError(await begin(token.trim()));
+    setError(await signIn(token.trim()));
     setBusy(false);
   };
   return (
@@ -53,7 +53,7 @@ function LoginForm() {
         />
       </label>
       <p class={error ? "error-text" : "muted"} id="login-note" role="status">
-        {error || "Whoever runs this server gives you one. It begins with mm_."}
+        {error || "Authentication required. Ask your administrator for a token; it starts with mm_."}
       </p>
       <div class="actions">
         <button class="primary" type="submit" disabled={busy || !token.trim()}>
@@ -64,21 +64,21 @@ function LoginForm() {
   );
 }
 
-/** Show the token to the server; why it did not do, empty if it did. */
-async function begin(token: string): Promise<string> {
+/** Sign in with a token; gives the error message, empty on success. */
+async function signIn(token: string): Promise<string> {
   const response = await fetch("/sign-in", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ token }),
   }).catch(() => null);
-  if (!response) return "The server cannot be reached";
-  if (response.status === 429) return "Too many attempts: wait a minute";
-  if (!response.ok) return "This is not a valid token";
+  if (!response) return "Cannot reach the server. Check the connection and try again.";
+  if (response.status === 429) return "Too many attempts. Wait a minute and try again.";
+  if (!response.ok) return "This token is not valid. Check it, or ask your administrator for a new one.";
   try {
     await loadCaller();
   } catch (error) {
-    return inWords(error);
+    return errorMessage(error);
   }
-  loginWanted.value = false;
+  loginRequired.value = false;
   return "";
 }

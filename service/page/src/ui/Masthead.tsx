@@ -9,7 +9,7 @@ export function Brand() {
   );
 }
 
-/** The head of every view but the editor and the login. */
+/** The header of every view except the editor and the login. */
 export function Masthead() {
   return (
     <header class="masthead">

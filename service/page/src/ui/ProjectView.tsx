@@ -2,11 +2,11 @@ import { Film, Palette, Trash2, Upload as UploadIcon, X } from "lucide";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import type { Operation, Project, Video } from "../api/messages";
-import { call, inWords, loginWanted, patiently } from "../api/rpc";
+import { call, errorMessage, loginRequired, retry } from "../api/rpc";
 import { classColor } from "../lib/color";
 import { bytes, count, duration, percent, when } from "../lib/format";
 import { may, whyNot } from "../model/caller";
-import { say } from "../model/toasts";
+import { notify } from "../model/toasts";
 import { forget, uploadFile, uploads, type UploadState } from "../model/uploads";
 import { Classes } from "./Classes";
 import { Icon } from "./Icon";
@@ -14,20 +14,20 @@ import { Masthead } from "./Masthead";
 import { Bar, Dialog } from "./parts";
 import { href } from "./route";
 
-const ACCEPT = ".mp4,.mov,.mkv,.webm,.avi,.mpg,.mpeg,.gif,video/*";
+const ACCEPT = "video/*,.mp4,.mov,.3gp,.mkv,.webm,.avi,.mpg,.mpeg,.vob,.ts,.mts,.wmv,.flv,.mxf,.ogv,.dv,.gif,.tif,.tiff";
 
 export function ProjectView({ name }: { name: string }) {
   const [project, setProject] = useState<Project | null>(null);
   const [videos, setVideos] = useState<Video[]>([]);
   const [error, setError] = useState("");
   const [classes, setClasses] = useState(false);
-  const [doomed, setDoomed] = useState<Video | null>(null);
-  const login = loginWanted.value;
+  const [deleting, setDeleting] = useState<Video | null>(null);
+  const login = loginRequired.value;
   const loadVideos = async (): Promise<Video[]> => {
     const all: Video[] = [];
     let pageToken = "";
     do {
-      const page = await patiently(() =>
+      const page = await retry(() =>
         call<{ videos?: Video[]; nextPageToken?: string }>("VideoService/ListVideos", { parent: name, pageSize: 1000, pageToken }),
       );
       all.push(...(page.videos ?? []));
@@ -40,13 +40,13 @@ export function ProjectView({ name }: { name: string }) {
     if (login) return;
     void (async () => {
       try {
-        const loaded = await patiently(() => call<Project>("ProjectService/GetProject", { name }));
+        const loaded = await retry(() => call<Project>("ProjectService/GetProject", { name }));
         document.title = `${loaded.displayName} · micromodels`;
         setProject(loaded);
         if (!loaded.objectClasses?.length && !loaded.frameClasses?.length && may("manage", name)) setClasses(true);
         await loadVideos();
       } catch (caught) {
-        setError(inWords(caught));
+        setError(errorMessage(caught));
       }
     })();
   }, [name, login]);
@@ -63,7 +63,7 @@ export function ProjectView({ name }: { name: string }) {
   if (error)
     return (
       <main class="empty-page">
-        <h1>This project cannot be shown</h1>
+        <h1>Cannot open this project</h1>
         <p>{error}</p>
         <a class="button" href="#/">
           All projects
@@ -86,7 +86,7 @@ export function ProjectView({ name }: { name: string }) {
         {may("work", name) ? (
           <DropZone onFiles={add} empty={!videos.length && !mine.length} />
         ) : (
-          <p class="muted">{whyNot("work", name)}.</p>
+          <p class="muted">{whyNot("work", name)}</p>
         )}
         {(mine.length > 0 || videos.length > 0) && (
           <ul class="cards">
@@ -94,13 +94,13 @@ export function ProjectView({ name }: { name: string }) {
               <UploadRow key={upload.id} upload={upload} />
             ))}
             {videos.map((video) => (
-              <VideoRow key={video.name} video={video} project={name} onDelete={() => setDoomed(video)} />
+              <VideoRow key={video.name} video={video} project={name} onDelete={() => setDeleting(video)} />
             ))}
           </ul>
         )}
       </main>
       {classes && <Classes project={project} onClose={() => setClasses(false)} onChange={setProject} />}
-      {doomed && <DeleteVideo video={doomed} onClose={() => (setDoomed(null), void loadVideos())} />}
+      {deleting && <DeleteVideo video={deleting} onClose={() => (setDeleting(null), void loadVideos())} />}
     </div>
   );
 }
@@ -140,7 +140,7 @@ function DropZone({ onFiles, empty }: { onFiles: (files: Iterable<File>) => void
           choose a file
         </button>
       </p>
-      {empty && <p class="muted">It stays on this server. An upload that is cut goes on where it stopped.</p>}
+      {empty && <p class="muted">It is stored on this server only. An interrupted upload resumes when you choose the same file again.</p>}
       <input
         ref={input}
         type="file"
@@ -161,22 +161,22 @@ function DropZone({ onFiles, empty }: { onFiles: (files: Iterable<File>) => void
 function UploadRow({ upload }: { upload: UploadState }) {
   const share = upload.sent / upload.size;
   const left = upload.speed ? (upload.size - upload.sent) / upload.speed : NaN;
-  const words =
+  const text =
     upload.phase === "failed"
       ? upload.error
       : upload.phase === "reading"
-        ? "Checking"
+        ? "Reading the video"
         : `${bytes(upload.sent)} of ${bytes(upload.size)}${upload.resumedAt ? `, resumed at ${percent(upload.resumedAt / upload.size)}` : ""}${left > 3 ? `, ${duration(left)} left` : ""}`;
   return (
     <li class="card">
       <div class="card-main">
         <strong>{upload.fileName}</strong>
-        <span class={upload.phase === "failed" ? "error-text" : "muted"}>{words}</span>
+        <span class={upload.phase === "failed" ? "error-text" : "muted"}>{text}</span>
         {upload.phase !== "failed" && (
           <Bar value={share} label={`Upload of ${upload.fileName}`} indeterminate={upload.phase === "reading"} />
         )}
       </div>
-      <button class="quiet square" aria-label={`Give up ${upload.fileName}`} onClick={() => forget(upload.id)}>
+      <button class="quiet square" aria-label={`${upload.phase === "failed" ? "Dismiss" : "Cancel upload of"} ${upload.fileName}`} onClick={() => forget(upload.id)}>
         <Icon of={X} />
       </button>
     </li>
@@ -202,7 +202,7 @@ function VideoRow({ video, project, onDelete }: { video: Video; project: string;
         <span class={video.state === "VIDEO_STATE_FAILED" ? "error-text" : "muted"}>
           {ready
             ? `${count(frames, "frame")}, ${table?.widthPx} × ${table?.heightPx}, ${bytes(Number(video.sizeBytes ?? 0))}`
-            : video.error || "Counting its frames, one by one"}
+            : video.error || "Reading and counting frames"}
         </span>
         {!ready && !video.error && <Bar value={0} label={`Reading ${name}`} indeterminate />}
       </span>
@@ -231,18 +231,18 @@ function DeleteVideo({ video, onClose }: { video: Video; onClose: () => void }) 
   const remove = async (): Promise<void> => {
     try {
       await call("VideoService/DeleteVideo", { name: video.name });
-      say(`${video.displayName} deleted`, "good");
+      notify(`Deleted ${video.displayName}.`, "good");
     } catch (error) {
-      say(inWords(error), "error");
+      notify(errorMessage(error), "error");
     }
     onClose();
   };
   return (
     <Dialog title={`Delete ${video.displayName}?`} onClose={onClose}>
-      <p>Its labels go with it. Micro-models that saw it are kept. This cannot be undone.</p>
+      <p>This also deletes its labels and every micro-model trained on it. It cannot be undone.</p>
       <div class="actions">
         <button onClick={onClose} autofocus>
-          Keep it
+          Cancel
         </button>
         <button class="danger" onClick={() => void remove()}>
           Delete

@@ -2,7 +2,7 @@ import { ArrowLeftRight, Check, Lock, LockOpen, MessageSquare, ShieldCheck, Spar
 import { useEffect, useState } from "preact/hooks";
 
 import type { LabelSelection } from "../api/messages";
-import { inWords, isAbort } from "../api/rpc";
+import { errorMessage, isAbort } from "../api/rpc";
 import { count, percent, when } from "../lib/format";
 import { Review, rowKey } from "../model/labels";
 import { may } from "../model/caller";
@@ -12,14 +12,14 @@ import { Checks } from "./Checks";
 import { Icon } from "./Icon";
 import { Needs } from "./parts";
 
-/** Where to look, what is right, what was said. */
+/** Suggestions, reviews, possible errors, assignments and comments. */
 export function ReviewPanel({ session, onIdentity }: { session: Session; onIdentity: () => void }) {
   session.labels.version.value;
   return (
     <>
       <Suggestions session={session} />
       <Needs to="review" project={session.project.value.name}>
-        <Judge session={session} />
+        <ReviewFrame session={session} />
         <AcceptAbove session={session} />
       </Needs>
       <Swaps session={session} onIdentity={onIdentity} />
@@ -45,7 +45,7 @@ function Suggestions({ session }: { session: Session }) {
     <section>
       <div class="section-head">
         <h2>
-          <Icon of={Sparkles} size={14} /> Worth a look
+          <Icon of={Sparkles} size={14} /> Suggestions
         </h2>
         <kbd>N</kbd>
       </div>
@@ -70,7 +70,7 @@ function Suggestions({ session }: { session: Session }) {
   );
 }
 
-function Judge({ session }: { session: Session }) {
+function ReviewFrame({ session }: { session: Session }) {
   session.labels.version.value;
   const { reviewing } = session;
   const frame = session.player.shown.value;
@@ -81,7 +81,7 @@ function Judge({ session }: { session: Session }) {
     <section>
       <h2>Frame {frame < 0 ? "" : frame.toLocaleString("en")}</h2>
       <button class="primary wide" onClick={() => void reviewing.review("accept", "frame")}>
-        <Icon of={Check} size={15} /> Accept the frame <kbd>A</kbd>
+        <Icon of={Check} size={15} /> Accept frame <kbd>A</kbd>
       </button>
       {row && (
         <>
@@ -93,21 +93,21 @@ function Judge({ session }: { session: Session }) {
               />
               {session.nameOf(row)}
             </h2>
-            <span class="muted small-text">{judgment(bits)}</span>
+            <span class="muted small-text">{reviewText(bits)}</span>
           </div>
           <div class="button-row">
-            <button onClick={() => void reviewing.review("accept", "span")} title={`Frames ${span?.[0]} to ${span![1] - 1} (Shift A)`}>
-              Accept span
+            <button onClick={() => void reviewing.review("accept", "span")} title={`Frames ${span?.[0]} to ${span![1] - 1}, between labels drawn by hand (Shift A)`}>
+              Accept range
             </button>
-            <button onClick={() => void reviewing.review("accept", "object")} title="On every frame (Ctrl Shift A)">
+            <button onClick={() => void reviewing.review("accept", "object")} title="Accept this object on every frame (Ctrl Shift A)">
               Accept everywhere
             </button>
-            <button onClick={() => void reviewing.review("reject", "label")} title="Somebody should draw it (R)">
+            <button onClick={() => void reviewing.review("reject", "label")} title="This label is wrong: mark it to be drawn by hand (R)">
               <Icon of={X} size={14} /> Reject
             </button>
             <button
               onClick={() => void reviewing.review(bits & Review.LOCKED ? "unlock" : "lock", "label")}
-              title="No micro-model changes what stands here (L)"
+              title="No micro-model may change a locked label (L)"
             >
               <Icon of={bits & Review.LOCKED ? LockOpen : Lock} size={14} /> {bits & Review.LOCKED ? "Unlock" : "Lock"}
             </button>
@@ -118,15 +118,15 @@ function Judge({ session }: { session: Session }) {
   );
 }
 
-function judgment(bits: number): string {
+function reviewText(bits: number): string {
   const parts = [];
   if (bits & Review.ACCEPTED) parts.push("accepted");
   if (bits & Review.REJECTED) parts.push("rejected");
   if (bits & Review.LOCKED) parts.push("locked");
-  return parts.join(", ") || "not judged";
+  return parts.join(", ") || "not reviewed";
 }
 
-/** Accept everything above a confidence, after saying what share is expected to be wrong. */
+/** Accept all labels from a confidence on, after showing the share that is expected to be wrong. */
 function AcceptAbove({ session }: { session: Session }) {
   const { reviewing } = session;
   const [confidence, setConfidence] = useState(0.9);
@@ -146,7 +146,7 @@ function AcceptAbove({ session }: { session: Session }) {
           setPreview({ accepted: Number(answer.acceptedCount ?? 0), wrong: answer.expectedWrongShare });
           setError("");
         })
-        .catch((caught) => !isAbort(caught) && setError(inWords(caught)));
+        .catch((caught) => !isAbort(caught) && setError(errorMessage(caught)));
     }, 250);
     return () => clearTimeout(timer);
   }, [confidence, only, row?.name, revision, active]);
@@ -154,7 +154,7 @@ function AcceptAbove({ session }: { session: Session }) {
   return (
     <section>
       <h2>
-        <Icon of={ShieldCheck} size={14} /> Accept what is sure
+        <Icon of={ShieldCheck} size={14} /> Accept by confidence
       </h2>
       <label class="stacked">
         <span class="inline">
@@ -171,7 +171,7 @@ function AcceptAbove({ session }: { session: Session }) {
       </label>
       {row && (
         <label class="check">
-          <input type="checkbox" checked={only} onChange={(event) => setOnly(event.currentTarget.checked)} /> only{" "}
+          <input type="checkbox" checked={only} onChange={(event) => setOnly(event.currentTarget.checked)} /> Only{" "}
           {session.nameOf(row)}
         </label>
       )}
@@ -179,8 +179,8 @@ function AcceptAbove({ session }: { session: Session }) {
         {error ||
           (preview
             ? preview.accepted
-              ? `${count(preview.accepted, "label")}; about ${percent(preview.wrong ?? 0)} of them expected to be wrong`
-              : "No label is that sure and not judged yet"
+              ? `${count(preview.accepted, "label")}. About ${percent(preview.wrong ?? 0)} are expected to be wrong.`
+              : "No unreviewed label has this confidence."
             : "…")}
       </p>
       <button disabled={!preview?.accepted} onClick={() => void reviewing.acceptAbove(confidence, selection)}>
@@ -198,10 +198,10 @@ function Swaps({ session, onIdentity }: { session: Session; onIdentity: () => vo
     <section>
       <div class="section-head">
         <h2>
-          <Icon of={ArrowLeftRight} size={14} /> Who is who
+          <Icon of={ArrowLeftRight} size={14} /> Identities
         </h2>
         <button class="link" disabled={!row || row.isFrameClass || !may("work", session.project.value.name)} onClick={onIdentity}>
-          Repair <kbd>W</kbd>
+          Fix identities <kbd>W</kbd>
         </button>
       </div>
       {swaps.length > 0 && (
@@ -214,7 +214,7 @@ function Swaps({ session, onIdentity }: { session: Session; onIdentity: () => vo
               </button>
               <button
                 disabled={!may("work", session.project.value.name)}
-                title="Exchange the two from there on"
+                title="Swap the two objects from that frame on"
                 onClick={() => void session.reviewing.swap(swap.trackA ?? "", swap.trackB ?? "", Number(swap.frameIndex ?? 0))}
               >
                 Swap
@@ -244,7 +244,7 @@ function Comments({ session }: { session: Session }) {
         <input
           id="comment-text"
           aria-label="Comment on this frame"
-          placeholder="On this frame…"
+          placeholder="Comment on this frame"
           value={text}
           maxLength={4000}
           onInput={(event) => setText(event.currentTarget.value)}
@@ -265,7 +265,7 @@ function Comments({ session }: { session: Session }) {
                 {comment.track ? `, ${comment.track}` : ""} · {comment.author} · {when(comment.createTime)}
               </span>
             </button>
-            <button class="quiet square small" aria-label="Delete the comment" disabled={!may("work", session.project.value.name)} onClick={() => void reviewing.deleteComment(comment)}>
+            <button class="quiet square small" aria-label="Delete comment" disabled={!may("work", session.project.value.name)} onClick={() => void reviewing.deleteComment(comment)}>
               <Icon of={Trash2} size={13} />
             </button>
           </li>

@@ -23,7 +23,7 @@ export function SidePanel(props: {
   onIdentity: () => void;
 }) {
   const { session, panel } = props;
-  const panels = session.assignment ? PANELS.slice(0, 1) : PANELS; // who labels blindly sees nothing else
+  const panels = session.assignment ? PANELS.slice(0, 1) : PANELS; // an assignment shows nothing but its own labels
   const reason = whyNot("work", session.project.value.name);
   const onArrow = (event: KeyboardEvent): void => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -52,10 +52,10 @@ export function SidePanel(props: {
           </button>
         ))}
       </div>
-      <div class="panel-body" id="panel-body" role="tabpanel" aria-labeledby={`tab-${panel}`} tabIndex={0}>
+      <div class="panel-body" id="panel-body" role="tabpanel" aria-labelledby={`tab-${panel}`} tabIndex={0}>
         {reason && (
           <p class="notice" role="note">
-            {reason}.
+            {reason}
           </p>
         )}
         {session.assignment && <Assigned session={session} />}

@@ -1,4 +1,4 @@
-/** Paints the strips of the timeline; only the frames in view, binned to the pixels there are. */
+/** Paints the timeline: only the frames in view, with several frames in one pixel where the view is long. */
 
 import { effect } from "@preact/signals";
 
@@ -12,7 +12,7 @@ export const ROW_PX = 26;
 export const RULER_PX = 24;
 const STRIP_TOP = 6;
 const STRIP_PX = 14;
-const FEWEST_FRAMES = 12;
+const MIN_SPAN_FRAMES = 12;
 
 interface Colors {
   ink: string;
@@ -88,7 +88,7 @@ export class TimelinePainter {
   }
 
   zoom(factor: number, around = this.session.player.frame.peek() + 0.5): void {
-    const span = Math.min(Math.max((this.stop - this.start) * factor, FEWEST_FRAMES), this.session.frameCount);
+    const span = Math.min(Math.max((this.stop - this.start) * factor, MIN_SPAN_FRAMES), this.session.frameCount);
     const share = (around - this.start) / (this.stop - this.start);
     this.view(around - share * span, around + (1 - share) * span);
   }
@@ -217,19 +217,19 @@ export class TimelinePainter {
     this.paintAnchors(context, row, top, color, muted);
   }
 
-  /** More frames than pixels: of those behind one pixel the one in most doubt is shown. */
+  /** More frames than pixels: each pixel shows its frame with the lowest confidence. */
   private paintBins(context: CanvasRenderingContext2D, row: Row, top: number, color: string, perPixel: number): void {
     for (let x = 0; x < this.width; x++) {
       const first = Math.floor(this.start + x * perPixel);
       const last = Math.min(Math.floor(this.start + (x + 1) * perPixel), this.session.frameCount);
       let worst = -1;
-      let least = Infinity;
+      let lowest = Infinity;
       let reviewed = 0;
       for (let frame = first; frame < Math.max(last, first + 1); frame++) {
         if (row.review[frame]) reviewed = row.review[frame];
         if (!row.state[frame]) continue;
         const value = row.source[frame] === Source.HUMAN ? 2 : row.confidence[frame] + (row.state[frame] === State.ABSENT ? 1 : 0);
-        if (worst < 0 || value < least) [worst, least] = [frame, value];
+        if (worst < 0 || value < lowest) [worst, lowest] = [frame, value];
       }
       if (worst >= 0) this.paintCell(context, row, worst, x, 1, top, color, reviewed);
     }
@@ -257,7 +257,7 @@ export class TimelinePainter {
     const byHand = row.source[frame] === Source.HUMAN;
     context.fillStyle = byHand || Number.isNaN(confidence) ? color : confidenceColor(confidence);
     const middle = top + STRIP_TOP + STRIP_PX / 2;
-    // Height tells the state, so that it can be read without colors.
+    // Height shows the state, so that it can be read without colors.
     const tall = { [State.VISIBLE]: STRIP_PX, [State.OCCLUDED]: 6, [State.ABSENT]: 2, [State.UNCERTAIN]: 10 }[state as 1] ?? 0;
     context.fillRect(x, middle - tall / 2, width, tall);
     if (!review) return;
@@ -293,7 +293,7 @@ export class TimelinePainter {
     }
   }
 
-  /** The playhead, and what has just changed. */
+  /** The playhead and the labels that just changed. */
   private paintOverlay(): void {
     if (!this.width) return;
     const height = RULER_PX + this.rows.length * ROW_PX;
@@ -314,7 +314,7 @@ export class TimelinePainter {
     context.globalAlpha = 1;
     const frame = this.session.player.frame.peek();
     const x = this.x(frame + 0.5);
-    // As video players do: how far one can go on without waiting.
+    // As in video players: the frames ahead that are loaded.
     const ahead = this.session.player.cache.readyUpTo(frame);
     this.overlay.dataset.ahead = String(ahead);
     context.globalAlpha = 0.55;
@@ -339,6 +339,7 @@ export class TimelinePainter {
   }
 }
 
-function niceStep(least: number): number {
-  for (let power = 1; ; power *= 10) for (const digit of [1, 2, 5]) if (digit * power >= least) return digit * power;
+/** The smallest step of 1, 2 or 5 times a power of ten that is not below a minimum. */
+function niceStep(min: number): number {
+  for (let power = 1; ; power *= 10) for (const digit of [1, 2, 5]) if (digit * power >= min) return digit * power;
 }

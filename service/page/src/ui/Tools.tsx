@@ -28,7 +28,7 @@ export function Tools(props: { session: Session; zoom: number; onZoom: (factor: 
           aria-label={one.name}
           disabled={one.tool !== "select" && !mayDraw}
           title={one.tool !== "select" && !mayDraw ? whyNot("work", project) : `${one.name} (${one.key})`}
-          onClick={() => (session.tool.value = one.tool)}
+          onClick={() => session.chooseTool(one.tool)}
         >
           <Icon of={one.icon} size={18} />
           <span class="tool-key" aria-hidden="true">
@@ -37,8 +37,8 @@ export function Tools(props: { session: Session; zoom: number; onZoom: (factor: 
         </button>
       ))}
       {(tool === "brush" || tool === "eraser") && (
-        <label class="vertical" title="Size of the brush ([ and ])">
-          <span class="visually-hidden">Size of the brush</span>
+        <label class="vertical" title="Brush size ([ and ])">
+          <span class="visually-hidden">Brush size</span>
           <input
             type="range"
             min="1"
@@ -50,8 +50,8 @@ export function Tools(props: { session: Session; zoom: number; onZoom: (factor: 
         </label>
       )}
       <span class="spacer" />
-      <label class="vertical" title="How strong labels are (; and ')">
-        <span class="visually-hidden">Opacity of labels</span>
+      <label class="vertical" title="Label opacity (; and ')">
+        <span class="visually-hidden">Label opacity</span>
         <input
           type="range"
           min="0"
@@ -76,7 +76,7 @@ export function Tools(props: { session: Session; zoom: number; onZoom: (factor: 
       <button class="tool" aria-label="Zoom in" title="Zoom in (wheel)" onClick={() => props.onZoom(1.3)}>
         <Icon of={ZoomIn} size={17} />
       </button>
-      <button class="tool zoom" aria-label={`Fit; now ${Math.round(props.zoom * 100)} %`} title="Fit (0)" onClick={props.onFit}>
+      <button class="tool zoom" aria-label={`Zoom ${Math.round(props.zoom * 100)} %; fit the frame`} title="Fit the frame to the window (0)" onClick={props.onFit}>
         {Math.round(props.zoom * 100)}%
       </button>
       <button class="tool" aria-label="Zoom out" title="Zoom out (wheel)" onClick={() => props.onZoom(1 / 1.3)}>

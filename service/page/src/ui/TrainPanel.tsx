@@ -8,9 +8,9 @@ import { Icon } from "./Icon";
 import { Bar, Needs } from "./parts";
 
 const EFFORTS = [
-  { effort: 0.3, name: "Quick", words: "a first look" },
-  { effort: 1, name: "Normal", words: "the usual" },
-  { effort: 2, name: "Thorough", words: "twice as long" },
+  { effort: 0.3, name: "Quick", text: "About a third of the normal time" },
+  { effort: 1, name: "Normal", text: "Good for most videos" },
+  { effort: 2, name: "Thorough", text: "Twice the normal time" },
 ];
 
 export function TrainPanel({ session }: { session: Session }) {
@@ -26,8 +26,8 @@ export function TrainPanel({ session }: { session: Session }) {
           <h2>Train a micro-model</h2>
           <p class="muted">
             {anchors
-              ? `It learns from ${count(anchors, "frame")} drawn by hand and labels the other ${(session.frameCount - anchors).toLocaleString("en")}.`
-              : "Draw at least one frame first."}
+              ? `Learns from ${count(anchors, "frame")} drawn by hand, then labels the other ${(session.frameCount - anchors).toLocaleString("en")}.`
+              : "Draw the objects on at least one frame first."}
           </p>
           <Needs to="work" project={session.project.value.name}>
           <div class="segmented" role="radiogroup" aria-label="Effort">
@@ -37,15 +37,15 @@ export function TrainPanel({ session }: { session: Session }) {
                 role="radio"
                 aria-checked={effort === one.effort}
                 class={effort === one.effort ? "on" : ""}
-                title={one.words}
+                title={one.text}
                 onClick={() => setEffort(one.effort)}
               >
                 {one.name}
               </button>
             ))}
           </div>
-          <label class="inline">
-            Settings to compare
+          <label class="inline" title="Number of different settings to try. The best result is kept.">
+            Experiments
             <select value={experiments} onChange={(event) => setExperiments(Number(event.currentTarget.value))}>
               {[1, 2, 4, 8].map((number) => (
                 <option key={number}>{number}</option>
@@ -59,14 +59,14 @@ export function TrainPanel({ session }: { session: Session }) {
         </section>
       )}
       {training.running && <Running session={session} training={training} />}
-      <InBackground session={session} />
+      <BackgroundRetraining session={session} />
       {training.error.value && <p class="error-text">{training.error.value}</p>}
       <FlipBook session={session} />
       <Loss session={session} />
       <Experiments session={session} />
       {training.warnings.value.length > 0 && (
         <section>
-          <h2>Worth knowing</h2>
+          <h2>Warnings</h2>
           <ul class="plain">
             {[...new Set(training.warnings.value)].slice(-4).map((warning) => (
               <li key={warning} class="muted">
@@ -80,27 +80,28 @@ export function TrainPanel({ session }: { session: Session }) {
   );
 }
 
-/** Retraining: that it runs, and what came of it; nobody has to wait for it. */
-function InBackground({ session }: { session: Session }) {
+/** Retraining in the background: its progress and outcome, and the button that starts it. */
+function BackgroundRetraining({ session }: { session: Session }) {
   const { background } = session;
   const outcome = background.outcome.value;
   if (background.running) return <Running session={session} training={background.training} background />;
   if (!session.reviewing.hasModel.value || session.training.running) return null;
   return (
     <section class="in-background">
-      <h2>In the background</h2>
+      <h2>Retraining</h2>
       {outcome ? (
         <p class={`outcome ${outcome.kind}`} role="note">
-          {outcome.words}.{outcome.endTime && <span class="muted small-text"> {when(outcome.endTime)}</span>}
+          {outcome.text}
+          {outcome.endTime && <span class="muted small-text"> {when(outcome.endTime)}</span>}
         </p>
       ) : (
         <p class="muted">
-          After enough corrections, when you pause, a new micro-model is trained and compared with this one on frames that neither has
-          seen. Labels are replaced only if it does better.
+          After several corrections, when you pause, a new micro-model is trained and compared with the current one on frames that
+          neither was trained on. Labels are updated only if the new one is better.
         </p>
       )}
       <Needs to="work" project={session.project.value.name}>
-        <button title="You can go on meanwhile" onClick={() => void background.start()}>
+        <button title="You can keep working while it runs" onClick={() => void background.start()}>
           <Icon of={RefreshCw} size={14} /> Retrain and compare
         </button>
       </Needs>
@@ -120,10 +121,10 @@ function Running({ session, training, background }: { session: Session; training
       : 0;
   const eta = labeling ? propagation.etaSeconds : steps?.etaSeconds;
   const title = labeling
-    ? "Labeling every frame"
+    ? "Labeling all frames"
     : background && state !== "stopping"
       ? "Retraining in the background"
-      : { waiting: "Looking at the frames", training: "Learning your labels", stopping: "Stopping" }[state as "waiting"];
+      : { waiting: "Preparing frames", training: "Training", stopping: "Stopping" }[state as "waiting"];
   return (
     <section class="running" aria-live="off">
       <div class="section-head">
@@ -133,12 +134,12 @@ function Running({ session, training, background }: { session: Session; training
       <Bar value={done} label={title} indeterminate={state === "waiting" || (state === "stopping" && !labeling)} />
       <p class="muted small-text">
         {labeling
-          ? `${Number(propagation.framesDone ?? 0).toLocaleString("en")} of ${count(Number(propagation.framesTotal ?? 0), "frame")}; ${background ? "labels are replaced at the end" : "finished ones can be looked at already"}`
+          ? `${Number(propagation.framesDone ?? 0).toLocaleString("en")} of ${count(Number(propagation.framesTotal ?? 0), "frame")}; ${background ? "labels are updated at the end" : "finished frames can be reviewed now"}`
           : steps
             ? `Step ${(steps.step ?? 0) + 1} of ${steps.stepCount}, loss ${(steps.loss ?? 0).toFixed(3)}`
             : background
-              ? "You can go on correcting meanwhile"
-              : "Every frame is encoded once; later trainings skip this"}
+              ? "You can keep correcting while it runs"
+              : "Done once for each video; later trainings skip this"}
       </p>
       <Needs to="work" project={session.project.value.name}>
       <div class="button-row">
@@ -146,13 +147,13 @@ function Running({ session, training, background }: { session: Session; training
           <button
             class="primary"
             disabled={training.stoppedEarly.value || !steps}
-            title="Training ends with what it has learned; labeling goes on"
+            title="End training now and label the video with the result"
             onClick={() => void training.stopEarly()}
           >
-            <Icon of={ThumbsUp} size={14} /> {training.stoppedEarly.value ? "Ending" : "Good enough, stop now"}
+            <Icon of={ThumbsUp} size={14} /> {training.stoppedEarly.value ? "Stopping" : "Good enough, stop now"}
           </button>
         )}
-        <button disabled={state === "stopping"} title={background ? "Everything stays as it is" : "What is finished is kept"} onClick={() => void training.cancel()}>
+        <button disabled={state === "stopping"} title={background ? "Keep the current micro-model and labels" : "Stop. Frames that are already labeled keep their labels"} onClick={() => void training.cancel()}>
           <Icon of={CircleStop} size={14} /> Cancel
         </button>
       </div>
@@ -161,18 +162,18 @@ function Running({ session, training, background }: { session: Session; training
   );
 }
 
-/** The same few frames as the model learns. */
+/** The same few frames at successive steps of training. */
 function FlipBook({ session }: { session: Session }) {
   const pages = [...session.training.pictures.value.entries()].sort(([a], [b]) => a - b);
-  const most = Math.max(0, ...pages.map(([, pictures]) => pictures.length));
+  const pageCount = Math.max(0, ...pages.map(([, pictures]) => pictures.length));
   const [page, setPage] = useState<number | null>(null); // null: the newest
-  if (!most) return null;
+  if (!pageCount) return null;
   const shown = (pictures: Picture[]): Picture => pictures[Math.min(page ?? pictures.length - 1, pictures.length - 1)];
   const step = shown(pages[0][1]).step;
   return (
     <section>
       <div class="section-head">
-        <h2>As it learns</h2>
+        <h2>Training progress</h2>
         <span class="muted small-text">step {step}</span>
       </div>
       <div class={`flip-book ${pages.length === 1 ? "one" : ""}`}>
@@ -183,16 +184,16 @@ function FlipBook({ session }: { session: Session }) {
           </button>
         ))}
       </div>
-      {most > 1 && (
+      {pageCount > 1 && (
         <input
           type="range"
-          aria-label="Page of the flip book"
+          aria-label="Step of training"
           min="0"
-          max={most - 1}
-          value={page ?? most - 1}
+          max={pageCount - 1}
+          value={page ?? pageCount - 1}
           onInput={(event) => {
             const value = Number(event.currentTarget.value);
-            setPage(value >= most - 1 ? null : value);
+            setPage(value >= pageCount - 1 ? null : value);
           }}
         />
       )}
@@ -251,17 +252,17 @@ function Experiments({ session }: { session: Session }) {
   if (!experiments.length) return null;
   return (
     <section>
-      <h2>Tried</h2>
+      <h2>Experiments</h2>
       <table class="plain-table">
         <thead>
           <tr>
             <th scope="col">No.</th>
-            <th scope="col" title="Each is scored on a drawn frame that it did not see">
+            <th scope="col" title="Measured on frames drawn by hand that it was not trained on">
               Score
             </th>
             <th scope="col">Time</th>
             <th scope="col">
-              <span class="visually-hidden">Kept</span>
+              <span class="visually-hidden">Best</span>
             </th>
           </tr>
         </thead>

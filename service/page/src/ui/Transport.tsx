@@ -1,7 +1,7 @@
 import { ChevronLeft, ChevronRight, Diamond, Pause, Play, SkipBack, SkipForward, Sparkles } from "lucide";
 import { useLayoutEffect, useRef } from "preact/hooks";
 
-import { clock } from "../lib/format";
+import { clock, count } from "../lib/format";
 import type { Session } from "../model/session";
 import { speed } from "../model/settings";
 import { Icon } from "./Icon";
@@ -12,9 +12,10 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4, 8];
 export function Transport({ session }: { session: Session }) {
   const { player } = session;
   const frame = player.frame.value;
+  const numbering = `${count(session.frameCount, "frame")}, numbered from 0 as in exported files`;
   const press = (key: string): void => {
-    // The same actions as the keys have.
-    BINDINGS.find((binding) => binding.keys.includes(key))!.act({
+    // The same actions as of the keys.
+    BINDINGS.find((binding) => binding.keys.includes(key))!.run({
       session,
       board: () => null,
       help: () => undefined,
@@ -28,7 +29,7 @@ export function Transport({ session }: { session: Session }) {
   return (
     <section class="transport" aria-label="Playback">
       <div class="group">
-        <button class="quiet square" aria-label="Hand label before" title="Hand label before (J)" onClick={() => press("j")}>
+        <button class="quiet square" aria-label="Previous label drawn by hand" title="Previous label drawn by hand (J)" onClick={() => press("j")}>
           <Icon of={SkipBack} />
         </button>
         <button class="quiet square" aria-label="One frame back" title="One frame back (←)" onClick={() => player.step(-1)}>
@@ -37,21 +38,26 @@ export function Transport({ session }: { session: Session }) {
         <button
           class="play"
           aria-label={player.playing.value ? "Pause" : "Play"}
-          title="Play, pause (Space)"
+          title="Play or pause (Space)"
           onClick={() => player.toggle()}
         >
           <Icon of={player.playing.value ? Pause : Play} size={17} />
         </button>
-        <button class="quiet square" aria-label="One frame on" title="One frame on (→)" onClick={() => player.step(1)}>
+        <button class="quiet square" aria-label="One frame forward" title="One frame forward (→)" onClick={() => player.step(1)}>
           <Icon of={ChevronRight} size={18} />
         </button>
-        <button class="quiet square" aria-label="Next hand label" title="Next hand label (K)" onClick={() => press("k")}>
+        <button class="quiet square" aria-label="Next label drawn by hand" title="Next label drawn by hand (K)" onClick={() => press("k")}>
           <Icon of={SkipForward} />
         </button>
       </div>
       <div class="group frame-number">
+        <label for="frame-number" class="muted">
+          Frame
+        </label>
         <FrameNumber session={session} />
-        <span class="muted">of {(session.frameCount - 1).toLocaleString("en")}</span>
+        <span class="muted" title={numbering}>
+          of 0–{(session.frameCount - 1).toLocaleString("en")}
+        </span>
         <span class="muted clock">{clock(session.seconds(frame))}</span>
       </div>
       <label class="speed">
@@ -79,15 +85,15 @@ function FrameNumber({ session }: { session: Session }) {
   const show = (): void => {
     input.current!.value = String(session.player.frame.peek());
   };
-  useLayoutEffect(show, [frame]); // with the frame, not a paint later: who reads both sees one state
+  useLayoutEffect(show, [frame]); // a layout effect, so that the number always matches the frame on the screen
   return (
     <input
       id="frame-number"
       ref={input}
       inputMode="numeric"
       autocomplete="off"
-      aria-label="Frame number"
-      title="Go to a frame (G)"
+      aria-label={`Frame number, 0 to ${session.frameCount - 1}`}
+      title="Go to a frame number (G)"
       onFocus={(event) => event.currentTarget.select()}
       onBlur={(event) => {
         const text = event.currentTarget.value.trim();
@@ -103,12 +109,12 @@ function FrameNumber({ session }: { session: Session }) {
   );
 }
 
-/** What the strips mean. */
+/** Legend of the timeline. */
 function Legend() {
   return (
     <span class="legend" aria-hidden="true">
-      <Icon of={Diamond} size={11} /> drawn
-      <i class="ramp" /> unsure to sure
+      <Icon of={Diamond} size={11} /> by hand
+      <i class="ramp" /> low to high confidence
       <i class="thin" /> absent
     </span>
   );

@@ -1,11 +1,11 @@
-/** Charts as SVG in the colors of the page, with their numbers beside them: nothing is told by color or length alone. */
+/** Charts as SVG in the colors of the page, always with their numbers as text. */
 
 import type { ComponentChildren } from "preact";
 
 import { count } from "../lib/format";
 
 export interface Part {
-  /** Which color: a class of diagnostics.css. */
+  /** Color: a class of diagnostics.css. */
   kind: "hand" | "good" | "bad" | "rest";
   value: number;
 }
@@ -13,7 +13,7 @@ export interface Part {
 const WIDTH = 240;
 const HEIGHT = 10;
 
-/** One bar, `whole` wide; parts follow each other. The words beside it say the same, so it is silent. */
+/** One bar of several parts, `whole` wide; hidden from screen readers because the text beside it says the same. */
 export function Bars({ parts, whole }: { parts: Part[]; whole: number }) {
   let x = 0;
   return (
@@ -31,21 +31,21 @@ export function Bars({ parts, whole }: { parts: Part[]; whole: number }) {
 
 const TALL = 96;
 const STEP = 30;
-const SMALLEST = 4;
+const MIN_COLUMNS = 4;
 
-/** A column for each of some things in order of time; what they are is in the table that goes with it. */
-export function Columns({ values, label }: { values: { value: number; words: string }[]; label: string }) {
-  const most = Math.max(...values.map((one) => one.value), 1);
-  const width = Math.max(values.length, SMALLEST) * STEP;
+/** One column a value, oldest first; the table of the chart explains them. */
+export function Columns({ values, label }: { values: { value: number; text: string }[]; label: string }) {
+  const largest = Math.max(...values.map((one) => one.value), 1);
+  const width = Math.max(values.length, MIN_COLUMNS) * STEP;
   return (
     <svg class="columns" width={width} height={TALL + 16} viewBox={`0 0 ${width} ${TALL + 16}`} role="img" aria-label={label}>
       <line class="columns-axis" x1="0" x2={width} y1={TALL + 0.5} y2={TALL + 0.5} />
       {values.map((one, index) => {
-        const tall = Math.max((one.value / most) * (TALL - 16), 1.5);
+        const tall = Math.max((one.value / largest) * (TALL - 16), 1.5);
         const x = index * STEP + 4;
         return (
           <g key={index}>
-            <title>{one.words}</title>
+            <title>{one.text}</title>
             <rect class="columns-bar" x={x} y={TALL - tall} width={STEP - 8} height={tall} rx="2" />
             <text x={x + (STEP - 8) / 2} y={TALL - tall - 4} class="columns-value">
               {one.value}
@@ -54,10 +54,10 @@ export function Columns({ values, label }: { values: { value: number; words: str
         );
       })}
       <text x="0" y={TALL + 13} class="columns-note">
-        first
+        oldest
       </text>
       <text x={width} y={TALL + 13} class="columns-note end">
-        last
+        newest
       </text>
     </svg>
   );
@@ -68,12 +68,12 @@ const RECENT = 5;
 export interface Point {
   value: number;
   weight: number;
-  /** Points of one series share it; where it changes a line is drawn. */
+  /** Points of one series share this name; a vertical line is drawn where it changes. */
   series: string;
-  words: string;
+  text: string;
 }
 
-/** Shares over time: a dot for each point, and the mean of the newest few before it as a line. */
+/** Shares over time: a dot for each point and the mean of the most recent points as a line. */
 export function Trend({ points, label }: { points: Point[]; label: string }) {
   const [width, height] = [WIDTH, 44];
   const x = (index: number): number => (points.length > 1 ? 5 + (index / (points.length - 1)) * (width - 10) : width / 2);
@@ -92,21 +92,21 @@ export function Trend({ points, label }: { points: Point[]; label: string }) {
       {points.length > 1 && <polyline class="trend-line" points={line} />}
       {points.map((one, index) => (
         <circle key={index} class="trend-dot" cx={x(index)} cy={y(one.value)} r={one.weight > 1 ? 3.2 : 2.4}>
-          <title>{one.words}</title>
+          <title>{one.text}</title>
         </circle>
       ))}
     </svg>
   );
 }
 
-/** Mean of a point and the few before it, by their weights. */
+/** Weighted mean of a point and the points just before it. */
 export function recentMean(points: Point[], index: number): number {
   const some = points.slice(Math.max(0, index + 1 - RECENT), index + 1);
   const weight = some.reduce((sum, one) => sum + one.weight, 0);
   return weight ? some.reduce((sum, one) => sum + one.value * one.weight, 0) / weight : 0;
 }
 
-/** A chart with a heading, and its numbers as a table for whoever prefers them. */
+/** A chart with a heading and its numbers as a table. */
 export function Chart(props: { title: string; note?: string; head: string[]; rows: ComponentChildren[][]; children: ComponentChildren }) {
   return (
     <section class="chart">
@@ -114,7 +114,7 @@ export function Chart(props: { title: string; note?: string; head: string[]; row
       {props.note && <p class="muted small-text">{props.note}</p>}
       {props.children}
       <details>
-        <summary>{count(props.rows.length, "row")} as a table</summary>
+        <summary>Show as a table ({count(props.rows.length, "row")})</summary>
         <table class="plain-table wide-table">
           <thead>
             <tr>

@@ -1,27 +1,28 @@
 /** Small parts that every view uses. */
 
 import { CloudOff, LogOut, Moon, Sun, SunMoon, X } from "lucide";
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, RefObject } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { online } from "../api/rpc";
+import { count } from "../lib/format";
 import { caller, isSignedIn, may, type Permission, signOut, whyNot } from "../model/caller";
 import { theme } from "../model/settings";
-import { dismiss, spoken, toasts, told } from "../model/toasts";
+import { announcement, dismiss, messageLog, toasts } from "../model/toasts";
 import { Icon } from "./Icon";
 
-/** A window over the page; the browser keeps the focus in it, and Escape closes it. */
+/** A dialog over the page; the browser keeps the focus in it and closes it on Escape. */
 export function Dialog(props: {
   title: string;
   onClose: () => void;
   children: ComponentChildren;
   wide?: boolean;
-  /** It cannot be closed, only answered. */
+  /** The dialog cannot be closed, only answered. */
   fixed?: boolean;
 }) {
   const element = useRef<HTMLDialogElement>(null);
   useLayoutEffect(() => {
-    element.current?.showModal(); // at once: the next key is already the window's
+    element.current?.showModal(); // at once, so that the next key goes to the dialog
   }, []);
   return (
     <dialog
@@ -58,7 +59,7 @@ export function Toasts() {
               <button
                 class="link"
                 onClick={() => {
-                  toast.action!.act();
+                  toast.action!.run();
                   dismiss(toast.id);
                 }}
               >
@@ -71,13 +72,13 @@ export function Toasts() {
           </div>
         ))}
       </div>
-      <div class="visually-hidden told" role="log" aria-label="What was said">
-        {told.value.map((one) => (
-          <p key={one.id}>{one.text}</p>
+      <div class="visually-hidden message-log" role="log" aria-label="Messages so far">
+        {messageLog.value.map((message) => (
+          <p key={message.id}>{message.text}</p>
         ))}
       </div>
       <div class="visually-hidden" role="status" aria-live="polite">
-        {spoken.value}
+        {announcement.value}
       </div>
     </>
   );
@@ -88,8 +89,8 @@ export function OfflineBanner({ waiting }: { waiting: number }) {
   return (
     <div class="banner" role="status">
       <Icon of={CloudOff} size={15} />
-      No connection. {waiting ? `${waiting} ${waiting === 1 ? "edit is" : "edits are"} kept here and sent` : "The page goes on"}{" "}
-      as soon as the server is back.
+      No connection. {waiting ? `${count(waiting, "edit")} stored in this browser; they will be sent` : "The page will continue"} when the
+      server is back.
     </div>
   );
 }
@@ -101,7 +102,7 @@ export function ThemeButton() {
     <button
       class="quiet square"
       title={`Theme: ${theme.value}`}
-      aria-label={`Theme: ${theme.value}; change`}
+      aria-label={`Theme: ${theme.value}. Change`}
       onClick={() => (theme.value = next[theme.value])}
     >
       <Icon of={icon} />
@@ -109,7 +110,7 @@ export function ThemeButton() {
   );
 }
 
-/** Who is signed in, and the way out; nothing where no token is needed. */
+/** The signed-in person and the button to sign out; nothing if the server needs no token. */
 export function Account() {
   if (!isSignedIn()) return null;
   return (
@@ -120,7 +121,16 @@ export function Account() {
   );
 }
 
-/** Controls that need a permission: where one lacks it they are disabled, and say why. */
+/** A reference to an element that is scrolled into view whenever it becomes selected. */
+export function useScrollIntoView<E extends HTMLElement>(isSelected: boolean): RefObject<E | null> {
+  const element = useRef<E>(null);
+  useLayoutEffect(() => {
+    if (isSelected) element.current?.scrollIntoView({ block: "nearest" });
+  }, [isSelected]);
+  return element;
+}
+
+/** Controls that need a permission: disabled without it, with the reason as a tooltip. */
 export function Needs(props: { to: Permission; project: string; children: ComponentChildren }) {
   return (
     <fieldset class="needs" disabled={!may(props.to, props.project)} title={whyNot(props.to, props.project)}>

@@ -1,4 +1,4 @@
-/** Where in the page one is: the part of the address after `#`. */
+/** The current view: the part of the address after `#`. */
 
 import { signal } from "@preact/signals";
 
@@ -19,8 +19,39 @@ function parse(hash: string): Route {
 }
 
 export const route = signal(parse(location.hash));
+/** Address that waits for an answer because the current view has unfinished work; null if there is none. */
+export const waitingRoute = signal<string | null>(null);
 
-addEventListener("hashchange", () => (route.value = parse(location.hash)));
+let current = location.hash;
+let hasUnfinishedWork = (): boolean => false;
+
+/** Ask before the view is left while it has unfinished work; gives the function that stops asking. */
+export function guardRoute(isUnfinished: () => boolean): () => void {
+  hasUnfinishedWork = isUnfinished;
+  return () => {
+    hasUnfinishedWork = () => false;
+    waitingRoute.value = null;
+  };
+}
+
+addEventListener("hashchange", () => {
+  if (location.hash === current) return;
+  if (hasUnfinishedWork()) {
+    waitingRoute.value = location.hash;
+    history.pushState(null, "", current || location.pathname);
+    return;
+  }
+  current = location.hash;
+  route.value = parse(current);
+});
+
+/** Leave for the address that waits; the unfinished work is lost. */
+export function leave(): void {
+  const target = waitingRoute.value;
+  hasUnfinishedWork = () => false;
+  waitingRoute.value = null;
+  if (target !== null) location.hash = target || "#/";
+}
 
 export function href(name: string): string {
   return `#/${name}`;
