@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from micromodels.correction.retrain_policy import retraining_is_due
-from micromodels.errors import FailedPrecondition, OutOfRange
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.recipes.base import AUTO, recipe, supports_corrections
 from service.domain.job_specs import (
     JobSpec,
     ProbeSpec,
@@ -19,8 +20,6 @@ from service.domain.videos import VideoRecord, VideoState
 from service.store import Store
 
 __all__ = ["retrain_if_due", "submit"]
-
-_LEARNS = ("head", "finetune")
 
 
 def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", request_id: str = "") -> Job:
@@ -36,7 +35,9 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
     Raises:
         AlreadyExists: the request id was used with another spec.
         FailedPrecondition: the video is not ready, training has no human label to learn from, or there is no
-            micro-model of the video to retrain.
+            micro-model of the video to retrain, or none that can learn from corrections.
+        InvalidInput: a recipe whose packages are not installed; retraining by another recipe or encoder than the
+            micro-model's.
         NotFound: there is no such project, video or model.
         OutOfRange: a frame past the end of the video.
     """
@@ -48,6 +49,7 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
     elif isinstance(spec, TrainSpec):
         if spec.model_id:
             store.models.get(project_id, spec.model_id)
+        recipe(spec.settings.recipe_name).info.require_packages()
         if next(store.labels.stream(project_id, spec.video_id, anchors_only=True), None) is None:
             raise FailedPrecondition(f"video {video.video_id!r} has no human label; training needs at least one")
     elif isinstance(spec, PropagateSpec):
@@ -74,11 +76,21 @@ def _check_retrain(store: Store, project_id: str, spec: RetrainSpec, video: Vide
         model = store.models.get(project_id, spec.model_id, spec.version)
     if model is None:
         raise FailedPrecondition(f"no micro-model has been trained on video {video.video_id!r}; train one first")
-    if model.recipe not in _LEARNS:
+    if not supports_corrections(model.recipe):
         raise FailedPrecondition(
             f"a micro-model of recipe {model.recipe!r} cannot learn from corrections; train a new one"
         )
-    return replace(spec, model_id=model.model_id, version=model.version, display_name=model.display_name)
+    if spec.recipe not in (AUTO, model.recipe):
+        raise InvalidInput("recipe", spec.recipe, f"{AUTO} or {model.recipe}: that of the micro-model")
+    if spec.encoder != AUTO:
+        raise InvalidInput("encoder", spec.encoder, f"{AUTO}: that of the micro-model")
+    return replace(
+        spec,
+        recipe=model.recipe,
+        model_id=model.model_id,
+        version=model.version,
+        display_name=model.display_name,
+    )
 
 
 def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frames: int, *, author: str) -> Job | None:
@@ -95,7 +107,7 @@ def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frame
         NotFound: there is no such project or video.
     """
     model = store.models.of_video(project_id, video_id)
-    if model is None or model.recipe not in _LEARNS:
+    if model is None or not supports_corrections(model.recipe):
         return None
     last = store.jobs.newest(project_id, video_id, JobKind.RETRAIN)
     if last is not None and not last.state.is_final:

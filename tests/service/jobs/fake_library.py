@@ -28,6 +28,8 @@ import numpy as np
 
 from micromodels import errors
 from micromodels.labels.keys import LabelChange, LabelKey, key_of
+from micromodels.recipes import base
+from micromodels.recipes.base import TrainSettings
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -85,14 +87,6 @@ def open_video(path: str, *, table: FrameTable | None = None) -> Iterator[Video]
     if table is None:
         video.once("probe")
     yield video
-
-
-@dataclass
-class TrainSettings:
-    recipe: str = "auto"
-    experiments: int = 1
-    seed: int = 0
-    effort: float = 1.0
 
 
 @dataclass
@@ -243,5 +237,5 @@ def _install(name: str, **contents: object) -> None:
 
 
 _install("video", open_video=open_video, FrameTable=FrameTable)
-_install("recipes.base", TrainSettings=TrainSettings, train=train, load_model=load_model, MicroModel=MicroModel)
+base.train, base.load_model = train, load_model  # type: ignore[assignment]
 _install("correction.session", LabelSession=LabelSession)
