@@ -1,4 +1,4 @@
-"""A package as a stranger would write it: the recipes and the encoder of docs/how-to/extending.md, with their entry points."""
+"""A package as a stranger would write it: what docs/how-to/extending.md shows, with its entry points."""
 
 from __future__ import annotations
 
