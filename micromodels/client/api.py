@@ -286,6 +286,7 @@ class Client:
         seed: int = 0,
         effort: float = 1.0,
         device: str = "",
+        encoder: str = "auto",
         micro_model: str = "",
         display_name: str = "",
     ) -> Operation[micro_model_pb2.MicroModelVersion]:
@@ -293,16 +294,17 @@ class Client:
 
         Args:
             video: name of the video.
-            recipe: ``auto``, ``head``, ``finetune`` or ``yolo``.
+            recipe: ``auto`` or the name of a recipe that the server has.
             experiments: how many settings to try.
             seed: seed of all random numbers.
             effort: factor on the amount of training, 0.01 to 20; below 1 is faster and less accurate.
             device: ``auto``, ``cpu`` or ``cuda``; empty for the server's setting.
+            encoder: ``auto`` or names of encoders that the server has, joined by ``+``.
             micro_model: name of the micro-model that gets a new version; empty for a new micro-model.
             display_name: display name of a new micro-model.
         """
         settings = micro_model_pb2.TrainSettings(
-            recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device
+            recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device, encoder=encoder
         )
         request = labeling_pb2.TrainRequest(
             video=video, micro_model=micro_model, display_name=display_name, settings=settings, request_id=_request_id()
@@ -360,6 +362,7 @@ class Client:
         seed: int = 0,
         effort: float = 1.0,
         device: str = "",
+        encoder: str = "auto",
         flip_book: bool = False,
     ) -> AutoLabelRun:
         """Label every frame of a video from a few seeds.
@@ -373,10 +376,11 @@ class Client:
             seed: as for ``train``.
             effort: as for ``train``.
             device: as for ``train``.
+            encoder: as for ``train``.
             flip_book: whether to receive flip-book pictures.
         """
         settings = micro_model_pb2.TrainSettings(
-            recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device
+            recipe=recipe, experiments=experiments, seed=seed, effort=effort, device=device, encoder=encoder
         )
         request = labeling_pb2.AutoLabelRequest(
             parent=project or "/".join(source.split("/")[:2]),

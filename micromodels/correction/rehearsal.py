@@ -33,7 +33,7 @@ from micromodels.training.augmentation import (
     ViewMaker,
 )
 from micromodels.training.frame_classifier import pooled
-from micromodels.training.head import DenseHead, HeadSettings
+from micromodels.training.head import DenseHead, HeadSettings, predict
 from micromodels.training.trainer import Clock, HeadTrainer, Sample, box_loss
 
 __all__ = ["Rehearsal", "Replay", "check_stop", "grow_head", "warm_start"]
@@ -264,14 +264,10 @@ def _overlaps(head: DenseHead, sample: Sample) -> list[float]:
     levels, stride = head.settings.levels, head.settings.stride
     window = window_around_objects(sample.label_map, stride)
     device = next(head.parameters()).device
-    inputs = [
-        torch.from_numpy(maps[window.at(level.stride)])[None].to(device).float()
-        for maps, level in zip(sample.features[-len(levels) :], levels, strict=True)
-    ]
-    with torch.autocast(device.type, torch.bfloat16):
-        output = head(inputs)
+    features = zip(sample.features[-len(levels) :], levels, strict=True)
+    output = predict(head, [maps[window.at(level.stride)] for maps, level in features])
     truth = torch.from_numpy(np.ascontiguousarray(sample.label_map[window.at(stride)[1:]])).long().to(device)
-    found, scored = output.logits[0].argmax(dim=0), truth != IGNORE
+    found, scored = output.logits.argmax(dim=0), truth != IGNORE
     scores = []
     for value in (np.flatnonzero(sample.known) + 1).tolist():
         one, other = (found == value) & scored, truth == value
@@ -280,7 +276,7 @@ def _overlaps(head: DenseHead, sample: Sample) -> list[float]:
     if output.sides is not None and not np.isnan(sample.boxes).all():
         corner = np.array([window.left, window.top] * 2, np.float32) * GRID_PX
         boxes = torch.from_numpy(sample.boxes - corner)[None].to(device)
-        scores.append(1.0 - float(box_loss(output.sides, truth[None], boxes)[0]))
+        scores.append(1.0 - float(box_loss(output.sides[None], truth[None], boxes)[0]))
     return scores
 
 

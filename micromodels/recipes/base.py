@@ -114,7 +114,7 @@ class RecipeInfo:
             allowed = f"{'1' if self.max_experiments == 1 else f'1 to {self.max_experiments}'} with recipe {self.name}"
             raise InvalidInput("experiments", settings.experiments, allowed)
         if settings.encoder != AUTO and not self.supports_encoders:
-            raise InvalidInput("encoder", settings.encoder, f"{AUTO} with recipe {self.name}, which has no choice")
+            raise InvalidInput("encoder", settings.encoder, f"{AUTO}: recipe {self.name} offers no choice")
 
     def require_packages(self) -> None:
         """Check that its packages are installed.

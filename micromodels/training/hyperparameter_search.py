@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from micromodels.labels.geometry import box_iou, mask_iou
 from micromodels.labels.targets import IGNORE
 from micromodels.runtime.run import Event, Run, Stage, StageFinished, StopRequest
-from micromodels.training.head import DenseHead
+from micromodels.training.head import DenseHead, predict
 from micromodels.training.trainer import BOX_STRIDE_PX, Clock, HeadTrainer, Sample, SharedClock
 
 __all__ = ["THIN", "DenseSettings", "Outcome", "Trial", "best_of", "successive_halving"]
@@ -190,11 +189,9 @@ def successive_halving(
 
 def _overlap(head: DenseHead, sample: Sample) -> float:
     """Mean IoU over the tracks of which something is known on a frame: of boxes where it says boxes, else of pixels."""
-    device = next(head.parameters()).device
-    with torch.inference_mode():
-        output = head([torch.from_numpy(level)[None].to(device).float() for level in sample.features])
-    labels = output.logits[0].argmax(0).cpu().numpy()
-    sides = None if output.sides is None else output.sides[0].float().cpu().numpy()
+    output = predict(head, sample.features)
+    labels = output.logits.argmax(0).cpu().numpy()
+    sides = None if output.sides is None else output.sides.cpu().numpy()
     scores = []
     for track in np.nonzero(sample.known)[0] + 1:
         true_box = sample.boxes[track - 1]

@@ -272,7 +272,7 @@ class RetrainRequest(_message.Message):
     """Makes the call safe to repeat; see CreateProjectRequest."""
     @_builtins.property
     def settings(self) -> _micro_model_pb2.TrainSettings:
-        """How to train; the recipe is that of the micro-model."""
+        """How to train; recipe and encoder are those of the micro-model."""
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ class MicroModelVersion(_message.Message):
     parent_version: _builtins.str
     """The version it was made from; empty for a first version."""
     recipe: _builtins.str
-    """The recipe that made it: `head`, `finetune` or `yolo`."""
+    """The recipe that made it, such as `head`, `finetune` or `yolo`."""
     operation: _builtins.str
     """The operation that made it: `projects/{project}/operations/{operation}`."""
     @_builtins.property
@@ -148,16 +148,23 @@ class TrainSettings(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     EFFORT_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
-    """`auto` (also when empty), `head`, `finetune` or `yolo`."""
+    """How the micro-model is made: `auto` (also when empty) or the name of a recipe that the server has, such as `head`,
+    `finetune` or `yolo`.
+    """
     experiments: _builtins.int
-    """How many settings to try; the best is kept. 0 for 1, at most 32."""
+    """How many settings to try; the best is kept. 0 for 1, at most 32, and at most what the recipe allows."""
     seed: _builtins.int
     """Seed of all random numbers, 0 to 2147483647."""
     device: _builtins.str
     """Where to run: `auto`, `cpu` or `cuda`; empty for the server's setting."""
     effort: _builtins.float
     """Factor on the amount of training, 0.01 to 20: below 1 is faster and less accurate. 0 for 1."""
+    encoder: _builtins.str
+    """What turns frames into features: `auto` (also when empty), or names of encoders that the server has joined by `+`,
+    such as `pixels+lite0`. Only with a recipe that leaves the choice.
+    """
     def __init__(
         self,
         *,
@@ -166,10 +173,11 @@ class TrainSettings(_message.Message):
         seed: _builtins.int = ...,
         device: _builtins.str = ...,
         effort: _builtins.float = ...,
+        encoder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "effort", b"effort", "experiments", b"experiments", "recipe", b"recipe", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "effort", b"effort", "encoder", b"encoder", "experiments", b"experiments", "recipe", b"recipe", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from google.longrunning import operations_pb2
 
 from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.recipes.base import AUTO
 from micromodels.types import AnyLabel
 from micromodels.v1 import labeling_pb2, labeling_pb2_grpc, micro_model_pb2
 from service.access import current_caller
@@ -40,7 +42,7 @@ __all__ = ["LabelingServicer"]
 
 _PICTURE = "flip_book_picture"
 _TRAINS = (JobKind.TRAIN, JobKind.AUTO_LABEL, JobKind.RETRAIN)
-_SETTINGS = ("recipe", "experiments", "seed", "device", "effort")
+_SETTINGS = ("recipe", "experiments", "seed", "device", "effort", "encoder")
 
 
 class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
@@ -96,8 +98,6 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             ids = names.MODEL_VERSION.parse(request.micro_model_version, field)
             model_id, version = _of_project(project_id, ids, field)
             number = version_number(version, field)
-        if request.settings.recipe not in ("", "auto", "head"):
-            raise InvalidInput("settings.recipe", request.settings.recipe, "auto or head, which support corrections")
         with _under("settings", _SETTINGS):
             spec = RetrainSpec(video_id, **_settings(request.settings), model_id=model_id, version=number)
         return await self._submit(project_id, spec, request.request_id)
@@ -200,14 +200,14 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         project_id, video_id = ids
         if seeds:
             write_checked(self._store, ids, seeds, "seeds", request_id=_part(request_id, "seeds"))
-        settings = {name: getattr(spec, name) for name in _SETTINGS}
-        return submit(
-            self._store,
-            project_id,
-            AutoLabelSpec(video_id, **settings),
-            author=current_caller().name,
-            request_id=_part(request_id, "job"),
-        )
+        with _under("settings", _SETTINGS):
+            return submit(
+                self._store,
+                project_id,
+                replace(spec, video_id=video_id),
+                author=current_caller().name,
+                request_id=_part(request_id, "job"),
+            )
 
     def _succeeded(self, project_id: str, job_id: str) -> Job:
         """A job that has ended successfully.
@@ -221,9 +221,10 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         return job
 
     async def _submit(self, project_id: str, spec: JobSpec, request_id: str) -> operations_pb2.Operation:
-        job = await self._run(
-            submit, self._store, project_id, spec, author=current_caller().name, request_id=request_id
-        )
+        with _under("settings", _SETTINGS):
+            job = await self._run(
+                submit, self._store, project_id, spec, author=current_caller().name, request_id=request_id
+            )
         return operation_message(job)
 
     async def _progress(self, event: JobEvent, pictures: bool) -> labeling_pb2.Progress | None:
@@ -240,11 +241,12 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
 
 def _settings(message: micro_model_pb2.TrainSettings) -> dict[str, Any]:
     return {
-        "recipe": message.recipe or "auto",
+        "recipe": message.recipe or AUTO,
         "experiments": message.experiments or 1,
         "seed": message.seed,
         "device": message.device,
         "effort": message.effort or 1.0,
+        "encoder": message.encoder or AUTO,
     }
 
 

@@ -16,8 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 import micromodels
+from micromodels.encoding.encoders import encoders
 from micromodels.errors import InvalidInput
 from micromodels.output.progress import Display
+from micromodels.recipes.base import AUTO, DEFAULT_RECIPE, MAX_EXPERIMENTS, TrainSettings, recipe_names, recipes
 from micromodels.runtime.run import Event, Run
 from micromodels.types import AnyLabel, Label, Ontology
 from service.cli import access, backup, outputs
@@ -66,15 +68,6 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-class Recipe(StrEnum):
-    """How a micro-model is built."""
-
-    AUTO = "auto"
-    HEAD = "head"
-    FINETUNE = "finetune"
-    YOLO = "yolo"
-
-
 class Format(StrEnum):
     """Forms of labels."""
 
@@ -90,9 +83,28 @@ SourceArgument = Annotated[
 SeedsOption = Annotated[
     Path, typer.Option(metavar="FILE", help="Hand labels of a few frames: JSON Lines (.jsonl) or COCO (.json).")
 ]
-RecipeOption = Annotated[Recipe, typer.Option(help="How the model is built; auto chooses by the seeds.")]
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join((AUTO, *recipe_names())),
+        help=f"How the model is built. {AUTO}: {DEFAULT_RECIPE}. "
+        + " ".join(f"{info.name}: {info.title}." for info in recipes()),
+    ),
+]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"What turns frames into features: {AUTO}, or some of these joined by +: "
+        + ", ".join(form for info in encoders() for form in info.forms)
+        + ".",
+    ),
+]
 ExperimentsOption = Annotated[
-    int, typer.Option(min=1, max=64, help="Settings to train and compare by leaving one seed out; the best is kept.")
+    int,
+    typer.Option(
+        min=1, max=MAX_EXPERIMENTS, help="Settings to train and compare by leaving one seed out; the best is kept."
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 
@@ -126,7 +138,8 @@ def label(
     source: SourceArgument,
     seeds: SeedsOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; created if missing.")],
-    recipe: RecipeOption = Recipe.AUTO,
+    recipe: RecipeOption = AUTO,
+    encoder: EncoderOption = AUTO,
     experiments: ExperimentsOption = 1,
     device: DeviceOption = Device.AUTO,
     overwrite: OverwriteOption = False,
@@ -140,12 +153,12 @@ def label(
     with exit_codes(console):
         check_output_folder("--out", out, (source, seeds), outputs.RESULTS, overwrite=overwrite)
         with Display(console) as display:
-            stopped = _label(source, seeds, out, _settings(recipe, experiments), device, display)
+            stopped = _label(source, seeds, out, TrainSettings(recipe, experiments, encoder=encoder), device, display)
         if stopped:
             raise typer.Exit(ExitCode.STOPPED)
 
 
-def _label(source: str, seeds: Path, out: Path, settings: Any, device: Device, display: Display) -> bool:
+def _label(source: str, seeds: Path, out: Path, settings: TrainSettings, device: Device, display: Display) -> bool:
     """The steps of ``label``; returns whether the user stopped it early."""
     from micromodels.output.run_report import RunReport
     from micromodels.video import open_video
@@ -194,7 +207,8 @@ def train(
     source: SourceArgument,
     seeds: SeedsOption,
     out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Folder for the model; created if missing.")],
-    recipe: RecipeOption = Recipe.AUTO,
+    recipe: RecipeOption = AUTO,
+    encoder: EncoderOption = AUTO,
     experiments: ExperimentsOption = 1,
     device: DeviceOption = Device.AUTO,
     overwrite: OverwriteOption = False,
@@ -210,7 +224,7 @@ def train(
     with exit_codes(console), Display(console) as display, StopSignals(display.say) as stop:
         check_output_folder("--out", out, (source, seeds), ("manifest.json",), overwrite=overwrite)
         report = RunReport()
-        settings = _settings(recipe, experiments)
+        settings = TrainSettings(recipe, experiments, encoder=encoder)
         with open_video(source) as video:
             anchors, _ = _read_seeds(seeds, video, report, display)
             model = _train(video, anchors, settings, _run(device, report, display, stop), display)
@@ -386,12 +400,6 @@ app.command(epilog=EXIT_CODES)(backup.restore)
 # --- shared by several commands --------------------------------------------------------------------------------------
 
 
-def _settings(recipe: Recipe, experiments: int) -> Any:
-    from micromodels.recipes.base import TrainSettings
-
-    return TrainSettings(recipe=recipe.value, experiments=experiments)
-
-
 def _run(device: Device, report: RunReport, display: Display, stop: StopSignals) -> Run:
     def on_event(event: Event) -> None:
         report.on_event(event)
@@ -431,7 +439,7 @@ def _read_seeds(
     return anchors, names
 
 
-def _train(video: Video, anchors: list[AnyLabel], settings: Any, run: Run, display: Display) -> MicroModel:
+def _train(video: Video, anchors: list[AnyLabel], settings: TrainSettings, run: Run, display: Display) -> MicroModel:
     display.update("preparing", 0, None)
     from micromodels.recipes.base import train as train_model
 

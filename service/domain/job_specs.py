@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from micromodels.encoding.encoders import encoders
 from micromodels.errors import InvalidInput
-from micromodels.recipes.base import TrainSettings
+from micromodels.recipes.base import AUTO, TrainSettings
 from service.domain.jobs import JobKind
 
 __all__ = [
@@ -22,8 +23,8 @@ __all__ = [
 ]
 
 DEVICES = ("", "auto", "cpu", "cuda")
+_MAX_NUMBER = 2**31 - 1
 EXPORT_FORMATS = ("jsonl", "coco", "archive", "review_report")
-_MOST = 2**31 - 1
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -46,28 +47,45 @@ class ProbeSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """Train a micro-model on the video's human labels, as they are when the job starts."""
+    """Train a micro-model on the video's human labels, as they are when the job starts.
+
+    What is allowed of the first five, and for which recipe, says ``micromodels.recipes.base.TrainSettings``.
+    """
 
     kind: ClassVar[JobKind] = JobKind.TRAIN
     video_id: str
-    recipe: str = "auto"
-    """``auto`` or the name of one, see ``micromodels.recipes.base.recipe_names``."""
+    recipe: str = AUTO
+    """``auto`` or the name of a recipe."""
     experiments: int = 1
     """How many variants of the recipe to try; the best is kept."""
     seed: int = 0
     """Seed of the random numbers."""
     effort: float = 1.0
-    """Factor on the amount of training, 0.01 to 20; below 1 is faster and less accurate."""
+    """Factor on the amount of training; below 1 is faster and less accurate."""
     device: str = ""
     """``auto``, ``cpu`` or ``cuda``; empty for the server's setting."""
     model_id: str = ""
     """Id of the model that gets a new version; empty for a new model."""
     display_name: str = ""
     """Display name of the model."""
+    encoder: str = AUTO
+    """``auto`` or names of encoders joined by ``+``, without files of weights: those would be files of the server."""
 
     def __post_init__(self) -> None:
+        if "@" in self.encoder:
+            names = ", ".join(info.name for info in encoders() if info.is_plain)
+            raise InvalidInput("encoder", self.encoder, f"{AUTO}, or some of {names} joined by +")
         _one_of("device", self.device, DEVICES)
-        TrainSettings(recipe=self.recipe, experiments=self.experiments, seed=self.seed, effort=self.effort)
+        _ = self.settings
+
+    @property
+    def settings(self) -> TrainSettings:
+        """For the library.
+
+        Raises:
+            InvalidInput: a value that is not allowed.
+        """
+        return TrainSettings(self.recipe, self.experiments, self.seed, self.encoder, self.effort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +125,9 @@ class PropagateSpec:
 
     def __post_init__(self) -> None:
         _one_of("device", self.device, DEVICES)
-        _between("version", self.version, 0, _MOST)
-        _between("start_frame", self.start_frame, 0, _MOST)
-        _between("stop_frame", self.stop_frame, 0, _MOST)
+        _between("version", self.version, 0, _MAX_NUMBER)
+        _between("start_frame", self.start_frame, 0, _MAX_NUMBER)
+        _between("stop_frame", self.stop_frame, 0, _MAX_NUMBER)
         if self.stop_frame and self.stop_frame <= self.start_frame:
             raise InvalidInput("stop_frame", self.stop_frame, f"0, or more than start_frame ({self.start_frame})")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from micromodels.correction.retrain_policy import retraining_is_due
-from micromodels.errors import FailedPrecondition, OutOfRange
-from micromodels.recipes.base import supports_corrections
+from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
+from micromodels.recipes.base import AUTO, recipe, supports_corrections
 from service.domain.job_specs import (
     JobSpec,
     ProbeSpec,
@@ -35,7 +35,9 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
     Raises:
         AlreadyExists: the request id was used with another spec.
         FailedPrecondition: the video is not ready, training has no human label to learn from, or there is no
-            micro-model of the video to retrain.
+            micro-model of the video to retrain, or none that can learn from corrections.
+        InvalidInput: a recipe whose packages are not installed; retraining by another recipe or encoder than the
+            micro-model's.
         NotFound: there is no such project, video or model.
         OutOfRange: a frame past the end of the video.
     """
@@ -47,6 +49,7 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
     elif isinstance(spec, TrainSpec):
         if spec.model_id:
             store.models.get(project_id, spec.model_id)
+        recipe(spec.settings.recipe_name).info.require_packages()
         if next(store.labels.stream(project_id, spec.video_id, anchors_only=True), None) is None:
             raise FailedPrecondition(f"video {video.video_id!r} has no human label; training needs at least one")
     elif isinstance(spec, PropagateSpec):
@@ -77,7 +80,17 @@ def _check_retrain(store: Store, project_id: str, spec: RetrainSpec, video: Vide
         raise FailedPrecondition(
             f"a micro-model of recipe {model.recipe!r} cannot learn from corrections; train a new one"
         )
-    return replace(spec, model_id=model.model_id, version=model.version, display_name=model.display_name)
+    if spec.recipe not in (AUTO, model.recipe):
+        raise InvalidInput("recipe", spec.recipe, f"{AUTO} or {model.recipe}: that of the micro-model")
+    if spec.encoder != AUTO:
+        raise InvalidInput("encoder", spec.encoder, f"{AUTO}: that of the micro-model")
+    return replace(
+        spec,
+        recipe=model.recipe,
+        model_id=model.model_id,
+        version=model.version,
+        display_name=model.display_name,
+    )
 
 
 def retrain_if_due(store: Store, project_id: str, video_id: str, corrected_frames: int, *, author: str) -> Job | None:

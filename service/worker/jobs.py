@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from micromodels.errors import Cancelled
+from micromodels.recipes.base import MIN_EFFORT, TrainSettings
 from micromodels.runtime.run import PropagationProgress, StopRequest
 from micromodels.types import AnyLabel, FrameResult
 from service.domain.codec import decode_ontology
@@ -30,7 +31,7 @@ from service.worker.protocol import MessageType, Task, label_to_json, read_label
 
 if TYPE_CHECKING:
     from micromodels.labels.keys import LabelChange
-    from micromodels.recipes.base import MicroModel, TrainSettings
+    from micromodels.recipes.base import MicroModel
     from micromodels.video import Video
 
 __all__ = ["HANDLERS"]
@@ -62,9 +63,7 @@ def _trained(task: Task, channel: Channel, video: Video, spec: TrainSpec) -> Mic
 
 
 def _settings(task: Task, channel: Channel, spec: TrainSpec) -> TrainSettings:
-    from micromodels.recipes.base import MIN_EFFORT, TrainSettings
-
-    settings = TrainSettings(recipe=spec.recipe, experiments=spec.experiments, seed=spec.seed, effort=spec.effort)
+    settings = spec.settings
     if task.checkpoint.get("smaller"):
         settings = replace(settings, experiments=1, effort=max(settings.effort / 2, MIN_EFFORT))
         message = "memory ran out; this try has one experiment and half the views and steps"

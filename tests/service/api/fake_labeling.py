@@ -1,4 +1,4 @@
-"""Stands in for ``micromodels.recipes.base`` in job children: quick, and obedient to what the seeds say.
+"""Stands in for training and label sessions in job children: quick, and obedient to what the seeds say.
 
 The track of the first seed is a script: words ``slow`` (pauses at every step and frame), ``diverges`` and ``crashes``.
 """
@@ -24,7 +24,8 @@ from micromodels.correction.consistency import Issue, IssueKind, SuspectedSwap
 from micromodels.correction.frame_suggestions import ReasonKind, Suggestion
 from micromodels.errors import Cancelled, Diverged, FailedPrecondition, InvalidInput
 from micromodels.labels.keys import LabelChange, LabelKey
-from micromodels.recipes.base import MIN_EFFORT, TrainSettings
+from micromodels.recipes import base
+from micromodels.recipes.base import TrainSettings
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -241,10 +242,7 @@ class LabelSession:
         return [Issue(IssueKind.GAP, 6, ("1",), 1.0, "gone for one frame")]
 
 
-_module = types.ModuleType("micromodels.recipes.base")
-vars(_module).update(MIN_EFFORT=MIN_EFFORT, TrainSettings=TrainSettings, train=train, load_model=load_model)
-sys.modules["micromodels.recipes.base"] = _module
-micromodels.recipes.base = _module  # type: ignore[attr-defined]
+base.train, base.load_model = train, load_model  # type: ignore[assignment]
 
 _session = types.ModuleType("micromodels.correction.session")
 vars(_session).update(LabelSession=LabelSession)

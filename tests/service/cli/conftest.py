@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
+from micromodels.recipes import base
 from tests.service.cli.helpers import StandIn
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    """Put the stand-in in the place of the real module, and take back what a test changes in it."""
-    monkeypatch.setitem(sys.modules, "micromodels.recipes.base", StandIn("micromodels.recipes.base"))
-    monkeypatch.setattr("micromodels.recipes.base", sys.modules["micromodels.recipes.base"], raising=False)
+    """Put the stand-in in the place of training and loading, and take back what a test changes in it."""
+    for name in ("train", "load_model"):
+        monkeypatch.setattr(base, name, getattr(StandIn, name))
     for name in ("at_frame", "at_step", "error"):
         monkeypatch.setattr(StandIn, name, StandIn.__dict__[name])
     return StandIn

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from typer.testing import CliRunner, Result
 
 from micromodels.errors import Cancelled, ModelError
+from micromodels.recipes.base import TrainSettings
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -66,18 +66,11 @@ class StandInModel:
             yield FrameResult(index, (by_frame.get(index, label),))
 
 
-class StandIn(ModuleType):
-    """Stands for `micromodels.recipes.base`; tests change what it does."""
+class StandIn:
+    """Stands for training and loading in `micromodels.recipes.base`; tests change what it does."""
 
-    MicroModel = StandInModel
     asked: dict[str, Any]
     error: Exception | None = None
-
-    class TrainSettings:
-        """What was asked for."""
-
-        def __init__(self, recipe: str, experiments: int) -> None:
-            StandIn.asked = {"recipe": recipe, "experiments": experiments}
 
     @staticmethod
     def at_frame(index: int) -> None:
@@ -88,14 +81,14 @@ class StandIn(ModuleType):
         """Called before each step of training."""
 
     @staticmethod
-    def train(video: Video, seeds: list[Any], settings: Any, *, run: Run) -> StandInModel:
+    def train(video: Video, seeds: list[Any], settings: TrainSettings, *, run: Run) -> StandInModel:
         """Ten steps with all events there are."""
-        StandIn.asked |= {"seeds": seeds, "device": run.device, "cache": run.cache_dir}
+        StandIn.asked = {"settings": settings, "seeds": seeds, "device": run.device, "cache": run.cache_dir}
         run.on_event(StageFinished(Stage.ENCODE, 0.5))
         run.on_event(Warned("a warning [not markup]"))
         for step in range(10):
             StandIn.at_step(step)
-            run.on_event(TrainingProgress(0, StandIn.asked["experiments"], step + 1, 10, 1 / (step + 1), 9.0 - step))
+            run.on_event(TrainingProgress(0, settings.experiments, step + 1, 10, 1 / (step + 1), 9.0 - step))
             image = np.full((48, 64, 3), 20 * step, np.uint8)
             run.on_event(FlipBookPicture(0, step, 3, image))
             if run.should_stop() is StopRequest.CANCEL:

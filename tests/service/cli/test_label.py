@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from micromodels.labels.files import read_labels
+from micromodels.recipes.base import TrainSettings
 from micromodels.video import open_video
 from service.cli.exit_codes import ExitCode
 from tests.service.cli.helpers import FRAMES, StandIn, label_clip, micromodels
@@ -19,10 +20,10 @@ from tests.service.cli.helpers import FRAMES, StandIn, label_clip, micromodels
 def test_label_writes_every_file(clip: Path, tmp_path: Path, stand_in: type[StandIn]) -> None:
     """Labels of every frame in both forms, overlay, flip book, report, frame table and model; seeds unchanged."""
     out = tmp_path / "deep" / "out"
-    result = label_clip(clip, out, "--recipe", "head", "--experiments", 2, "--device", "cpu")
+    settings = ("--recipe", "head", "--encoder", "pixels+lite0", "--experiments", 2)
+    result = label_clip(clip, out, *settings, "--device", "cpu")
     assert result.exit_code == ExitCode.OK, result.output
-    assert stand_in.asked["recipe"] == "head"
-    assert stand_in.asked["experiments"] == 2
+    assert stand_in.asked["settings"] == TrainSettings("head", 2, encoder="pixels+lite0")
     assert stand_in.asked["device"] == "cpu"
     assert stand_in.asked["cache"] is not None
     assert not stand_in.asked["cache"].exists()

@@ -28,7 +28,8 @@ import numpy as np
 
 from micromodels import errors
 from micromodels.labels.keys import LabelChange, LabelKey
-from micromodels.recipes.base import MIN_EFFORT, TrainSettings
+from micromodels.recipes import base
+from micromodels.recipes.base import TrainSettings
 from micromodels.runtime.run import (
     ExperimentFinished,
     FlipBookPicture,
@@ -236,5 +237,5 @@ def _install(name: str, **contents: object) -> None:
 
 
 _install("video", open_video=open_video, FrameTable=FrameTable)
-_install("recipes.base", MIN_EFFORT=MIN_EFFORT, TrainSettings=TrainSettings, train=train, load_model=load_model)
+base.train, base.load_model = train, load_model  # type: ignore[assignment]
 _install("correction.session", LabelSession=LabelSession)
