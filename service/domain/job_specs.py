@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from micromodels.errors import InvalidInput
+from micromodels.labels.formats import LabelFormat, label_formats
 from micromodels.recipes.base import TrainSettings
 from service.domain.jobs import JobKind
 
 __all__ = [
+    "ARCHIVE",
+    "REVIEW_REPORT",
     "AutoLabelSpec",
     "ExportSpec",
     "JobSpec",
@@ -18,11 +21,13 @@ __all__ = [
     "PropagateSpec",
     "RetrainSpec",
     "TrainSpec",
+    "export_formats",
     "spec_from_dict",
 ]
 
 DEVICES = ("", "auto", "cpu", "cuda")
-EXPORT_FORMATS = ("jsonl", "coco", "archive", "review_report")
+ARCHIVE, REVIEW_REPORT = "archive", "review_report"
+"""Exports that are no format of labels: everything about the video, and who did what."""
 _MOST = 2**31 - 1
 
 
@@ -121,10 +126,15 @@ class ExportSpec:
     kind: ClassVar[JobKind] = JobKind.EXPORT
     video_id: str
     format: str = "jsonl"
-    """``jsonl`` (native), ``coco``, ``archive``: everything about the video, or ``review_report``: who did what."""
+    """Name of a label format that can be written, `ARCHIVE` or `REVIEW_REPORT`."""
 
     def __post_init__(self) -> None:
-        _one_of("format", self.format, EXPORT_FORMATS)
+        _one_of("format", self.format, (*(one.name for one in export_formats()), ARCHIVE, REVIEW_REPORT))
+
+
+def export_formats() -> list[LabelFormat]:
+    """The label formats that an export can write; a name of the server's own exports is theirs."""
+    return [one for one in label_formats() if one.can_write and one.name not in (ARCHIVE, REVIEW_REPORT)]
 
 
 JobSpec = ProbeSpec | TrainSpec | AutoLabelSpec | RetrainSpec | PropagateSpec | ExportSpec
