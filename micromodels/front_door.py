@@ -154,23 +154,12 @@ def _opened(video: VideoLike) -> Iterator[Video | ArrayVideo]:
 
 def _anchors(seeds: Seeds, video: Video | ArrayVideo, run: Run) -> Sequence[AnyLabel]:
     """The hand labels; predicted ones (of an earlier result, say) are left out with a warning."""
-    labels = _read(seeds, video) if isinstance(seeds, (str, os.PathLike)) else _checked(seeds)
+    labels = read_labels(seeds, video=video) if isinstance(seeds, (str, os.PathLike)) else _checked(seeds)
     anchors = [label for label in labels if label.is_anchor]
     if len(anchors) < len(labels):
         message = f"{len(labels) - len(anchors)} predicted labels are left out of the seeds; only hand labels count"
         run.on_event(Warned(message))
     return anchors
-
-
-def _read(path: AnyPath, video: Video | ArrayVideo) -> list[AnyLabel]:
-    table = video.table
-    return read_labels(
-        Path(path),
-        frame_count=table.frame_count,
-        width_px=table.width_px,
-        height_px=table.height_px,
-        frame_names=video.frame_names,
-    )
 
 
 def _checked(seeds: Iterable[AnyLabel]) -> list[AnyLabel]:

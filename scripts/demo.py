@@ -25,7 +25,8 @@ from rich.console import Console
 
 from micromodels.client import ApiError, Client
 from micromodels.errors import MicromodelsError
-from micromodels.labels.files import by_frame, read_labels
+from micromodels.labels.files import read_labels
+from micromodels.labels.keys import grouped_by_frame
 from micromodels.output.progress import Display
 from micromodels.output.run_report import RunReport
 from micromodels.runtime.run import (
@@ -126,7 +127,7 @@ def label_on_server(
             if event is not None:
                 display.on_event(event)
                 report.on_event(event)
-        for frame, labels in by_frame(run.labels()):
+        for frame, labels in grouped_by_frame(run.labels()):
             objects = tuple(label for label in labels if isinstance(label, Label))
             yield FrameResult(frame, objects, tuple(label for label in labels if isinstance(label, FrameLabel)))
         if run.result is not None:
@@ -139,15 +140,13 @@ def run_demo(source: Path, seeds_file: Path, folder: Path, experiments: int, dis
     report = RunReport()
     with open_video(source) as video:
         table = video.table
-        seeds = read_labels(
-            seeds_file, frame_count=table.frame_count, width_px=table.width_px, height_px=table.height_px
-        )
+        seeds = read_labels(seeds_file, video=video)
         drawn = len({seed.frame for seed in seeds})
         size = f"{table.frame_count} frames of {table.width_px}x{table.height_px}"
         display.say(f"{source.name}: {size}, {drawn} of them drawn by hand")
         report.describe_video(str(source), table)
         report.describe_seeds(seeds, table.frame_count)
-        writer, ontology = Writer(folder, video, (), report, display), Ontology.from_labels(seeds)
+        writer, ontology = Writer(folder, video, report, display), Ontology.from_labels(seeds)
         with running_server(folder) as address:
             display.say(f"server on {address}, its log in {folder / 'server.log'}")
             results = label_on_server(address, source, seeds, experiments, report, display)

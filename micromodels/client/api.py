@@ -21,16 +21,10 @@ from micromodels.client.operations import AutoLabelRun, Operation
 from micromodels.client.reviewing import Reviewing
 from micromodels.client.transfers import download, send_file
 from micromodels.types import AnyLabel, Ontology
-from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
+from micromodels.v1 import capabilities_pb2, file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
 
 __all__ = ["Client"]
 
-_FORMATS = {
-    "jsonl": labeling_pb2.EXPORT_FORMAT_JSONL,
-    "coco": labeling_pb2.EXPORT_FORMAT_COCO,
-    "archive": labeling_pb2.EXPORT_FORMAT_ARCHIVE,
-    "review_report": labeling_pb2.EXPORT_FORMAT_REVIEW_REPORT,
-}
 _RESPONSES: dict[labeling_pb2.OperationKind.ValueType, type[Message]] = {
     labeling_pb2.OPERATION_KIND_PROBE: video_pb2.Video,
     labeling_pb2.OPERATION_KIND_TRAIN: micro_model_pb2.MicroModelVersion,
@@ -99,6 +93,12 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def get_capabilities(self) -> capabilities_pb2.Capabilities:
+        """What the server can do: formats of labels, recipes, encoders, limits."""
+        request = capabilities_pb2.GetCapabilitiesRequest()
+        found: capabilities_pb2.Capabilities = self._connection.call(self.stubs.capabilities.GetCapabilities, request)
+        return found
 
     # Projects
 
@@ -401,15 +401,11 @@ class Client:
         Args:
             video: name of the video.
             folder: folder for the files; created if missing.
-            file_format: ``jsonl``, ``coco``, ``archive`` (everything stored about the video, as a zip) or
-                ``review_report`` (who drew, corrected and accepted each label).
-
-        Raises:
-            ValueError: another format.
+            file_format: name of one of the ``label_formats`` of ``get_capabilities`` that can be written, or
+                ``archive`` (everything stored about the video, as a zip), or ``review_report`` (who drew, corrected
+                and accepted each label).
         """
-        if file_format not in _FORMATS:
-            raise ValueError(f"file_format: got {file_format!r}; allowed: {', '.join(_FORMATS)}")
-        request = labeling_pb2.ExportRequest(video=video, format=_FORMATS[file_format], request_id=_request_id())
+        request = labeling_pb2.ExportRequest(video=video, format=file_format, request_id=_request_id())
         started = self._connection.call(self.stubs.labeling.Export, request)
         made = Operation(self._connection, started.name, labeling_pb2.ExportResponse).result()
         return [self.download(file, folder) for file in made.files]

@@ -20,6 +20,7 @@ from micromodels.v1 import (
     access_pb2_grpc,
     assignment_pb2_grpc,
     audit_pb2_grpc,
+    capabilities_pb2_grpc,
     correction_pb2_grpc,
     diagnostics_pb2_grpc,
     file_pb2_grpc,
@@ -57,6 +58,7 @@ _SERVICE_CONFIG = json.dumps(
                             "Track",
                             "Review",
                             "Assignment",
+                            "Capability",
                         )
                     ),
                     *(
@@ -134,6 +136,7 @@ class Stubs:
         self.corrections = correction_pb2_grpc.CorrectionServiceStub(channel)
         self.history = history_pb2_grpc.HistoryServiceStub(channel)
         self.tracks = track_pb2_grpc.TrackServiceStub(channel)
+        self.capabilities = capabilities_pb2_grpc.CapabilityServiceStub(channel)
         self.diagnostics = diagnostics_pb2_grpc.DiagnosticsServiceStub(channel)
         self.assignments = assignment_pb2_grpc.AssignmentServiceStub(channel)
         self.reviews = review_pb2_grpc.ReviewServiceStub(channel)

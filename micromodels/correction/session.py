@@ -31,6 +31,7 @@ from micromodels.labels.keys import LabelChange, LabelKey, same_but_for_provenan
 from micromodels.labels.targets import MAX_TRACKS, SeedSet, boxed
 from micromodels.labels.track_arrays import no_boxes, visible_boxes
 from micromodels.labels.validation import check_fits_video
+from micromodels.labels.video_info import VideoInfo
 from micromodels.propagation.label_builder import Tracker
 from micromodels.propagation.predictions import Boxes, StoredPredictions, TrackSelection
 from micromodels.recipes.base import CorrectableModel, MicroModel, TrainSettings, correctable
@@ -295,7 +296,7 @@ class LabelSession:
     def _check_fits(self, label: AnyLabel, path: str) -> None:
         table = self._table
         try:
-            check_fits_video(label, frame_count=table.frame_count, width_px=table.width_px, height_px=table.height_px)
+            check_fits_video(label, VideoInfo(table.frame_count, table.width_px, table.height_px))
         except InvalidInput as error:
             raise type(error)(f"{path}.{error.field}", error.value, error.allowed) from None
 

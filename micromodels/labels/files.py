@@ -1,106 +1,154 @@
-"""Files of labels: the native JSON Lines format, COCO JSON, and pictures of masks.
+"""Files of labels, read and written: the front door of all formats.
 
-Readers are strict: whatever is wrong with a file is an `InvalidInput` (or `OutOfRange`) that names the line or entry,
-the field, what it got and what is allowed. Writers put a file under its name only when it is complete.
+Reading is strict: whatever is wrong with a file is an `InvalidInput` (or `OutOfRange`) that names the line or entry,
+the field, what it got and what is allowed. A file or folder that is written appears under its name when it is complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from micromodels.errors import InvalidInput
-from micromodels.labels.coco import MAX_COCO_BYTES, read_coco, write_coco
-from micromodels.labels.jsonl import MAX_LINE_BYTES, iter_jsonl, label_from_dict, label_to_dict, write_jsonl
-from micromodels.labels.mask_png import by_frame, write_masks
-from micromodels.labels.validation import (
-    EDGE_TOLERANCE_PX,
-    LabelSet,
-    check_anchor,
-    check_fits_video,
-    find_crossing,
+from micromodels.labels.formats import (
+    FormatOptions,
+    LabelFormat,
+    Reader,
+    Writer,
+    find_format,
+    format_to_read,
+    format_to_write,
+    label_formats,
 )
+from micromodels.labels.validation import LabelSet, check_anchor, check_fits_video
+from micromodels.labels.video_info import VideoInfo
+from micromodels.runtime.atomic import atomic_path
 from micromodels.types import AnyLabel
 from micromodels.video import FrameTable
 
-__all__ = [
-    "EDGE_TOLERANCE_PX",
-    "MAX_COCO_BYTES",
-    "MAX_LINE_BYTES",
-    "SCHEMA_PATH",
-    "LabelSet",
-    "by_frame",
-    "check_anchor",
-    "check_fits_video",
-    "find_crossing",
-    "iter_jsonl",
-    "label_from_dict",
-    "label_to_dict",
-    "read_coco",
-    "read_labels",
-    "write_coco",
-    "write_jsonl",
-    "write_labels",
-    "write_masks",
-]
+if TYPE_CHECKING:
+    from micromodels.video import ArrayVideo, FrameTable, Video
 
-SCHEMA_PATH = Path(__file__).parent.parent / "schemas" / "label.schema.json"
-"""JSON Schema (draft 2020-12) of one native line."""
+    AnyVideo = Video | ArrayVideo | FrameTable | VideoInfo
+
+__all__ = ["iter_labels", "read_labels", "write_labels"]
+
+_NO_OPTIONS = FormatOptions()
 
 
 def read_labels(
-    path: Path | str,
+    path: str | os.PathLike[str],
     *,
-    frame_count: int | None,
-    width_px: int | None = None,
-    height_px: int | None = None,
-    frame_names: Sequence[str] = (),
+    video: AnyVideo | None = None,
+    format: str | None = None,
+    options: FormatOptions = _NO_OPTIONS,
 ) -> list[AnyLabel]:
-    """Read a file of labels: native JSON Lines (``.jsonl``) or COCO JSON (``.json``).
-
-    Args:
-        path: the file.
-        frame_count: of the video; None to accept any frame.
-        width_px: of the video; None to accept any coordinate or mask size.
-        height_px: likewise.
-        frame_names: file names of a folder of frames in order of index, by which images of a COCO file are found.
-
-    Raises:
-        InvalidInput: names the line or entry, the field, the value and what is allowed.
-        OutOfRange: a frame or coordinate outside of the video.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".jsonl":
-        return list(iter_jsonl(path, frame_count=frame_count, width_px=width_px, height_px=height_px))
-    if suffix == ".json":
-        return read_coco(path, frame_count=frame_count, width_px=width_px, height_px=height_px, frame_names=frame_names)
-    raise InvalidInput("file", str(path), "a name ending in .jsonl (native) or .json (COCO)")
-
-
-def write_labels(
-    path: Path | str, labels: Iterable[AnyLabel], *, video: FrameTable | None = None, format: str | None = None
-) -> int:
-    """Write labels: ``jsonl`` (native), ``coco`` or ``masks`` (indexed PNGs in a folder).
+    """Read a file or folder of labels, whole.
 
     Args:
         path: the file or folder.
-        labels: in order of frames.
-        video: the frame table; ``coco`` and ``masks`` need it.
-        format: None to tell it by the name: ``.jsonl``, or ``.json`` for COCO.
-
-    Returns:
-        How many labels (``masks``: frames) were written.
+        video: that the labels are of: an open video, its frame table, or a `VideoInfo`; None to accept any frame,
+            coordinate and mask size, where the format does not need to know the video.
+        format: name of the format; None to go by the ending of the name and, where that does not tell, by the content.
+        options: what some formats ask for beside.
 
     Raises:
-        InvalidInput: no such format, no video, or labels that the format cannot hold.
+        InvalidInput: names the line or entry, the field, the value and what is allowed; also a format that is not known
+            or cannot be read.
+        OutOfRange: a frame or coordinate outside of the video.
     """
-    chosen = format or {".jsonl": "jsonl", ".json": "coco"}.get(Path(path).suffix.lower())
-    if chosen == "jsonl":
-        return write_jsonl(path, labels)
-    if chosen not in ("coco", "masks"):
-        raise InvalidInput("format", chosen, "jsonl, coco, masks, or a file named *.jsonl or *.json")
-    if video is None:
-        raise InvalidInput("video", None, f"the frame table of the video, which {chosen} needs")
-    if chosen == "coco":
-        return write_coco(path, labels, video)
-    return write_masks(path, labels, frame_count=video.frame_count, width_px=video.width_px, height_px=video.height_px)
+    return list(iter_labels(path, video=video, format=format, options=options))
+
+
+def iter_labels(
+    path: str | os.PathLike[str],
+    *,
+    video: AnyVideo | None = None,
+    format: str | None = None,
+    options: FormatOptions = _NO_OPTIONS,
+) -> Iterator[AnyLabel]:
+    """Read labels one by one in the order of the file, as `read_labels` does; memory stays flat with JSON Lines.
+
+    What is wrong with the file is raised when the place is reached.
+
+    Raises:
+        InvalidInput: as for `read_labels`.
+        OutOfRange: as for `read_labels`.
+    """
+    path = Path(path)
+    known = VideoInfo.of(video) if video is not None else None
+    read = _reader(find_format(format) if format is not None else format_to_read(path))
+    return _checked(read(path, known, options), known)
+
+
+def _checked(found: Iterable[tuple[str, AnyLabel]], video: VideoInfo | None) -> Iterator[AnyLabel]:
+    """What holds in every format: human labels say one clear thing, and labels fit the video and each other."""
+    seen = LabelSet()
+    for where, label in found:
+        check_anchor(label, where)
+        if video is not None:
+            check_fits_video(label, video, where)
+        seen.add(label, where)
+        yield label
+
+
+def write_labels(
+    path: str | os.PathLike[str],
+    labels: Iterable[AnyLabel],
+    *,
+    video: AnyVideo | None = None,
+    format: str | None = None,
+    options: FormatOptions = _NO_OPTIONS,
+) -> int:
+    """Write labels as they come, and return how many of them are in the file; a lossy format leaves some out.
+
+    The file or folder appears under its name when it is complete; an error leaves what was there before. A file is
+    replaced, a folder only where it is empty.
+
+    Args:
+        path: the file or folder; the folder that it lies in is there.
+        labels: of one video; some formats want them in order of frames.
+        video: that the labels are of: an open video, its frame table, or a `VideoInfo`; None where the format does not
+            need to know it, and then labels are not checked against it.
+        format: name of the format; None to go by the ending of the name.
+        options: what some formats ask for beside.
+
+    Raises:
+        InvalidInput: a label that does not fit the video or could not be read back, a format that is not known, cannot
+            be written or needs the video, or a folder that is not empty.
+        OutOfRange: a frame or coordinate outside of the video.
+    """
+    path = Path(path)
+    known = VideoInfo.of(video) if video is not None else None
+    chosen = find_format(format) if format is not None else format_to_write(path)
+    write = _writer(chosen)
+    if chosen.is_folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InvalidInput("folder", str(path), "an empty folder, or one that is not there yet")
+    with atomic_path(path) as partial:
+        return write(partial, _fitting(labels, known), known, options)
+
+
+def _fitting(labels: Iterable[AnyLabel], video: VideoInfo | None) -> Iterator[AnyLabel]:
+    """Labels that could be read back."""
+    for number, label in enumerate(labels, 1):
+        where = f"label {number}"
+        check_anchor(label, where)
+        if video is not None:
+            check_fits_video(label, video, where)
+        yield label
+
+
+def _reader(chosen: LabelFormat) -> Reader:
+    if chosen.read is None:
+        possible = ", ".join(one.name for one in label_formats() if one.can_read)
+        raise InvalidInput("format", chosen.name, f"a format that can be read: {possible}")
+    return chosen.read
+
+
+def _writer(chosen: LabelFormat) -> Writer:
+    if chosen.write is None:
+        possible = ", ".join(one.name for one in label_formats() if one.can_write)
+        raise InvalidInput("format", chosen.name, f"a format that can be written: {possible}")
+    return chosen.write

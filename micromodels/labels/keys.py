@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 
+from micromodels.errors import InvalidInput
 from micromodels.types import AnyLabel, FrameLabel, Label, check_frame, check_name
 
-__all__ = ["LabelChange", "LabelKey", "by_frame", "same_but_for_provenance"]
+__all__ = ["LabelChange", "LabelKey", "by_frame", "grouped_by_frame", "same_but_for_provenance"]
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
@@ -84,6 +86,20 @@ def by_frame(labels: Iterable[AnyLabel]) -> Iterator[tuple[int, list[Label], lis
             classes.append(label)
     for frame in sorted(frames):
         yield (frame, *frames[frame])
+
+
+def grouped_by_frame(labels: Iterable[AnyLabel]) -> Iterator[tuple[int, list[AnyLabel]]]:
+    """Group labels that come in order of frames, one group in memory at a time.
+
+    Raises:
+        InvalidInput: the frames go backwards.
+    """
+    last = -1
+    for frame, group in groupby(labels, key=lambda label: label.frame):
+        if frame < last:
+            raise InvalidInput("frame", frame, f"labels in order of frames; frame {last} came before")
+        last = frame
+        yield frame, list(group)
 
 
 def apply(labels: Mapping[LabelKey, AnyLabel], changes: Iterable[LabelChange]) -> dict[LabelKey, AnyLabel]:

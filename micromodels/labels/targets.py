@@ -18,6 +18,7 @@ import numpy.typing as npt
 from micromodels.errors import FailedPrecondition, InvalidInput
 from micromodels.labels.geometry import bounds, mask_iou, to_mask
 from micromodels.labels.validation import check_fits_video
+from micromodels.labels.video_info import VideoInfo
 from micromodels.types import AnyLabel, Box, FrameLabel, Label, Ontology, ShapeKind, State
 
 __all__ = [
@@ -131,7 +132,7 @@ class SeedSet:
     def _check_label(self, label: AnyLabel) -> None:
         if not label.is_anchor:
             raise InvalidInput("provenance", label.provenance.kind.value, "human")
-        check_fits_video(label, frame_count=self.frame_count, width_px=self.width_px, height_px=self.height_px)
+        check_fits_video(label, VideoInfo(self.frame_count, self.width_px, self.height_px))
         objects, frames = self.ontology.object_classes, self.ontology.frame_classes
         names = sorted(c.name for c in (objects if isinstance(label, Label) else frames))
         if _class_of(label) not in names:

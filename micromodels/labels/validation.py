@@ -7,18 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
-import numpy as np
-
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.labels.geometry import area_px
+from micromodels.labels.video_info import VideoInfo
 from micromodels.types import AnyLabel, Box, Label, Mask, Polygon, State
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     Extent = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
-__all__ = ["EDGE_TOLERANCE_PX", "LabelSet", "check_anchor", "check_fits_video", "find_crossing"]
+__all__ = [
+    "EDGE_TOLERANCE_PX",
+    "LabelSet",
+    "check_anchor",
+    "check_fits_video",
+    "find_crossing",
+    "prefixed",
+    "relocated",
+]
 
 EDGE_TOLERANCE_PX = 1.0
 """How far outside of the picture a coordinate may lie: tools round half-open edges differently."""
@@ -35,48 +43,44 @@ def prefixed(where: str, name: str) -> str:
     return f"{where}: {name}" if where else name
 
 
-def check_fits_video(
-    label: AnyLabel,
-    *,
-    frame_count: int | None = None,
-    width_px: int | None = None,
-    height_px: int | None = None,
-    where: str = "",
-) -> None:
-    """Check a label against its video; what is None is not checked.
+def relocated(error: InvalidInput, where: str) -> InvalidInput:
+    """The same error, saying also in which line or entry."""
+    return type(error)(prefixed(where, error.field), error.value, error.allowed)
+
+
+def check_fits_video(label: AnyLabel, video: VideoInfo, where: str = "") -> None:
+    """Check a label against its video.
 
     Raises:
         OutOfRange: the frame lies past the end, or a coordinate further outside the picture than `EDGE_TOLERANCE_PX`.
         InvalidInput: a mask is not of the video's size.
     """
-    if frame_count is not None and not 0 <= label.frame < frame_count:
-        raise OutOfRange(
-            prefixed(where, "frame"), label.frame, f"0 to {frame_count - 1}; the video has {frame_count} frames"
-        )
+    if not 0 <= label.frame < video.frame_count:
+        allowed = f"0 to {video.frame_count - 1}; the video has {video.frame_count} frames"
+        raise OutOfRange(prefixed(where, "frame"), label.frame, allowed)
     match label.shape if isinstance(label, Label) else None:
         case None:
             return
         case Mask() as mask:
-            for name, got, wanted in (("height", mask.height_px, height_px), ("width", mask.width_px, width_px)):
-                if wanted is not None and got != wanted:
-                    allowed = f"the video's size [{height_px}, {width_px}]; the {name} differs"
+            sizes = (("height", mask.height_px, video.height_px), ("width", mask.width_px, video.width_px))
+            for name, got, wanted in sizes:
+                if got != wanted:
+                    allowed = f"the video's size [{video.height_px}, {video.width_px}]; the {name} differs"
                     raise InvalidInput(prefixed(where, "mask.size"), [mask.height_px, mask.width_px], allowed)
         case Box() as box:
-            _check_inside((box.x1, box.x2), "box[{}]", (0, 2), "width", width_px, where)
-            _check_inside((box.y1, box.y2), "box[{}]", (1, 3), "height", height_px, where)
+            _check_inside((box.x1, box.x2), "box[{}]", (0, 2), "width", video.width_px, where)
+            _check_inside((box.y1, box.y2), "box[{}]", (1, 3), "height", video.height_px, where)
         case Polygon() as ring:
             xs, ys = zip(*ring.points, strict=True)
-            _check_inside(xs, "polygon[{}][0]", range(len(xs)), "width", width_px, where)
-            _check_inside(ys, "polygon[{}][1]", range(len(ys)), "height", height_px, where)
+            _check_inside(xs, "polygon[{}][0]", range(len(xs)), "width", video.width_px, where)
+            _check_inside(ys, "polygon[{}][1]", range(len(ys)), "height", video.height_px, where)
         case unknown:
             assert_never(unknown)
 
 
-def _check_inside(
-    values: Sequence[float], name: str, places: Sequence[int], side: str, limit: int | None, where: str
-) -> None:
+def _check_inside(values: Sequence[float], name: str, places: Sequence[int], side: str, limit: int, where: str) -> None:
     """Check the coordinates of one axis; ``name`` is that of a coordinate at one of ``places``."""
-    if limit is None or (min(values) >= -EDGE_TOLERANCE_PX and max(values) <= limit + EDGE_TOLERANCE_PX):
+    if min(values) >= -EDGE_TOLERANCE_PX and max(values) <= limit + EDGE_TOLERANCE_PX:
         return
     outside = (i for i, v in enumerate(values) if not -EDGE_TOLERANCE_PX <= v <= limit + EDGE_TOLERANCE_PX)
     first = next(outside)
@@ -126,6 +130,8 @@ def find_crossing(points: tuple[tuple[float, float], ...]) -> tuple[int, int] | 
     make holes with a bridge of no width. Only pairs of sides whose extents overlap get the exact test (sweep and
     prune); the sweep goes in the direction, of a few, that leaves the fewest pairs.
     """
+    import numpy as np
+
     start = np.asarray(points, dtype=np.float64)
     largest = float(np.abs(start).max())
     if largest > _LARGEST_PX:  # far outside of any picture: products of such numbers would overflow
@@ -160,6 +166,8 @@ def _sweep(
         The extent (lows, highs) of every side across the direction; the sides in the order in which they begin along
         it; and for every place in that order, the first later place whose side begins after this one ends.
     """
+    import numpy as np
+
     directions = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     p, q = start @ directions.T, end @ directions.T
     low, high = np.minimum(p, q), np.maximum(p, q)
@@ -176,6 +184,8 @@ def _properly_cross(
     noise: float,
 ) -> npt.NDArray[np.bool_]:
     """Whether segments ``a1 a2`` and ``b1 b2`` cross inside both, row by row; arrays of shape ``(n, 2)``."""
+
+    import numpy as np
 
     def side(
         p: npt.NDArray[np.float64], q: npt.NDArray[np.float64], r: npt.NDArray[np.float64]

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from pathlib import Path
 from types import MappingProxyType
 from typing import overload
 
@@ -19,6 +18,7 @@ from PIL import Image
 
 from micromodels.errors import InvalidInput, OutOfRange, VideoError
 from micromodels.labels.files import write_labels
+from micromodels.labels.formats import FormatOptions
 from micromodels.output.labeled_video_html import labeled_video_html
 from micromodels.output.overlay import overlay
 from micromodels.output.overlay_video import write_overlay
@@ -163,7 +163,7 @@ class LabeledVideo(Sequence[FrameResult]):
         Raises:
             InvalidInput: no such format, or one that cannot hold these labels.
         """
-        write_labels(Path(path), self.labels, video=self.video.table, format=format)
+        write_labels(path, self.labels, video=self.video, format=format, options=FormatOptions(self.ontology))
 
     def plot(self, frame: int) -> Image.Image:
         """One frame with its labels drawn in, as an RGB picture of Pillow, which notebooks show.

@@ -165,7 +165,7 @@ class RunReport:
 
     def write(self, path: Path | str) -> None:
         """Write `to_dict` as JSON; the file appears when it is complete."""
-        from micromodels.labels.jsonl import atomic_text
+        from micromodels.runtime.atomic import atomic_text
 
         with atomic_text(Path(path)) as file:
             json.dump(self.to_dict(), file, indent=2, ensure_ascii=False, default=str)

@@ -294,7 +294,9 @@ class Recipe(Protocol):
         ...
 
 
-RECIPES: Registry[Recipe] = Registry("recipe", __package__, "micromodels.recipes", "RECIPE", apart=("base", "manifest"))
+RECIPES: Registry[Recipe] = Registry(
+    "recipe", __package__, "micromodels.recipes", "RECIPE", lambda found: found.info.name, apart=("base", "manifest")
+)
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -13,30 +13,16 @@ import pkgutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from importlib import metadata
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from micromodels.errors import InvalidInput
 
-__all__ = ["Described", "Registry", "missing_packages"]
+__all__ = ["Registry", "missing_packages"]
 
 _LOG = logging.getLogger(__name__)
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class Described(Protocol):
-    """An object that a registry can hold: it has a name."""
-
-    @property
-    def info(self) -> _Named:
-        """Its description, with its ``name``."""
-        ...
-
-
-T = TypeVar("T", bound=Described)
+T = TypeVar("T")
 
 
 def missing_packages(packages: Sequence[str]) -> tuple[str, ...]:
@@ -52,12 +38,21 @@ class Registry(Generic[T]):
         package: package of the built-in ones, one module or folder each, named by the module.
         group: entry point group for others: ``NAME = "some_package.module:OBJECT"``.
         attribute: name of the object in a built-in module.
+        name_of: gives the name that an object has for itself; raises an error if it is of another kind.
         apart: modules of the package that are not extensions.
     """
 
-    def __init__(self, kind: str, package: str, group: str, attribute: str, apart: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        group: str,
+        attribute: str,
+        name_of: Callable[[T], str],
+        apart: Collection[str] = (),
+    ) -> None:
         self._kind, self._package, self._group = kind, package, group
-        self._attribute, self._apart = attribute, frozenset(apart)
+        self._attribute, self._name_of, self._apart = attribute, name_of, frozenset(apart)
         self._sources: dict[str, Callable[[], Any]] | None = None
         self._loaded: dict[str, T] = {}
 
@@ -78,7 +73,7 @@ class Registry(Generic[T]):
             raise InvalidInput(self._kind, name, ", ".join(sources))
         try:
             extension: T = sources[name]()
-            own_name = extension.info.name
+            own_name = self._name_of(extension)
         except Exception as error:
             # Any error of another package's import: report it for the requested name.
             problem = f"{type(error).__name__}: {error}"

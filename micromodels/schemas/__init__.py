@@ -1,1 +1,1 @@
-"""JSON Schemas of the files that users write; package data, see `micromodels.labels.files.SCHEMA_PATH`."""
+"""JSON Schemas of the files that users write; package data, see `micromodels.labels.label_json.SCHEMA_PATH`."""

@@ -24,46 +24,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _ExportFormat:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
-    """Unset; refused."""
-    EXPORT_FORMAT_JSONL: _ExportFormat.ValueType  # 1
-    """`labels.jsonl`: native JSON Lines with provenance."""
-    EXPORT_FORMAT_COCO: _ExportFormat.ValueType  # 2
-    """`coco.json`: COCO."""
-    EXPORT_FORMAT_ARCHIVE: _ExportFormat.ValueType  # 3
-    """`archive.zip`: everything stored about the video: its bytes, labels with their history, the rows of every table
-    about it, its audit rows, and the micro-models trained on it. For project admins.
-    """
-    EXPORT_FORMAT_REVIEW_REPORT: _ExportFormat.ValueType  # 4
-    """`review_report.jsonl`: for every label who drew, corrected and accepted it, when, and with which micro-model
-    version; its versions; every change; and the comments.
-    """
-
-class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
-    """Export formats."""
-
-EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
-"""Unset; refused."""
-EXPORT_FORMAT_JSONL: ExportFormat.ValueType  # 1
-"""`labels.jsonl`: native JSON Lines with provenance."""
-EXPORT_FORMAT_COCO: ExportFormat.ValueType  # 2
-"""`coco.json`: COCO."""
-EXPORT_FORMAT_ARCHIVE: ExportFormat.ValueType  # 3
-"""`archive.zip`: everything stored about the video: its bytes, labels with their history, the rows of every table
-about it, its audit rows, and the micro-models trained on it. For project admins.
-"""
-EXPORT_FORMAT_REVIEW_REPORT: ExportFormat.ValueType  # 4
-"""`review_report.jsonl`: for every label who drew, corrected and accepted it, when, and with which micro-model
-version; its versions; every change; and the comments.
-"""
-Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
-
 class _OperationKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -519,15 +479,20 @@ class ExportRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     video: _builtins.str
     """`projects/{project}/videos/{video}`."""
-    format: Global___ExportFormat.ValueType
-    """What to write."""
+    format: _builtins.str
+    """What to write: the name of one of the `label_formats` of GetCapabilities that can be written; a format that is a
+    folder is sent as a zip of it. Or `archive`, for administrators of the project: `archive.zip`, everything that is kept
+    about the video: its bytes, labels with their history, the rows of every table about it, its rows of the audit, and
+    which micro-models saw it. Or `review_report`: `review_report.jsonl`, for every label who drew, corrected and accepted
+    it, when, and with which micro-model version; every version of it; every change; and the comments.
+    """
     request_id: _builtins.str
     """Makes the call safe to repeat; see CreateProjectRequest."""
     def __init__(
         self,
         *,
         video: _builtins.str = ...,
-        format: Global___ExportFormat.ValueType = ...,
+        format: _builtins.str = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import psutil
 
 from micromodels.errors import TrainingError
-from micromodels.labels.files import read_labels, write_jsonl
+from micromodels.labels.files import read_labels, write_labels
 from micromodels.runtime.run import Run
 from micromodels.types import Box, Label, Mask, State
 from micromodels.video import open_video, write_video
@@ -93,7 +93,7 @@ def _length(clip: Clip, pictures: Sequence[Image], frame_count: int, folder: Pat
     size = _write_looped(clip, pictures, frame_count, WIDTH_PX, video)
     shrink = size[1] / pictures[0].shape[1], size[0] / pictures[0].shape[0]
     chosen = seed_frames(frame_count, SEEDS)
-    write_jsonl(seeds, (label for frame in chosen for label in _looped_seeds(clip, frame, size, shrink)))
+    write_labels(seeds, (label for frame in chosen for label in _looped_seeds(clip, frame, size, shrink)))
     model = folder / "model"
     if not model.exists():
         _measure("train", video, seeds, model, 1.0)
@@ -103,7 +103,7 @@ def _length(clip: Clip, pictures: Sequence[Image], frame_count: int, folder: Pat
 
 def _objects(video: Path, size: tuple[int, int], count: int, kind: str, folder: Path) -> dict[str, Any]:
     seeds, model = folder / "objects.jsonl", folder / f"{kind}-{count}"
-    write_jsonl(seeds, _grid_seeds(count, kind, size))
+    write_labels(seeds, _grid_seeds(count, kind, size))
     trained = _measure("train", video, seeds, model, OBJECTS_EFFORT)
     point = {"objects": count, "kind": kind, "frames": OBJECTS_FRAMES, "width_px": size[1], "height_px": size[0]}
     return point | _measure("label", video, seeds, model) | {"train_peak_mib": trained["peak_mib"]}
@@ -111,7 +111,7 @@ def _objects(video: Path, size: tuple[int, int], count: int, kind: str, folder: 
 
 def _limit(clip: Clip, folder: Path) -> dict[str, Any]:
     seeds, model = folder / "limit.jsonl", folder / "limit"
-    write_jsonl(seeds, clip.seeds(clip.seed_frames(SEEDS)))
+    write_labels(seeds, clip.seeds(clip.seed_frames(SEEDS)))
     _measure("train", clip.source, seeds, model, OBJECTS_EFFORT)
     return {"frames": clip.frame_count} | _measure("limit", clip.source, seeds, model)
 
@@ -205,9 +205,7 @@ def _work(work: str, source: Path, seeds_path: Path, model_path: Path, effort: f
 
     with open_video(source) as video, tempfile.TemporaryDirectory(prefix="micromodels-growth-") as cache:
         table = video.table
-        seeds = read_labels(
-            seeds_path, frame_count=table.frame_count, width_px=table.width_px, height_px=table.height_px
-        )
+        seeds = read_labels(seeds_path, video=video)
         if work == "train":
             train(video, seeds, TrainSettings(effort=effort), run=Run(cache_dir=Path(cache))).save(model_path)
             return {}

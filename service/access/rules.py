@@ -107,6 +107,7 @@ RULES: Mapping[str, Rule] = {
             "AutoLabel": Rule(_WORK, "parent"),
         },
     ),
+    **_service("micromodels.v1.CapabilityService", {"GetCapabilities": Rule(Permission.SIGNED_IN, "")}),
     **_service(
         "micromodels.v1.CorrectionService",
         {

@@ -16,6 +16,7 @@ from micromodels.v1 import (
     access_pb2_grpc,
     assignment_pb2_grpc,
     audit_pb2_grpc,
+    capabilities_pb2_grpc,
     correction_pb2_grpc,
     diagnostics_pb2_grpc,
     file_pb2_grpc,
@@ -34,6 +35,7 @@ from service.api.assignments import AssignmentServicer
 from service.api.audit import AuditServicer
 from service.api.authorization import Authorizer
 from service.api.backend import Backend
+from service.api.capabilities import CapabilityServicer
 from service.api.corrections import CorrectionServicer
 from service.api.diagnostics import DiagnosticsServicer
 from service.api.history import HistoryServicer, TrackServicer
@@ -54,6 +56,7 @@ SERVICES = (
     "google.longrunning.Operations",
     "micromodels.v1.AccessService",
     "micromodels.v1.AssignmentService",
+    "micromodels.v1.CapabilityService",
     "micromodels.v1.CorrectionService",
     "micromodels.v1.DiagnosticsService",
     "micromodels.v1.AuditService",
@@ -146,6 +149,7 @@ class ApiServer:
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(LabelingServicer(backend, results), server)
         micro_model_pb2_grpc.add_MicroModelServiceServicer_to_server(MicroModelServicer(backend), server)
         access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(backend), server)
+        capabilities_pb2_grpc.add_CapabilityServiceServicer_to_server(CapabilityServicer(backend), server)
         correction_pb2_grpc.add_CorrectionServiceServicer_to_server(CorrectionServicer(backend, sessions), server)
         diagnostics_pb2_grpc.add_DiagnosticsServiceServicer_to_server(DiagnosticsServicer(backend, sessions), server)
         history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(backend), server)

@@ -18,7 +18,7 @@ from service.api import names
 from service.api.backend import Backend, Context
 from service.api.errors import OperationFailed
 from service.api.labels import label_batches, parse_labels, write_checked
-from service.api.messages import EXPORT_FORMATS, operation_message, progress_message
+from service.api.messages import operation_message, progress_message
 from service.api.micro_models import version_number
 from service.api.operations import Results
 from service.api.page_tokens import decode_token, encode_token
@@ -26,6 +26,7 @@ from service.api.videos import check_path
 from service.domain.access import Permission
 from service.domain.codec import key_from_json, key_to_json
 from service.domain.job_specs import (
+    ARCHIVE,
     AutoLabelSpec,
     ExportSpec,
     JobSpec,
@@ -105,11 +106,9 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     async def Export(self, request: labeling_pb2.ExportRequest, context: Context) -> operations_pb2.Operation:
         """See the proto."""
         project_id, video_id = names.VIDEO.parse(request.video, "video")
-        if request.format not in EXPORT_FORMATS:
-            raise InvalidInput("format", request.format, ", ".join(EXPORT_FORMATS.values()))
-        if request.format == labeling_pb2.EXPORT_FORMAT_ARCHIVE:
+        spec = ExportSpec(video_id, request.format)
+        if spec.format == ARCHIVE:
             current_caller().check(Permission.MANAGE, project_id)  # the archive contains audit rows
-        spec = ExportSpec(video_id, EXPORT_FORMATS[request.format])
         return await self._submit(project_id, spec, request.request_id)
 
     async def StopEarly(self, request: labeling_pb2.StopEarlyRequest, context: Context) -> operations_pb2.Operation:

@@ -8,8 +8,9 @@ from typing import Any
 
 from micromodels.client.messages import label_errors
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
-from micromodels.labels.files import check_fits_video
 from micromodels.labels.keys import LabelKey
+from micromodels.labels.validation import check_fits_video
+from micromodels.labels.video_info import VideoInfo
 from micromodels.types import AnyLabel, Label
 from micromodels.v1 import label_pb2, label_pb2_grpc
 from service.access import current_caller
@@ -243,7 +244,7 @@ def check_label(label: AnyLabel, video: VideoRecord, where: str) -> None:
     _check_frame(label.frame, video, f"{where}.frame_index")
     with label_errors(where, _subject(label)):
         try:
-            check_fits_video(label, width_px=video.width_px, height_px=video.height_px)
+            check_fits_video(label, VideoInfo(video.frame_count, video.width_px, video.height_px))
         except OutOfRange as error:  # the status OUT_OF_RANGE is for frames and offsets only
             raise InvalidInput(error.field, error.value, error.allowed) from None
 

@@ -15,8 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from micromodels.client.messages import label_errors, label_from_message, label_to_message, ontology_to_message
 from micromodels.errors import InvalidInput, OutOfRange
-from micromodels.labels.files import check_anchor
 from micromodels.labels.keys import LabelKey
+from micromodels.labels.validation import check_anchor
 from micromodels.types import AnyLabel, Provenance
 from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, project_pb2, video_pb2
 from service.api import names
@@ -43,7 +43,6 @@ from service.domain.videos import (
 )
 
 __all__ = [
-    "EXPORT_FORMATS",
     "file_message",
     "frame_message",
     "key_from_message",
@@ -95,13 +94,6 @@ _STATES: dict[JobState, labeling_pb2.OperationState.ValueType] = {
     JobState.FAILED: labeling_pb2.OPERATION_STATE_FAILED,
     JobState.CANCELLED: labeling_pb2.OPERATION_STATE_CANCELLED,
 }
-EXPORT_FORMATS: dict[int, str] = {
-    labeling_pb2.EXPORT_FORMAT_JSONL: "jsonl",
-    labeling_pb2.EXPORT_FORMAT_COCO: "coco",
-    labeling_pb2.EXPORT_FORMAT_ARCHIVE: "archive",
-    labeling_pb2.EXPORT_FORMAT_REVIEW_REPORT: "review_report",
-}
-"""Export formats of the API and their names in jobs."""
 
 
 def timestamp(moment: datetime) -> Timestamp:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -26,11 +26,13 @@ from service.cli import access, backup, outputs
 from service.cli.audit import audit
 from service.cli.doctor import doctor
 from service.cli.exit_codes import ExitCode, exit_codes
-from service.cli.output_places import OverwriteOption, check_output_folder
+from service.cli.formats import ReadsLabels, WritesLabels
+from service.cli.output_places import OverwriteOption, check_output_file, check_output_folder, refuse_inputs
 from service.cli.report import report
 from service.cli.signals import StopSignals
 
 if TYPE_CHECKING:
+    from micromodels.labels.video_info import VideoInfo
     from micromodels.output.run_report import RunReport
     from micromodels.recipes.base import MicroModel
     from micromodels.video import FrameTable, Video
@@ -68,20 +70,16 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-class Format(StrEnum):
-    """Forms of labels."""
-
-    COCO = "coco"
-    JSONL = "jsonl"
-    MASKS = "masks"
-
-
 SourceArgument = Annotated[
     str,
     typer.Argument(metavar="SOURCE", help="A video, a TIFF stack, or a folder of pictures (png, jpg, bmp, webp, tif)."),
 ]
 SeedsOption = Annotated[
-    Path, typer.Option(metavar="FILE", help="Hand labels of a few frames: JSON Lines (.jsonl) or COCO (.json).")
+    Path, typer.Option(metavar="FILE", help="Hand labels of a few frames; formats are listed above.")
+]
+SeedsFormatOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Format of the seeds, where their name and content do not tell."),
 ]
 RecipeOption = Annotated[
     str,
@@ -133,11 +131,12 @@ def main(
     """
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=ReadsLabels, epilog=EXIT_CODES)
 def label(
     source: SourceArgument,
     seeds: SeedsOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; created if missing.")],
+    seeds_format: SeedsFormatOption = None,
     recipe: RecipeOption = AUTO,
     encoder: EncoderOption = AUTO,
     experiments: ExperimentsOption = 1,
@@ -153,12 +152,13 @@ def label(
     with exit_codes(console):
         check_output_folder("--out", out, (source, seeds), outputs.RESULTS, overwrite=overwrite)
         with Display(console) as display:
-            stopped = _label(source, seeds, out, TrainSettings(recipe, experiments, encoder=encoder), device, display)
+            settings = TrainSettings(recipe, experiments, encoder=encoder)
+            stopped = _label(source, _Seeds(seeds, seeds_format), out, settings, device, display)
         if stopped:
             raise typer.Exit(ExitCode.STOPPED)
 
 
-def _label(source: str, seeds: Path, out: Path, settings: TrainSettings, device: Device, display: Display) -> bool:
+def _label(source: str, seeds: _Seeds, out: Path, settings: TrainSettings, device: Device, display: Display) -> bool:
     """The steps of ``label``; returns whether the user stopped it early."""
     from micromodels.output.run_report import RunReport
     from micromodels.video import open_video
@@ -170,12 +170,12 @@ def _label(source: str, seeds: Path, out: Path, settings: TrainSettings, device:
         # Labeling reuses the frames that training has encoded.
         run = replace(_run(device, report, display, stop), cache_dir=Path(cache))
         report.describe_video(source, video.table)
-        anchors, names = _read_seeds(seeds, video, report, display)
+        anchors = seeds.read(video, report, display)
         display.forget("opening")
         stack.enter_context(stop)
         model = _train(video, anchors, settings, run, display)
         report.describe_model(model.manifest.to_dict())
-        writer = outputs.Writer(out, video, names, report, display)
+        writer = outputs.Writer(out, video, report, display)
         _save(model, out / outputs.MODEL)
         ontology = Ontology.from_labels(anchors)
         writer.labels(model.propagate(video, anchors, run=run), keep_partial=True)
@@ -202,11 +202,12 @@ def _summarize(display: Display, written: dict[str, Any], out: Path) -> None:
     )
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=ReadsLabels, epilog=EXIT_CODES)
 def train(
     source: SourceArgument,
     seeds: SeedsOption,
     out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Folder for the model; created if missing.")],
+    seeds_format: SeedsFormatOption = None,
     recipe: RecipeOption = AUTO,
     encoder: EncoderOption = AUTO,
     experiments: ExperimentsOption = 1,
@@ -226,7 +227,7 @@ def train(
         report = RunReport()
         settings = TrainSettings(recipe, experiments, encoder=encoder)
         with open_video(source) as video:
-            anchors, _ = _read_seeds(seeds, video, report, display)
+            anchors = _Seeds(seeds, seeds_format).read(video, report, display)
             model = _train(video, anchors, settings, _run(device, report, display, stop), display)
         _save(model, out)
         display.say(f"model saved → {out}")
@@ -271,39 +272,47 @@ def batch(
             raise typer.Exit(ExitCode.PARTIAL)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=WritesLabels, epilog=EXIT_CODES)
 def export(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Results folder of label or batch, or a file.")],
-    format: Annotated[Format, typer.Option(help="coco: instances · jsonl: native lines · masks: indexed PNGs.")],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write; for masks the folder.")],
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="Results folder of label or batch, or a file or folder of labels.")
+    ],
+    format: Annotated[str, typer.Option(metavar="NAME", help="Format to write; they are listed above.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write, or the folder if the format is one.")],
     source: Annotated[
         str | None,
-        typer.Option(metavar="VIDEO", help="The video, if the labels have no video.json beside them (coco, masks)."),
+        typer.Option(metavar="VIDEO", help="The video, if the format needs it and LABELS has no video.json beside it."),
     ] = None,
+    source_format: Annotated[
+        str | None, typer.Option("--from", metavar="NAME", help="Format of LABELS, where name and content do not tell.")
+    ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Convert labels to another format. The input is checked as strictly as seeds are."""
     console = _console()
     with exit_codes(console):
-        from micromodels.labels.files import iter_jsonl, read_labels, write_coco, write_jsonl, write_masks
+        from micromodels.labels.files import iter_labels, write_labels
+        from micromodels.labels.formats import find_format
 
-        path = labels / outputs.LABELS if labels.is_dir() else labels
-        table, names = _table_of(path, source, required=format is not Format.JSONL)
-        limits: dict[str, Any] = {"frame_count": None}
-        if table:
-            limits = {"frame_count": table.frame_count, "width_px": table.width_px, "height_px": table.height_px}
-        entries = (
-            iter_jsonl(path, **limits) if path.suffix == ".jsonl" else read_labels(path, **limits, frame_names=names)
-        )
-        if out.exists() and path.exists() and out.samefile(path):
-            raise InvalidInput("--out", str(out), "a file other than the input")
+        chosen = find_format(format)
+        path = labels / outputs.LABELS if (labels / outputs.LABELS).is_file() else labels
+        inputs: list[Path | str] = [path, *filter(None, [source])]
+        if chosen.is_folder:
+            refuse_inputs("--out", out, inputs)
+        else:
+            check_output_file("--out", out, inputs, overwrite=overwrite)
+        video = _video_of(path, source)
         out.parent.mkdir(parents=True, exist_ok=True)
-        if format is Format.JSONL:
-            count = write_jsonl(out, entries)
-        elif table and format is Format.COCO:
-            count = write_coco(out, entries, table, frame_names=names)
-        elif table:
-            count = write_masks(out, entries, **limits)
-        console.print(f"[dim]·[/] {count} {'frames' if format is Format.MASKS else 'labels'} → {escape(str(out))}")
+        try:
+            entries = iter_labels(path, video=video, format=source_format)
+            count = write_labels(out, entries, video=video, format=format)
+        except InvalidInput as error:
+            if error.field != "video":
+                raise
+            raise InvalidInput("--source", None, "the video of these labels: no video.json lies beside them") from None
+        console.print(f"[dim]·[/] {count} labels → {escape(str(out))}", soft_wrap=True)
+        if chosen.loses:
+            console.print(f"[dim]·[/] {escape(chosen.loses)}", soft_wrap=True)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -408,35 +417,32 @@ def _run(device: Device, report: RunReport, display: Display, stop: StopSignals)
     return Run(device=device.value, on_event=on_event, should_stop=stop)
 
 
-def _read_seeds(
-    seeds: Path, video: Video, report: RunReport, display: Display
-) -> tuple[list[AnyLabel], tuple[str, ...]]:
-    """The hand labels of a seeds file, and the frame names if the video is a folder."""
-    from micromodels.labels.files import read_labels
-    from micromodels.video.source import find_source
+@dataclass(frozen=True, slots=True)
+class _Seeds:
+    """A file or folder of hand labels; its format by name, or None to go by what it looks like."""
 
-    table, names = video.table, find_source(video.path).names or ()
-    labels = read_labels(
-        seeds,
-        frame_count=table.frame_count,
-        width_px=table.width_px,
-        height_px=table.height_px,
-        frame_names=names,
-    )
-    anchors = [label for label in labels if label.is_anchor]
-    if len(anchors) < len(labels):
+    path: Path
+    format: str | None
+
+    def read(self, video: Video, report: RunReport, display: Display) -> list[AnyLabel]:
+        """The hand labels."""
+        from micromodels.labels.files import read_labels
+
+        table = video.table
+        labels = read_labels(self.path, video=video, format=self.format)
+        anchors = [label for label in labels if label.is_anchor]
+        if len(anchors) < len(labels):
+            predicted = len(labels) - len(anchors)
+            display.say(f"{predicted} predicted labels of {self.path.name} are left out; hand labels are the seeds")
+        report.describe_seeds(anchors, table.frame_count)
+        for message in table.warnings:
+            display.warn(message)
+        tracks = len({label.track for label in anchors if isinstance(label, Label)})
+        hand = len({label.frame for label in anchors})
         display.say(
-            f"{len(labels) - len(anchors)} predicted labels in {seeds.name} are ignored; only hand labels are seeds"
+            f"{table.frame_count} frames, {table.width_px}x{table.height_px}; {tracks} tracks drawn on {hand} frames"
         )
-    report.describe_seeds(anchors, table.frame_count)
-    for message in table.warnings:
-        display.warn(message)
-    tracks = len({label.track for label in anchors if isinstance(label, Label)})
-    hand = len({label.frame for label in anchors})
-    display.say(
-        f"{table.frame_count} frames, {table.width_px}x{table.height_px}; {tracks} tracks drawn on {hand} frames"
-    )
-    return anchors, names
+        return anchors
 
 
 def _train(video: Video, anchors: list[AnyLabel], settings: TrainSettings, run: Run, display: Display) -> MicroModel:
@@ -464,20 +470,17 @@ def _save(model: MicroModel, folder: Path) -> None:
         raise OSError(error.errno, f"{error.strerror}; the trained model is kept in {kept}", str(folder)) from None
 
 
-def _table_of(path: Path, source: str | None, *, required: bool) -> tuple[FrameTable | None, tuple[str, ...]]:
-    """The frame table that the labels belong to, and the frame names if the video is a folder."""
-    beside = path.with_name(outputs.VIDEO_TABLE)
+def _video_of(path: Path, source: str | None) -> VideoInfo | None:
+    """The video that labels belong to: the one that is named, or what lies beside them; None where nothing does."""
+    from micromodels.labels.video_info import VideoInfo
+
     if source is not None:
         from micromodels.video import open_video
-        from micromodels.video.source import find_source
 
         with open_video(source) as video:
-            return video.table, find_source(source).names or ()
-    if beside.exists():
-        return outputs.read_table(beside), ()
-    if required:
-        raise InvalidInput("--source", None, "the video of these labels, because they have no video.json beside them")
-    return None, ()
+            return VideoInfo.of(video)
+    beside = path.with_name(outputs.VIDEO_TABLE)
+    return VideoInfo.of(outputs.read_table(beside)) if beside.exists() else None
 
 
 def _summary(video: str, table: FrameTable) -> Table:

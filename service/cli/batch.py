@@ -207,7 +207,7 @@ class Batch:
             frames = self._frames_done(folder, content)
             if frames is not None:
                 return Outcome(str(source), "skipped", folder.name, frames)
-            return Outcome(str(source), "done", folder.name, self._label(source, found.names or (), folder, content))
+            return Outcome(str(source), "done", folder.name, self._label(source, folder, content))
         except Cancelled as error:
             done = len(self.outcomes)
             raise Cancelled(f"in {source.name}, after {done} files; run the same command again to continue") from error
@@ -218,7 +218,7 @@ class Batch:
         self._display.warn(f"{source}: {message}")
         return Outcome(str(source), "failed", error=message)
 
-    def _label(self, source: Path, names: Sequence[str], folder: Path, content: str) -> int:
+    def _label(self, source: Path, folder: Path, content: str) -> int:
         from micromodels.output.run_report import RunReport
         from micromodels.video import open_video
         from service.cli.outputs import Writer
@@ -234,7 +234,7 @@ class Batch:
             report.describe_video(str(source), video.table)
             report.describe_seeds([], video.table.frame_count)
             report.describe_model(self._model.manifest.to_dict())
-            writer = Writer(folder, video, names, report, self._display)
+            writer = Writer(folder, video, report, self._display)
             writer.labels(self._model.propagate(video, [], run=run), keep_partial=False)
             writer.coco(Ontology())
             if self._overlay:
@@ -266,7 +266,7 @@ class Batch:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    from micromodels.labels.jsonl import atomic_text
+    from micromodels.runtime.atomic import atomic_text
 
     with atomic_text(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False)

@@ -43,17 +43,13 @@ class Writer:
     Args:
         folder: created if missing.
         video: open until `overlay` is done.
-        frame_names: of a folder of frames; empty for a video file.
         report: records the times and counts the labels.
         display: gets the progress.
     """
 
-    def __init__(
-        self, folder: Path, video: Video, frame_names: Sequence[str], report: RunReport, display: Display
-    ) -> None:
+    def __init__(self, folder: Path, video: Video, report: RunReport, display: Display) -> None:
         self._folder = folder
         self._video = video
-        self._names = frame_names
         self._report = report
         self._display = display
         self.frames_done = 0
@@ -69,10 +65,10 @@ class Writer:
         Raises:
             Cancelled: the user stopped the run, and no frame was finished or `keep_partial` is false.
         """
-        from micromodels.labels.files import write_jsonl
+        from micromodels.labels.files import write_labels
 
         write_table(self._folder / VIDEO_TABLE, self._video.table)
-        write_jsonl(self._folder / LABELS, self._flat(results, keep_partial))
+        write_labels(self._folder / LABELS, self._flat(results, keep_partial))
 
     def _flat(self, results: Iterable[FrameResult], keep_partial: bool) -> Iterator[AnyLabel]:
         try:
@@ -86,10 +82,11 @@ class Writer:
 
     def coco(self, ontology: Ontology) -> None:
         """Write ``coco.json`` from ``labels.jsonl``."""
-        from micromodels.labels.files import write_coco
+        from micromodels.labels.files import write_labels
+        from micromodels.labels.formats import FormatOptions
 
         started = time.perf_counter()
-        write_coco(self._folder / COCO, self._written(), self._video.table, ontology, frame_names=self._names)
+        write_labels(self._folder / COCO, self._written(), video=self._video, options=FormatOptions(ontology))
         self._report.on_event(StageFinished(Stage.WRITE, time.perf_counter() - started))
 
     def overlay(self, ontology: Ontology) -> None:
@@ -119,16 +116,16 @@ class Writer:
         self._report.write(self._folder / REPORT)
 
     def _written(self) -> Iterator[AnyLabel]:
-        from micromodels.labels.files import iter_jsonl
+        from micromodels.labels.files import iter_labels
 
-        return iter_jsonl(self._folder / LABELS)
+        return iter_labels(self._folder / LABELS)
 
 
 def _by_frame(labels: Iterable[AnyLabel], frame_count: int) -> Iterator[FrameResult]:
     """One result per frame, empty for a frame without labels; labels must be in order of frames."""
-    from micromodels.labels.files import by_frame
+    from micromodels.labels.keys import grouped_by_frame
 
-    groups = by_frame(labels)
+    groups = grouped_by_frame(labels)
     frame, group = next(groups, (frame_count, []))
     for index in range(frame_count):
         if frame != index:
@@ -141,7 +138,7 @@ def _by_frame(labels: Iterable[AnyLabel], frame_count: int) -> Iterator[FrameRes
 
 def write_table(path: Path, table: FrameTable) -> None:
     """Write the frame table beside the labels; an export needs it."""
-    from micromodels.labels.jsonl import atomic_text
+    from micromodels.runtime.atomic import atomic_text
 
     with atomic_text(path) as file:
         json.dump(table.to_dict(), file)

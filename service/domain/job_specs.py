@@ -8,10 +8,13 @@ from typing import Any, ClassVar
 
 from micromodels.encoding.encoders import encoders
 from micromodels.errors import InvalidInput
+from micromodels.labels.formats import LabelFormat, label_formats
 from micromodels.recipes.base import AUTO, TrainSettings
 from service.domain.jobs import JobKind
 
 __all__ = [
+    "ARCHIVE",
+    "REVIEW_REPORT",
     "AutoLabelSpec",
     "ExportSpec",
     "JobSpec",
@@ -19,12 +22,14 @@ __all__ = [
     "PropagateSpec",
     "RetrainSpec",
     "TrainSpec",
+    "export_formats",
     "spec_from_dict",
 ]
 
 DEVICES = ("", "auto", "cpu", "cuda")
+ARCHIVE, REVIEW_REPORT = "archive", "review_report"
+"""Exports that are no format of labels: everything about the video, and who did what."""
 _MAX_NUMBER = 2**31 - 1
-EXPORT_FORMATS = ("jsonl", "coco", "archive", "review_report")
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -139,10 +144,15 @@ class ExportSpec:
     kind: ClassVar[JobKind] = JobKind.EXPORT
     video_id: str
     format: str = "jsonl"
-    """``jsonl`` (native), ``coco``, ``archive``: everything about the video, or ``review_report``: who did what."""
+    """Name of a label format that can be written, `ARCHIVE` or `REVIEW_REPORT`."""
 
     def __post_init__(self) -> None:
-        _one_of("format", self.format, EXPORT_FORMATS)
+        _one_of("format", self.format, (*(one.name for one in export_formats()), ARCHIVE, REVIEW_REPORT))
+
+
+def export_formats() -> list[LabelFormat]:
+    """The label formats that an export can write; a name of the server's own exports is theirs."""
+    return [one for one in label_formats() if one.can_write and one.name not in (ARCHIVE, REVIEW_REPORT)]
 
 
 JobSpec = ProbeSpec | TrainSpec | AutoLabelSpec | RetrainSpec | PropagateSpec | ExportSpec

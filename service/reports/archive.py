@@ -58,9 +58,9 @@ def pack(scratch: Path, video: Path, labels: Iterable[AnyLabel]) -> Path:
         video: a file or a folder of frames.
         labels: the current labels.
     """
-    from micromodels.labels.files import write_jsonl
+    from micromodels.labels.files import write_labels
 
-    write_jsonl(scratch / _FOLDER / "labels.jsonl", labels)
+    write_labels(scratch / _FOLDER / "labels.jsonl", labels)
     target = scratch / "archive.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted((scratch / _FOLDER).iterdir()):

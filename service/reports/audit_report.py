@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from micromodels.labels.files import label_to_dict
+from micromodels.labels.label_json import label_to_dict
 from service.domain.errors import NotFound
 from service.domain.history import Change, LabelVersion
 from service.reports.quality import ChangeIndex, all_changes, verdicts_on

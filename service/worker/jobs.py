@@ -6,6 +6,7 @@ The library is imported inside the functions: a probe needs no torch.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from micromodels.runtime.run import PropagationProgress, StopRequest
 from micromodels.types import AnyLabel, FrameResult
 from service.domain.codec import decode_ontology
 from service.domain.job_specs import (
+    ARCHIVE,
+    REVIEW_REPORT,
     AutoLabelSpec,
     ExportSpec,
     PropagateSpec,
@@ -149,27 +152,31 @@ def _label(task: Task, channel: Channel, video: Video, model: MicroModel, frames
 
 
 def _export(task: Task, channel: Channel) -> None:
-    from micromodels.labels.files import write_coco, write_jsonl
-    from micromodels.video import FrameTable
-
-    spec = ExportSpec(**task.spec)
-    if spec.format == "archive":
-        packed = pack(Path(task.scratch), Path(task.video_path), read_labels(Path(task.labels)))
-        channel.send(MessageType.FILE, path=str(packed))
-        return
-    if spec.format == "review_report":  # made from the database alone: the server has written it
+    name = ExportSpec(**task.spec).format
+    if name == ARCHIVE:
+        path = pack(Path(task.scratch), Path(task.video_path), read_labels(Path(task.labels)))
+    elif name == REVIEW_REPORT:  # made from the database alone: the server has written it
         from service.reports.audit_report import FILE_NAME
 
-        channel.send(MessageType.FILE, path=str(Path(task.scratch) / FILE_NAME))
-        return
-    labels = read_labels(Path(task.labels))
-    path = Path(task.scratch) / {"jsonl": "labels.jsonl", "coco": "coco.json"}[spec.format]
-    if spec.format == "jsonl":
-        write_jsonl(path, labels)
+        path = Path(task.scratch) / FILE_NAME
     else:
-        table = FrameTable.from_dict(json.loads(Path(task.frame_table).read_bytes()))
-        write_coco(path, labels, table, decode_ontology(dict(task.ontology)))
+        path = _written(task, name)
     channel.send(MessageType.FILE, path=str(path))
+
+
+def _written(task: Task, name: str) -> Path:
+    """All labels in one format, in a file; of a format that is a folder, a zip of it."""
+    from micromodels.labels.files import write_labels
+    from micromodels.labels.formats import FormatOptions, find_format
+    from micromodels.video import FrameTable
+
+    chosen = find_format(name)
+    table = FrameTable.from_dict(json.loads(Path(task.frame_table).read_bytes()))
+    options = FormatOptions(decode_ontology(dict(task.ontology)))
+    path = Path(task.scratch) / "export" / chosen.file_name
+    path.parent.mkdir()
+    write_labels(path, read_labels(Path(task.labels)), video=table, format=name, options=options)
+    return Path(shutil.make_archive(str(path), "zip", path)) if chosen.is_folder else path
 
 
 HANDLERS: dict[JobKind, Callable[[Task, Channel], None]] = {

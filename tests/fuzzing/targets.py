@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from micromodels.client.messages import label_from_message, label_to_message
 from micromodels.errors import MicromodelsError
-from micromodels.labels.files import iter_jsonl, read_labels
+from micromodels.labels.files import read_labels
 from micromodels.labels.geometry import to_mask
-from micromodels.labels.jsonl import label_to_dict
+from micromodels.labels.label_json import label_to_dict
 from micromodels.labels.validation import check_anchor, check_fits_video, find_crossing
+from micromodels.labels.video_info import VideoInfo
 from micromodels.recipes.manifest import MANIFEST_FILE, Manifest
 from micromodels.types import Box, FrameLabel, Label, Mask, Polygon, State
 from micromodels.v1 import label_pb2
@@ -35,7 +36,7 @@ from service.web.gateway import parse_body
 
 __all__ = ["TARGETS", "fuzz"]
 
-SIZE: dict[str, int] = {"width_px": 64, "height_px": 48}
+VIDEO = VideoInfo(10, 64, 48)
 LABELS = [
     Label(1, "1", "polyp", State.VISIBLE, Box(1, 2, 30, 40)),
     Label(2, "1", "polyp", State.VISIBLE, Polygon(((1.0, 1.0), (20.5, 2.0), (9.0, 30.0)))),
@@ -156,14 +157,14 @@ def label_lines(data: bytes) -> None:
     """Native JSON Lines."""
     path = _FOLDER / "labels.jsonl"
     path.write_bytes(data)
-    list(iter_jsonl(path, frame_count=10, **SIZE))
+    read_labels(path, video=VIDEO)
 
 
 def coco(data: bytes) -> None:
     """COCO JSON."""
     path = _FOLDER / "coco.json"
     path.write_bytes(data)
-    read_labels(path, frame_count=10, **SIZE)
+    read_labels(path, video=VIDEO)
 
 
 def polygon(points: list[tuple[float, float]]) -> None:
@@ -171,9 +172,9 @@ def polygon(points: list[tuple[float, float]]) -> None:
     made = Polygon(tuple(points))
     label = Label(1, "1", "polyp", State.VISIBLE, made)
     find_crossing(made.points)
-    check_fits_video(label, frame_count=10, **SIZE)
+    check_fits_video(label, VIDEO)
     check_anchor(label)
-    assert to_mask(made, SIZE["height_px"], SIZE["width_px"]).shape == (SIZE["height_px"], SIZE["width_px"])
+    assert to_mask(made, VIDEO.height_px, VIDEO.width_px).shape == (VIDEO.height_px, VIDEO.width_px)
 
 
 def rle(value: tuple[int, int, str]) -> None:
@@ -202,7 +203,7 @@ def message(data: bytes) -> None:
         parsed = label_pb2.Label.FromString(data)
     except DecodeError:
         return
-    check_fits_video(label_from_message(parsed), frame_count=10, **SIZE)
+    check_fits_video(label_from_message(parsed), VIDEO)
 
 
 def token(text: str) -> None:
@@ -245,7 +246,7 @@ def gateway(value: tuple[int, bytes]) -> None:
     json_format.MessageToDict(parsed)
     if isinstance(parsed, label_pb2.WriteLabelsRequest):
         for label in parsed.labels:
-            check_fits_video(label_from_message(label), frame_count=10, **SIZE)
+            check_fits_video(label_from_message(label), VIDEO)
 
 
 def receipts(data: bytes) -> None:

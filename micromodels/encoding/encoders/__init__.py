@@ -174,7 +174,9 @@ class EncoderSource(Protocol):
         ...
 
 
-ENCODERS: Registry[EncoderSource] = Registry("encoder", __name__, "micromodels.encoders", "ENCODER")
+ENCODERS: Registry[EncoderSource] = Registry(
+    "encoder", __name__, "micromodels.encoders", "ENCODER", lambda source: source.info.name
+)
 
 
 def encoders() -> tuple[EncoderInfo, ...]:

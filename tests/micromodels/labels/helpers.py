@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from micromodels.labels.files import SCHEMA_PATH, label_to_dict
+from micromodels.labels.label_json import SCHEMA_PATH, label_to_dict
+from micromodels.labels.video_info import VideoInfo
 from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Provenance, ProvenanceKind, State
 
 SCHEMA = Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
 HEIGHT, WIDTH, FRAMES = 48, 64, 30
-TABLE: Any = SimpleNamespace(
-    frame_count=FRAMES,
-    width_px=WIDTH,
-    height_px=HEIGHT,
-    pts=np.arange(FRAMES, dtype=np.int64) * 512,
+VIDEO = VideoInfo(
+    FRAMES,
+    WIDTH,
+    HEIGHT,
+    pts=tuple(frame * 512 for frame in range(FRAMES)),
     time_base=Fraction(1, 12800),
     content_hash="ab" * 32,
 )

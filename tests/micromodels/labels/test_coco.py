@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from micromodels.errors import InvalidInput, OutOfRange
-from micromodels.labels.files import read_labels, write_coco
+from micromodels.labels.files import read_labels, write_labels
+from micromodels.labels.formats import FormatOptions
 from micromodels.labels.geometry import to_mask
 from micromodels.types import MAX_POLYGON_VERTICES, AnyLabel, Box, Label, Mask, ObjectClass, Ontology, Polygon, State
 from tests.micromodels.labels.helpers import (
@@ -18,7 +20,7 @@ from tests.micromodels.labels.helpers import (
     FRAMES,
     HEIGHT,
     LABELS,
-    TABLE,
+    VIDEO,
     WIDTH,
     annotation,
     assert_same_labels,
@@ -29,25 +31,26 @@ from tests.micromodels.labels.helpers import (
 FLAT_BOW_TIE = [0, 0, 10, 10, 10, 0, 0, 10]
 
 
-def read_coco_document(tmp_path: Path, document: object, **names: Any) -> list[AnyLabel]:
+def read_coco_document(tmp_path: Path, document: object, frame_names: tuple[str, ...] = ()) -> list[AnyLabel]:
     """Read a document as the seeds of the test's video."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps(document))
-    return read_labels(path, frame_count=FRAMES, width_px=WIDTH, height_px=HEIGHT, **names)
+    return read_labels(path, video=replace(VIDEO, frame_names=frame_names))
 
 
 def test_coco_file_round_trips(tmp_path: Path) -> None:
     """Also absent objects, objects without a shape and frame classes, which COCO has no place for."""
     path = tmp_path / "coco.json"
-    assert write_coco(path, LABELS, TABLE, Ontology.from_labels(LABELS)) == len(LABELS)
-    assert_same_labels(read_labels(path, frame_count=FRAMES, width_px=WIDTH, height_px=HEIGHT), LABELS)
+    assert write_labels(path, LABELS, video=VIDEO, options=FormatOptions(Ontology.from_labels(LABELS))) == len(LABELS)
+    assert_same_labels(read_labels(path, video=VIDEO), LABELS)
 
 
 def test_pycocotools_reads_what_is_written(tmp_path: Path) -> None:
     """The reference reader finds images, categories and the same masks."""
     from pycocotools.coco import COCO
 
-    write_coco(tmp_path / "coco.json", LABELS, TABLE, Ontology((ObjectClass("tool"),)))
+    options = FormatOptions(Ontology((ObjectClass("tool"),)))
+    write_labels(tmp_path / "coco.json", LABELS, video=VIDEO, options=options)
     reader = COCO(str(tmp_path / "coco.json"))
     assert len(reader.getImgIds()) == FRAMES
     assert {c["id"]: c["name"] for c in reader.loadCats(reader.getCatIds())} == {1: "tool", 2: "polyp"}
@@ -64,9 +67,9 @@ def test_pycocotools_reads_what_is_written(tmp_path: Path) -> None:
 
 def test_an_empty_list_is_a_valid_coco_file(tmp_path: Path) -> None:
     """A video without a single label is still a document with all its images."""
-    write_coco(tmp_path / "coco.json", [], TABLE)
+    write_labels(tmp_path / "coco.json", [], video=VIDEO)
     assert len(json.loads((tmp_path / "coco.json").read_text())["images"]) == FRAMES
-    assert read_labels(tmp_path / "coco.json", frame_count=FRAMES) == []
+    assert read_labels(tmp_path / "coco.json", video=VIDEO) == []
 
 
 def test_plain_coco_instances_of_other_tools_are_read(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_parts_of_one_object_are_one_mask(tmp_path: Path) -> None:
 def test_the_frame_of_an_image(image: dict[str, Any], frame: int, tmp_path: Path) -> None:
     """A field, else the name in the folder, else the number at the end of the name."""
     document = coco(annotation(image_id=9), images=[{"id": 9, **image}])
-    names = ["first.png", "second.png", "third_99.png"]
+    names = ("first.png", "second.png", "third_99.png", *(f"later{number}.png" for number in range(FRAMES - 3)))
     assert [label.frame for label in read_coco_document(tmp_path, document, frame_names=names)] == [frame]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from micromodels.labels.files import find_crossing
+from micromodels.labels.validation import find_crossing
 from micromodels.types import MAX_POLYGON_VERTICES
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from micromodels.errors import InvalidInput, OutOfRange
-from micromodels.labels.files import label_from_dict, label_to_dict, read_labels, write_coco, write_jsonl
-from micromodels.labels.jsonl import MAX_LINE_BYTES, parse_json
+from micromodels.labels.files import read_labels, write_labels
+from micromodels.labels.formats.jsonl import MAX_LINE_BYTES
+from micromodels.labels.label_json import label_from_dict, label_to_dict
+from micromodels.labels.strict_json import parse_json
+from micromodels.labels.video_info import VideoInfo
 from micromodels.types import MAX_POLYGON_VERTICES, Box, Label, Mask, State
-from tests.micromodels.labels.helpers import COUNTS, FRAMES, HEIGHT, LABELS, MODEL, SCHEMA, TABLE, WIDTH, seed
+from tests.micromodels.labels.helpers import COUNTS, HEIGHT, LABELS, MODEL, SCHEMA, VIDEO, WIDTH, seed
 
 
 def write_lines(path: Path, *entries: object) -> Path:
@@ -30,8 +33,8 @@ def write_lines(path: Path, *entries: object) -> Path:
 def test_native_file_round_trips_exactly(tmp_path: Path) -> None:
     """Every kind of label comes back equal, in order, and every line fits the schema."""
     path = tmp_path / "labels.jsonl"
-    assert write_jsonl(path, LABELS) == len(LABELS)
-    assert read_labels(path, frame_count=FRAMES, width_px=WIDTH, height_px=HEIGHT) == LABELS
+    assert write_labels(path, LABELS) == len(LABELS)
+    assert read_labels(path, video=VIDEO) == LABELS
     for line in path.read_text(encoding="utf-8").splitlines():
         SCHEMA.validate(json.loads(line))
     assert [p.name for p in tmp_path.iterdir()] == ["labels.jsonl"]
@@ -62,9 +65,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        write_jsonl(path, failing())
+        write_labels(path, failing())
     with pytest.raises(RuntimeError, match="no more"):
-        write_coco(path, failing(), TABLE)
+        write_labels(path, failing(), video=VIDEO, format="coco")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["labels.jsonl"]
 
@@ -72,7 +75,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_the_writer_refuses_what_the_reader_would(tmp_path: Path) -> None:
     """A human label without a shape or with a name outside of Unicode is not written."""
     with pytest.raises(InvalidInput, match="label 1: shape"):
-        write_jsonl(tmp_path / "a.jsonl", [Label(0, "1", "polyp", State.OCCLUDED)])
+        write_labels(tmp_path / "a.jsonl", [Label(0, "1", "polyp", State.OCCLUDED)])
     with pytest.raises(InvalidInput, match="track"):
         label_to_dict(Label(0, "\ud800", "polyp", State.ABSENT))
 
@@ -83,7 +86,7 @@ def test_blank_lines_windows_ends_and_a_byte_order_mark_are_fine(tmp_path: Path)
     path.write_bytes(
         b"\xef\xbb\xbf" + json.dumps(seed()).encode() + b"\r\n\r\n  \n" + json.dumps(seed(frame=13)).encode()
     )
-    assert [label.frame for label in read_labels(path, frame_count=None)] == [12, 13]
+    assert [label.frame for label in read_labels(path)] == [12, 13]
 
 
 # --- native: what is refused -----------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ def test_a_wrong_line_is_refused_with_its_line_and_field(field: str, entry: obje
     """The error names line and field, says what it got and what is allowed, and keeps them apart for programs."""
     path = write_lines(tmp_path / "a.jsonl", seed(frame=0), entry)
     with pytest.raises(InvalidInput) as caught:
-        read_labels(path, frame_count=None)
+        read_labels(path)
     wanted = "line 2" if field == "label" else f"line 2: {field}"
     assert caught.value.field == wanted
     assert "got" in str(caught.value)
@@ -219,31 +222,30 @@ def test_a_line_that_is_no_json_is_refused(line: str | bytes, words: str, tmp_pa
     """Bad JSON, bad UTF-8, numbers that are none, and lines of absurd size or depth."""
     path = write_lines(tmp_path / "a.jsonl", seed(frame=0), line)
     with pytest.raises(InvalidInput, match=words):
-        read_labels(path, frame_count=None)
+        read_labels(path)
 
 
 def test_a_frame_past_the_end_is_out_of_range(tmp_path: Path) -> None:
     """Frames 0 to count - 1 are there; the error says so."""
     path = write_lines(tmp_path / "a.jsonl", seed(frame=29), seed(frame=30))
-    assert len(read_labels(path, frame_count=31)) == 2
+    assert len(read_labels(path, video=VideoInfo(31, WIDTH, HEIGHT))) == 2
     with pytest.raises(OutOfRange, match="line 2: frame: got 30; allowed: 0 to 29"):
-        read_labels(path, frame_count=30)
+        read_labels(path, video=VIDEO)
     with pytest.raises(OutOfRange, match="line 1: frame: got -1"):
-        read_labels(write_lines(tmp_path / "b.jsonl", seed(frame=-1)), frame_count=30)
+        read_labels(write_lines(tmp_path / "b.jsonl", seed(frame=-1)), video=VIDEO)
 
 
 def test_shapes_have_to_fit_the_video(tmp_path: Path) -> None:
     """Coordinates may be rounded over the edge, no more; masks have the video's size."""
-    size: Any = {"frame_count": FRAMES, "width_px": WIDTH, "height_px": HEIGHT}
     over = write_lines(tmp_path / "a.jsonl", seed(box=[-1, -0.5, WIDTH + 1, HEIGHT + 0.5]))
-    assert len(read_labels(over, **size)) == 1
+    assert len(read_labels(over, video=VIDEO)) == 1
     with pytest.raises(OutOfRange, match=r"line 1: box\[2\]: got 80; allowed: 0 to 64"):
-        read_labels(write_lines(tmp_path / "b.jsonl", seed(box=[1, 2, 80, 40])), **size)
+        read_labels(write_lines(tmp_path / "b.jsonl", seed(box=[1, 2, 80, 40])), video=VIDEO)
     with pytest.raises(OutOfRange, match=r"polygon\[1\]\[1\]: got 50"):
-        read_labels(write_lines(tmp_path / "c.jsonl", seed(box=None, polygon=[[0, 0], [5, 50], [9, 1]])), **size)
+        read_labels(write_lines(tmp_path / "c.jsonl", seed(box=None, polygon=[[0, 0], [5, 50], [9, 1]])), video=VIDEO)
     wrong = {"size": [2, 3], "counts": Mask.from_array(np.ones((2, 3), np.bool_)).counts}
     with pytest.raises(InvalidInput, match=r"line 1: mask.size: got \[2, 3\]"):
-        read_labels(write_lines(tmp_path / "d.jsonl", seed(box=None, mask=wrong)), **size)
+        read_labels(write_lines(tmp_path / "d.jsonl", seed(box=None, mask=wrong)), video=VIDEO)
 
 
 def test_the_same_thing_twice_is_refused(tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ def test_the_same_thing_twice_is_refused(tmp_path: Path) -> None:
         ([seed(), {**frame_class, "class": "polyp"}], "line 2: class: got 'polyp'.*object class"),
     ]:
         with pytest.raises(InvalidInput, match=words):
-            read_labels(write_lines(tmp_path / "a.jsonl", *entries), frame_count=None)
+            read_labels(write_lines(tmp_path / "a.jsonl", *entries))
 
 
 def test_too_many_vertices_are_refused_at_once(tmp_path: Path) -> None:
@@ -265,22 +267,22 @@ def test_too_many_vertices_are_refused_at_once(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", seed(box=None, polygon=points))
     started = time.thread_time()  # not the clock: others may use the processor
     with pytest.raises(InvalidInput, match="line 1: polygon: got '200000 points'"):
-        read_labels(path, frame_count=None)
+        read_labels(path)
     assert time.thread_time() - started < 3.0
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     """A name that says nothing, a file that is not there, a folder, JSON Lines named .json."""
-    with pytest.raises(InvalidInput, match=r"\.jsonl.*\.json"):
-        read_labels(tmp_path / "a.txt", frame_count=None)
+    with pytest.raises(InvalidInput, match=r"\.json\).*\.jsonl\)"):
+        read_labels(tmp_path / "a.txt")
     for name in ("none.jsonl", "none.json"):
         with pytest.raises(InvalidInput, match="can be read"):
-            read_labels(tmp_path / name, frame_count=None)
+            read_labels(tmp_path / name)
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(InvalidInput, match="can be read"):
-        read_labels(tmp_path / "folder.jsonl", frame_count=None)
+    with pytest.raises(InvalidInput, match=r"file: got .*folder.jsonl"):
+        read_labels(tmp_path / "folder.jsonl")
     with pytest.raises(InvalidInput, match=r"name JSON Lines \.jsonl"):
-        read_labels(write_lines(tmp_path / "b.json", seed(), seed(frame=1)), frame_count=None)
+        read_labels(write_lines(tmp_path / "b.json", seed(), seed(frame=1)))
 
 
 def test_parse_json_keeps_numbers() -> None:

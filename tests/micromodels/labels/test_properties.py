@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from micromodels.errors import InvalidInput
-from micromodels.labels.files import label_from_dict, label_to_dict, read_labels, write_coco, write_jsonl
+from micromodels.labels.files import read_labels, write_labels
+from micromodels.labels.formats import LabelFormat, LabelPart, label_formats
 from micromodels.labels.geometry import to_mask
-from micromodels.types import AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Provenance, ProvenanceKind, State
+from micromodels.labels.label_json import label_from_dict, label_to_dict
+from micromodels.labels.validation import check_anchor
+from micromodels.types import HUMAN, AnyLabel, Box, FrameLabel, Label, Mask, Polygon, Provenance, ProvenanceKind, State
 from tests.micromodels.labels.helpers import (
     COUNTS,
     FRAMES,
     HEIGHT,
     SCHEMA,
-    TABLE,
+    VIDEO,
     WIDTH,
     annotation,
     assert_same_labels,
@@ -70,16 +76,49 @@ def some_labels(draw: st.DrawFn) -> list[AnyLabel]:
     return labels
 
 
+def kept(labels: list[AnyLabel], parts: frozenset[LabelPart]) -> list[AnyLabel]:
+    """Labels that a format of these parts keeps whole."""
+    of_shape = {Box: LabelPart.BOXES, Polygon: LabelPart.POLYGONS, Mask: LabelPart.MASKS}
+    found: list[AnyLabel] = []
+    for label in labels:
+        if LabelPart.CONFIDENCE not in parts:
+            label = replace(label, confidence=None)
+        if LabelPart.PROVENANCE not in parts:
+            label = replace(label, provenance=HUMAN)
+        if isinstance(label, FrameLabel):
+            found += [label] if LabelPart.FRAME_CLASSES in parts else []
+        elif label.shape is None or label.state is not State.VISIBLE:
+            found += [label] if LabelPart.STATES in parts else []
+        elif of_shape[type(label.shape)] in parts:
+            found.append(label)
+    return [label for label in found if not isinstance(label, Label) or label.shape or LabelPart.STATES in parts]
+
+
+@pytest.mark.parametrize("chosen", label_formats(), ids=lambda one: str(one.name))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(labels=some_labels())
-def test_any_labels_round_trip(labels: list[AnyLabel], tmp_path: Path) -> None:
-    """Native files give back equal labels in the same order; COCO files give back the same set, boxes to rounding."""
-    write_jsonl(tmp_path / "a.jsonl", labels)
-    assert read_labels(tmp_path / "a.jsonl", frame_count=FRAMES, width_px=WIDTH, height_px=HEIGHT) == labels
+def test_a_format_gives_back_what_it_says_that_it_keeps(
+    chosen: LabelFormat, labels: list[AnyLabel], tmp_path: Path
+) -> None:
+    """Whatever is written: the labels that it keeps come back as they were, boxes to rounding; all are counted."""
+    path = tmp_path / "exports" / chosen.file_name
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    labels = kept(labels, chosen.keeps)
+    assert write_labels(path, labels, video=VIDEO, format=chosen.name) == len(labels)
+    assert list(path.parent.iterdir()) == [path]
+    if chosen.can_read:
+        assert_same_labels(read_labels(path, video=VIDEO), labels)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(labels=some_labels())
+def test_any_native_lines_are_in_order_and_fit_the_schema(labels: list[AnyLabel], tmp_path: Path) -> None:
+    """Native files give back labels to the last digit."""
+    write_labels(tmp_path / "a.jsonl", labels)
+    assert read_labels(tmp_path / "a.jsonl", video=VIDEO) == labels
     for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
         SCHEMA.validate(json.loads(line))
-    write_coco(tmp_path / "a.json", labels, TABLE)
-    assert_same_labels(read_labels(tmp_path / "a.json", frame_count=FRAMES, width_px=WIDTH, height_px=HEIGHT), labels)
 
 
 json_values = st.recursive(
@@ -103,6 +142,7 @@ def test_any_json_gives_a_label_or_invalid_input(entry: object) -> None:
     """Nothing but `InvalidInput` comes out; what the reader accepts, the schema accepts, and it is written back."""
     try:
         label = label_from_dict(entry)
+        check_anchor(label)
     except InvalidInput:
         return
     assert SCHEMA.is_valid(entry)
@@ -116,7 +156,7 @@ def test_any_bytes_give_labels_or_invalid_input(content: bytes, tmp_path: Path) 
     for name in ("a.jsonl", "a.json"):
         (tmp_path / name).write_bytes(content)
         try:
-            labels = read_labels(tmp_path / name, frame_count=None)
+            labels = read_labels(tmp_path / name)
         except InvalidInput:
             continue
         assert labels == []
@@ -142,4 +182,4 @@ def test_a_damaged_coco_file_gives_labels_or_invalid_input(data: st.DataObject, 
     node[key] = data.draw(near_values)
     (tmp_path / "a.json").write_text(json.dumps(document))
     with contextlib.suppress(InvalidInput):
-        read_labels(tmp_path / "a.json", frame_count=FRAMES, width_px=WIDTH, height_px=HEIGHT)
+        read_labels(tmp_path / "a.json", video=VIDEO)

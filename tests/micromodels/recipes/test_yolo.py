@@ -60,7 +60,7 @@ def video(tiny_clip: Path) -> Iterator[Video]:
 @pytest.fixture(scope="module")
 def seeds(tiny_clip: Path) -> list[AnyLabel]:
     """Its three boxes, and a frame class on two frames."""
-    boxes = read_labels(tiny_clip / "seeds.jsonl", frame_count=24)
+    boxes = read_labels(tiny_clip / "seeds.jsonl")
     return [*boxes, FrameLabel(0, "bright", True), FrameLabel(23, "bright", False)]
 
 

@@ -53,9 +53,7 @@ def test_growth_measures_lengths_objects_and_the_limit(
     def measure(work: str, source: Path, seeds_path: Path, model: Path, effort: float = 1.0) -> dict[str, float]:
         with open_video(source) as video:
             table = video.table
-            seeds = read_labels(
-                seeds_path, frame_count=table.frame_count, width_px=table.width_px, height_px=table.height_px
-            )
+            seeds = read_labels(seeds_path, video=video)
         done.append((work, table.frame_count, len({seed.track for seed in seeds if hasattr(seed, "track")})))
         model.mkdir(exist_ok=True)
         rates = {"seconds": 2.0, "seconds_per_frame": 0.1, "first_label_seconds": 0.5, "peak_mib": 900.0}

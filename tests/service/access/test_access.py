@@ -56,7 +56,7 @@ def test_every_rule_names_a_field_of_the_request() -> None:
             message = message.fields_by_name[part].message_type
         assert message.fields_by_name[last].type == message.fields_by_name[last].TYPE_STRING
     tokens = {"GetCaller", "IssueToken", "ListTokens", "RevokeToken", "RotateToken"}
-    assert free == tokens | {"CreateProject", "ListProjects", "VerifyAudit"}
+    assert free == tokens | {"CreateProject", "GetCapabilities", "ListProjects", "VerifyAudit"}
 
 
 def test_roles_grow() -> None:

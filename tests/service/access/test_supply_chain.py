@@ -39,13 +39,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
 
     folder = tmp_path_factory.mktemp("model")
     with open_video(tiny_clip / "video.mp4") as video:
-        table = video.table
-        seeds = read_labels(
-            tiny_clip / "seeds.jsonl",
-            frame_count=table.frame_count,
-            width_px=table.width_px,
-            height_px=table.height_px,
-        )
+        seeds = read_labels(tiny_clip / "seeds.jsonl", video=video)
         train(video, seeds, TrainSettings(recipe="head", effort=0.01)).save(folder)
     return folder
 

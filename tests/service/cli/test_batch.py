@@ -71,7 +71,7 @@ def test_batch_labels_an_archive_and_goes_on_past_failures(archive: Path, model:
         "report.json",
         "video.json",
     ]
-    assert len(read_labels(folder / "labels.jsonl", frame_count=FRAMES)) == FRAMES
+    assert len(read_labels(folder / "labels.jsonl")) == FRAMES
     assert files["broken.mp4"]["error"]
 
 

@@ -74,7 +74,7 @@ def test_the_documentation_of_labels_is_right(repository: Path) -> None:
     """Every example line in docs/reference/label-format.md is read, and fits the schema."""
     from jsonschema import Draft202012Validator
 
-    from micromodels.labels.files import SCHEMA_PATH, label_from_dict
+    from micromodels.labels.label_json import SCHEMA_PATH, label_from_dict
 
     text = (repository / "docs" / "reference" / "label-format.md").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in re.findall(r'^\{"frame".*\}$', text, re.MULTILINE)]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from micromodels.labels.files import read_labels
+from micromodels.labels.video_info import VideoInfo
 from micromodels.recipes.base import TrainSettings
 from micromodels.video import open_video
 from service.cli.exit_codes import ExitCode
@@ -30,11 +31,11 @@ def test_label_writes_every_file(clip: Path, tmp_path: Path, stand_in: type[Stan
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["labels.jsonl", "coco.json", "report.json", "overlay.mp4", "flipbook.png", "video.json", "model"]
     )
-    labels = read_labels(out / "labels.jsonl", frame_count=FRAMES, width_px=128, height_px=96)
+    labels = read_labels(out / "labels.jsonl", video=VideoInfo(FRAMES, 128, 96))
     assert [label.frame for label in labels] == list(range(FRAMES))
-    seeds = read_labels(clip / "seeds.jsonl", frame_count=FRAMES)
+    seeds = read_labels(clip / "seeds.jsonl")
     assert [label for label in labels if label.is_anchor] == seeds
-    assert len(read_labels(out / "coco.json", frame_count=FRAMES, width_px=128, height_px=96)) == FRAMES
+    assert len(read_labels(out / "coco.json", video=VideoInfo(FRAMES, 128, 96))) == FRAMES
     with open_video(out / "overlay.mp4") as overlay:
         assert overlay.table.frame_count == FRAMES
         assert (overlay.table.width_px, overlay.table.height_px) == (128, 96)
@@ -108,7 +109,7 @@ def test_ctrl_c_keeps_the_frames_that_are_done(clip: Path, tmp_path: Path, stand
     assert result.exit_code == ExitCode.STOPPED
     assert "finished work is kept" in result.stderr
     assert "stopped after 5 of 24 frames" in result.stderr
-    assert [label.frame for label in read_labels(out / "labels.jsonl", frame_count=FRAMES)] == list(range(5))
+    assert [label.frame for label in read_labels(out / "labels.jsonl")] == list(range(5))
     with open_video(out / "overlay.mp4") as overlay:
         assert overlay.table.frame_count == 5
     report = json.loads((out / "report.json").read_text())
@@ -153,4 +154,4 @@ def test_good_enough_ends_training_and_labels(clip: Path, tmp_path: Path, stand_
     assert result.exit_code == ExitCode.OK, result.output
     assert steps == [0, 1, 2, 3]
     assert "ending training early" in result.stderr
-    assert len(read_labels(tmp_path / "out" / "labels.jsonl", frame_count=FRAMES)) == FRAMES
+    assert len(read_labels(tmp_path / "out" / "labels.jsonl")) == FRAMES

@@ -21,6 +21,7 @@ import types
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,16 @@ from micromodels.types import AnyLabel, Box, FrameResult, Label, Provenance, Pro
 class FrameTable:
     data: dict[str, Any]
 
+    def __getattr__(self, name: str) -> Any:
+        return self.data[name]
+
     @property
-    def frame_count(self) -> int:
-        return int(self.data["frame_count"])
+    def pts(self) -> Any:
+        return np.arange(self.frame_count)
+
+    @property
+    def time_base(self) -> Fraction:
+        return Fraction(1, 25)
 
     def to_dict(self) -> dict[str, Any]:
         return self.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, expect
@@ -84,6 +85,20 @@ def test_an_auditor_gets_a_report_from_the_page(served: Served, visit: Visit, vi
     assert found.people["local"]["drew"] == 3
     (model,) = found.models.values()
     assert model["corrected"] == 1
+
+
+def test_every_format_is_exported_from_the_page(served: Served, visit: Visit, video: video_pb2.Video) -> None:
+    """The dialog lists what the server can write, and what each format loses; a folder comes as a zip."""
+    served.client.write_labels(video.name, [box(0)])
+    page = visit.open_video(video.name)
+    page.get_by_role("button", name="Export").click()
+    for one in served.client.get_capabilities().label_formats:
+        button = page.get_by_role("button", name=f"{one.title} ({'.zip' if one.is_folder else one.extension})")
+        expect(button).to_contain_text(one.loses or "Keeps everything")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Indexed PNG masks").click()
+    assert download.value.suggested_filename == "masks.zip"
+    assert "tracks.json" in zipfile.ZipFile(download.value.path()).namelist()
 
 
 def test_what_looks_wrong_is_a_click_away(served: Served, visit: Visit, video: video_pb2.Video) -> None:

@@ -62,7 +62,7 @@ def test_a_video_goes_in_and_labels_come_out(served: Served) -> None:
     streamed = served.lines(V1 + "LabelService/StreamLabels", {"parent": video["name"]})
     labels = [label for line in streamed[:-1] for label in line["message"]["labels"]]
     assert [int(label.get("frameIndex", 0)) for label in labels] == list(range(24))
-    export = served.rpc(V1 + "LabelingService/Export", {"video": video["name"], "format": "EXPORT_FORMAT_JSONL"})
+    export = served.rpc(V1 + "LabelingService/Export", {"video": video["name"], "format": "jsonl"})
     export = served.rpc("google.longrunning.Operations/WaitOperation", {"name": export["name"], "timeout": "60s"})
     file = export["response"]["files"][0]
     status, headers, data = served.http("GET", f"/files/{file['name']}")

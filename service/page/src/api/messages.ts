@@ -157,6 +157,17 @@ export interface RetrainResponse {
   unseenFrames?: Int64[];
   changedFrameCount?: Int64;
 }
+export interface LabelFormat {
+  name: string;
+  title: string;
+  extension?: string;
+  isFolder?: boolean;
+  canWrite?: boolean;
+  loses?: string;
+}
+export interface Capabilities {
+  labelFormats?: LabelFormat[];
+}
 export interface FileMessage {
   name: string;
   fileName?: string;

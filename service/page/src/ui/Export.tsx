@@ -1,26 +1,43 @@
 import { Download, FileJson } from "lucide";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 
-import type { FileMessage, Operation } from "../api/messages";
-import { call, errorMessage, retry } from "../api/rpc";
+import type { Capabilities, FileMessage, LabelFormat, Operation } from "../api/messages";
+import { call, errorMessage, isAbort, retry } from "../api/rpc";
 import { bytes } from "../lib/format";
 import { may } from "../model/caller";
 import type { Session } from "../model/session";
 import { Icon } from "./Icon";
 import { Bar, Dialog } from "./parts";
 
-const FORMATS = [
-  { format: "EXPORT_FORMAT_JSONL", name: "JSON Lines", text: "All labels, with who made each" },
-  { format: "EXPORT_FORMAT_COCO", name: "COCO", text: "Boxes and masks for tools that read COCO" },
-  { format: "EXPORT_FORMAT_REVIEW_REPORT", name: "Audit report", text: "Who drew, corrected and accepted each label, when, with which micro-model" },
-];
-const ARCHIVE = { format: "EXPORT_FORMAT_ARCHIVE", name: "Archive", text: "The video file and all data about it" };
+/** One thing that can be exported: `format` is what the API calls it. */
+interface Choice {
+  format: string;
+  name: string;
+  text: string;
+}
+
+const REPORT: Choice = { format: "review_report", name: "Audit report", text: "Who drew, corrected and accepted each label, when, with which micro-model" };
+const ARCHIVE: Choice = { format: "archive", name: "Archive", text: "The video file and all data about it" };
+
+function choiceOf(format: LabelFormat): Choice {
+  const file = format.isFolder ? ".zip" : format.extension;
+  return { format: format.name, name: `${format.title} (${file})`, text: format.loses || "Keeps everything" };
+}
 
 export function Export({ session, onClose }: { session: Session; onClose: () => void }) {
   const [busy, setBusy] = useState("");
+  const [formats, setFormats] = useState<LabelFormat[] | null>(null);
   const [files, setFiles] = useState<FileMessage[]>([]);
   const [error, setError] = useState("");
-  const formats = may("manage", session.project.value.name) ? [...FORMATS, ARCHIVE] : FORMATS;
+  useEffect(() => {
+    const controller = new AbortController();
+    retry(() => call<Capabilities>("CapabilityService/GetCapabilities", {}, controller.signal), controller.signal)
+      .then((found) => setFormats((found.labelFormats ?? []).filter((format) => format.canWrite)))
+      .catch((caught) => isAbort(caught) || setError(errorMessage(caught)));
+    return () => controller.abort();
+  }, []);
+  const mayManage = may("manage", session.project.value.name);
+  const choices = formats && [...formats.map(choiceOf), REPORT, ...(mayManage ? [ARCHIVE] : [])];
   const run = async (format: string): Promise<void> => {
     setBusy(format);
     setError("");
@@ -45,8 +62,9 @@ export function Export({ session, onClose }: { session: Session; onClose: () => 
   };
   return (
     <Dialog title="Export" onClose={onClose}>
+      {!choices && !error && <p class="muted">Loading the formats…</p>}
       <ul class="choices">
-        {formats.map((one) => (
+        {choices?.map((one) => (
           <li key={one.format}>
             <button class="choice" disabled={busy !== ""} onClick={() => void run(one.format)}>
               <Icon of={FileJson} size={20} />

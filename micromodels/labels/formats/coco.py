@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -9,24 +10,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 from micromodels.errors import InvalidInput
+from micromodels.labels.formats import FormatOptions, LabelFormat, LabelPart, known_video
 from micromodels.labels.geometry import area_px, bounds, to_rle
-from micromodels.labels.jsonl import (
-    atomic_text,
-    decode_utf8,
-    is_number,
-    label_from_dict,
-    label_to_dict,
-    mask_size,
-    numbers,
-    parse_json,
-    relocated,
-    shape_to_dict,
-    to_json,
-)
-from micromodels.labels.validation import LabelSet, check_fits_video, find_crossing
+from micromodels.labels.label_json import label_from_dict, label_to_dict, mask_size, shape_to_dict
+from micromodels.labels.strict_json import decode_utf8, is_number, numbers, parse_json, to_json
+from micromodels.labels.validation import find_crossing, relocated
+from micromodels.labels.video_info import VideoInfo
 from micromodels.types import (
     MAX_MASK_PIXELS,
     MAX_POLYGON_VERTICES,
@@ -34,16 +26,12 @@ from micromodels.types import (
     Box,
     Label,
     Mask,
-    Ontology,
     Polygon,
     Shape,
     State,
 )
 
-if TYPE_CHECKING:
-    from micromodels.video import FrameTable
-
-__all__ = ["MAX_COCO_BYTES", "read_coco", "write_coco"]
+__all__ = ["FORMAT", "MAX_COCO_BYTES"]
 
 MAX_COCO_BYTES = 1 << 30
 """Larger files are refused: COCO is one JSON document and has to be read whole."""
@@ -56,46 +44,29 @@ FRAME_FIELDS = ("frame", "frame_index", "frame_id")
 
 TRACK_FIELDS = ("track_id", "instance_id")
 
+SNIFFED_BYTES = 1 << 20
+"""Of each end of a file, where ``images`` or ``categories`` stand in COCO: only annotations are longer."""
+
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_coco(
-    path: Path | str,
-    labels: Iterable[AnyLabel],
-    table: FrameTable,
-    ontology: Ontology | None = None,
-    *,
-    frame_names: Sequence[str] = (),
-) -> int:
-    """Write labels as COCO instances of every frame of one video, and return how many.
+def _write(path: Path, labels: Iterable[AnyLabel], video: VideoInfo | None, options: FormatOptions) -> int:
+    """Write labels as COCO instances of every frame of one video, annotations as the labels come.
 
-    Annotations are written as the labels come, so memory does not grow with their number; the file appears under its
-    name when it is complete. Every frame of the video is an image, labeled or not.
-
-    Args:
-        path: the file to write.
-        labels: in any order.
-        table: of the video.
-        ontology: gives the order of the categories; classes that it lacks follow in order of appearance.
-        frame_names: file names of a folder of frames in order of index; else images are named by their index.
-
-    Raises:
-        InvalidInput: a label that does not fit the video or cannot be read back.
+    Every frame of the video is an image, labeled or not. The ontology gives the order of the categories; classes that
+    it lacks follow in order of appearance.
     """
+    video, ontology = known_video(video), options.ontology
     categories = {c.name: i for i, c in enumerate(ontology.object_classes if ontology else (), 1)}
-    limits = {"frame_count": table.frame_count, "width_px": table.width_px, "height_px": table.height_px}
-    count = shaped = others = 0
-    with atomic_text(Path(path)) as file, tempfile.TemporaryFile("w+", encoding="utf-8") as rest:
+    shaped = others = 0
+    with path.open("x", encoding="utf-8", newline="\n") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as rest:
         file.write('{"info":{"description":"micromodels labels","version":"1"},"licenses":[],\n"videos":[')
-        file.write(to_json(_video_entry(table)) + '],\n"images":[\n')
-        for frame in range(table.frame_count):
-            file.write((",\n" if frame else "") + to_json(_image_entry(table, frame, frame_names)))
+        file.write(to_json(_video_entry(video)) + '],\n"images":[\n')
+        for frame in range(video.frame_count):
+            file.write((",\n" if frame else "") + to_json(_image_entry(video, frame)))
         file.write('\n],\n"annotations":[\n')
         for label in labels:
-            count += 1
-            where = f"label {count}"
-            check_fits_video(label, **limits, where=where)
             if isinstance(label, Label) and label.shape is not None:
                 category = categories.setdefault(label.object_class, len(categories) + 1)
                 shaped += 1
@@ -110,29 +81,23 @@ def write_coco(
         rest.seek(0)
         shutil.copyfileobj(rest, file)
         file.write("\n]}}\n")
-    return count
+    return shaped + others
 
 
-def _video_entry(table: FrameTable) -> dict[str, Any]:
-    return {
-        "id": 1,
-        "name": table.content_hash,
-        "width": table.width_px,
-        "height": table.height_px,
-        "length": table.frame_count,
-        "time_base": str(table.time_base),
-    }
+def _video_entry(video: VideoInfo) -> dict[str, Any]:
+    size = {"width": video.width_px, "height": video.height_px, "length": video.frame_count}
+    return {"id": 1, "name": video.content_hash, **size, **({"time_base": str(video.time_base)} if video.pts else {})}
 
 
-def _image_entry(table: FrameTable, frame: int, frame_names: Sequence[str]) -> dict[str, Any]:
+def _image_entry(video: VideoInfo, frame: int) -> dict[str, Any]:
     return {
         "id": frame + 1,
-        "file_name": frame_names[frame] if frame_names else f"{frame:06d}.png",
-        "width": table.width_px,
-        "height": table.height_px,
+        "file_name": video.frame_names[frame] if video.frame_names else f"{frame:06d}.png",
+        "width": video.width_px,
+        "height": video.height_px,
         "video_id": 1,
         "frame": frame,
-        "pts": int(table.pts[frame]),
+        **({"pts": video.pts[frame]} if video.pts else {}),
     }
 
 
@@ -183,35 +148,15 @@ class _Image:
     size: tuple[int, int] | None
 
 
-def read_coco(
-    path: Path | str,
-    *,
-    frame_count: int | None = None,
-    width_px: int | None = None,
-    height_px: int | None = None,
-    frame_names: Sequence[str] = (),
-) -> list[AnyLabel]:
-    """Read COCO instances, ours or another tool's, as labels in order of frames.
-
-    The rules are in docs/reference/label-format.md.
-
-    Args:
-        path: the file, UTF-8.
-        frame_count: of the video; None to accept any frame.
-        width_px: of the video; None to accept any coordinate or mask size.
-        height_px: likewise.
-        frame_names: file names of a folder of frames in order of index; an image of that name is that frame.
-
-    Raises:
-        InvalidInput: anything that the format does not allow; names the entry and the field.
-        OutOfRange: a frame or coordinate outside of the video.
-    """
-    document = _load(Path(path))
-    video_size = (height_px, width_px) if height_px is not None and width_px is not None else None
+def _read(path: Path, video: VideoInfo | None, options: FormatOptions) -> list[tuple[str, AnyLabel]]:
+    """COCO instances, ours or another tool's, in order of frames; docs/reference/label-format.md has the rules."""
+    document = _load(path)
+    video_size = (video.height_px, video.width_px) if video else None
+    frame_names = video.frame_names if video else ()
     images = _read_images(document, video_size, {name: i for i, name in enumerate(frame_names)})
     categories = _read_categories(document)
-    labels: list[tuple[AnyLabel, str]] = []
-    nameless: list[tuple[Label, str]] = []
+    labels: list[tuple[str, AnyLabel]] = []
+    nameless: list[tuple[str, Label]] = []
     for index, entry in enumerate(_entries(document, "annotations", required=True)):
         where = f"annotations[{index}]"
         try:
@@ -219,16 +164,12 @@ def read_coco(
         except InvalidInput as error:
             raise relocated(error, where) from None
         if has_track:
-            labels.append((label, where))
+            labels.append((where, label))
         else:
-            nameless.append((label, where))
+            nameless.append((where, label))
     labels += _name_tracks(nameless)
     labels += _read_extension(document)
-    seen = LabelSet()
-    for label_or_frame, where in labels:
-        check_fits_video(label_or_frame, frame_count=frame_count, width_px=width_px, height_px=height_px, where=where)
-        seen.add(label_or_frame, where)
-    return sorted((label for label, _ in labels), key=lambda label: label.frame)
+    return sorted(labels, key=lambda found: found[1].frame)
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -457,40 +398,62 @@ def _read_rle(entry: Mapping[str, Any]) -> Mask:
     return Mask(height, width, rle["counts"].decode("ascii"))
 
 
-def _name_tracks(labels: list[tuple[Label, str]]) -> list[tuple[AnyLabel, str]]:
+def _name_tracks(labels: list[tuple[str, Label]]) -> list[tuple[str, AnyLabel]]:
     """Give tracks to annotations that name none; refused where that would be a guess at who is who.
 
     A class with at most one such annotation a frame is one track, named as the class. Several on a single frame of the
     file are tracks of their own, ``class-1`` and so on in order.
     """
-    per_frame = Counter((label.object_class, label.frame) for label, _ in labels)
+    per_frame = Counter((label.object_class, label.frame) for _, label in labels)
     frames: dict[str, set[int]] = defaultdict(set)
     for name, frame in per_frame:
         frames[name].add(frame)
     numbered: Counter[str] = Counter()
-    named: list[tuple[AnyLabel, str]] = []
-    for label, where in labels:
+    named: list[tuple[str, AnyLabel]] = []
+    for where, label in labels:
         name = label.object_class
         if per_frame[name, label.frame] == 1 and all(per_frame[name, frame] == 1 for frame in frames[name]):
-            named.append((replace(label, track=name), where))
+            named.append((where, replace(label, track=name)))
             continue
         if len(frames[name]) > 1:
             allowed = f"a track id: class {name!r} is on {len(frames[name])} frames, on some of them several times"
             raise InvalidInput(f"{where}: track_id", "nothing", allowed)
         numbered[name] += 1
-        named.append((replace(label, track=f"{name}-{numbered[name]}"), where))
+        named.append((where, replace(label, track=f"{name}-{numbered[name]}")))
     return named
 
 
-def _read_extension(document: Mapping[str, Any]) -> list[tuple[AnyLabel, str]]:
+def _read_extension(document: Mapping[str, Any]) -> list[tuple[str, AnyLabel]]:
     extension = document.get(EXTENSION)
     if extension is None:
         return []
     if not isinstance(extension, dict) or extension.get("format") != 1:
         raise InvalidInput(EXTENSION, extension, 'an object with "format": 1 and "labels"')
-    labels: list[tuple[AnyLabel, str]] = []
-    for index, entry in enumerate(_entries(extension, "labels", required=True)):
-        where = f"{EXTENSION}.labels[{index}]"
-        label = label_from_dict(entry, where)
-        labels.append((label, where))
-    return labels
+    entries = _entries(extension, "labels", required=True)
+    places = [f"{EXTENSION}.labels[{index}]" for index in range(len(entries))]
+    return [(where, label_from_dict(entry, where)) for where, entry in zip(places, entries, strict=True)]
+
+
+def _looks_like_coco(path: Path) -> bool:
+    """Whether the beginning or the end of a file has a list of images or of categories."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(SNIFFED_BYTES)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - SNIFFED_BYTES))
+            ends = head + file.read(SNIFFED_BYTES)
+    except OSError:
+        return False
+    return re.search(rb'"(?:images|categories)"\s*:\s*\[', ends) is not None
+
+
+FORMAT = LabelFormat(
+    name="coco",
+    title="COCO instances",
+    file_name="coco.json",
+    extension=".json",
+    keeps=frozenset(LabelPart),
+    loses="Other programs do not see absent objects, objects without a shape or frame classes; reading it here does.",
+    read=_read,
+    write=_write,
+    sniff=_looks_like_coco,
+)
