@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from micromodels.encoding.encoders import ENCODERS
+from micromodels.labels.formats import FORMATS
 from micromodels.recipes.base import RECIPES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -40,7 +41,7 @@ def added_package(folder: Path) -> Iterator[None]:
     write_added_package(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        for registry in (RECIPES, ENCODERS):
+        for registry in (RECIPES, ENCODERS, FORMATS):
             patch.setattr(registry, "_sources", None)
             patch.setattr(registry, "_loaded", {})
         yield

@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 
 from tests.databases import Postgres, running_postgres, running_s3
-from tests.external_format import install_format
 
 # A busy machine may take long over one input, or over making inputs: that is no finding.
 hypothesis.settings.register_profile(
@@ -81,20 +80,6 @@ def s3() -> Iterator[str]:
     """The address of an S3 API of this session."""
     with running_s3() as address:
         yield address
-
-
-@pytest.fixture
-def external_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a package with the label format ``corners``, installed while a test runs; child processes too."""
-    from micromodels.labels.formats import FORMATS
-
-    folder = tmp_path / "site-packages"
-    install_format(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(REPOSITORY)]))
-    monkeypatch.setattr(FORMATS, "_sources", None)
-    monkeypatch.setattr(FORMATS, "_loaded", {})
-    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

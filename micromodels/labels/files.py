@@ -1,4 +1,4 @@
-"""Files of labels, read and written: the front door of all formats.
+"""Files of labels in every format, read and written.
 
 Reading is strict: whatever is wrong with a file is an `InvalidInput` (or `OutOfRange`) that names the line or entry,
 the field, what it got and what is allowed. A file or folder that is written appears under its name when it is complete.
@@ -26,7 +26,6 @@ from micromodels.labels.validation import LabelSet, check_anchor, check_fits_vid
 from micromodels.labels.video_info import VideoInfo
 from micromodels.runtime.atomic import atomic_path
 from micromodels.types import AnyLabel
-from micromodels.video import FrameTable
 
 if TYPE_CHECKING:
     from micromodels.video import ArrayVideo, FrameTable, Video

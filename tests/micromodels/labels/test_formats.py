@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,7 +29,7 @@ from micromodels.labels.formats import (
 )
 from micromodels.labels.video_info import VideoInfo
 from micromodels.types import AnyLabel, Box, Label, Polygon, State
-from tests.external_format import install_format
+from tests.added_package import added_package
 from tests.micromodels.labels.helpers import FRAMES, HEIGHT, LABELS, VIDEO, WIDTH, annotation, coco
 
 MODULES = [p for p in Path(micromodels.labels.formats.__file__).parent.glob("*.py") if p.name != "__init__.py"]
@@ -220,42 +219,31 @@ def test_times_that_are_not_known_are_not_made_up(tmp_path: Path) -> None:
 # --- formats of other packages ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("external_format")
 def test_a_format_of_another_package_is_read_and_written(tmp_path: Path) -> None:
     """By its ending and by its name, with the checks that hold for all."""
-    assert len(label_formats()) == len(MODULES) + 1
-    path = tmp_path / "seeds.corners"
-    assert write_labels(path, LABELS, video=VIDEO) == 1
-    assert path.read_text() == "0 polyp 1 2.5 30.25 40\n"
-    assert read_labels(path, video=VIDEO) == [Label(0, "polyp", "polyp", State.VISIBLE, Box(1, 2.5, 30.25, 40))]
-    path.write_text("0 polyp 1 2.5 30.25\n")
-    with pytest.raises(InvalidInput, match=r"line 1: got '0 polyp 1 2\.5 30\.25'"):
-        read_labels(path)
-    path.write_text("30 polyp 1 2.5 30.25 40\n")
-    with pytest.raises(OutOfRange, match="line 1: frame: got 30"):
-        read_labels(path, video=VIDEO)
+    with added_package(tmp_path / "site"):
+        assert len(label_formats()) == len(MODULES) + 1
+        path = tmp_path / "seeds.csv"
+        assert write_labels(path, LABELS, video=VIDEO) == 1
+        assert path.read_text().splitlines() == ["0,2,polyp,1,2.5,30.25,40"]
+        assert read_labels(path, video=VIDEO) == [Label(0, "2", "polyp", State.VISIBLE, Box(1, 2.5, 30.25, 40))]
+        path.write_text("0,2,polyp,1,2.5,30.25\n")
+        with pytest.raises(InvalidInput, match=r"line 1: got .*allowed: frame, track"):
+            read_labels(path)
+        path.write_text("30,2,polyp,1,2.5,30.25,40\n")
+        with pytest.raises(OutOfRange, match="line 1: frame: got 30"):
+            read_labels(path, video=VIDEO)
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ("corners_format:FORMATS", "has no attribute"),
-        ("not_there:FORMAT", "No module named"),
-        ("corners_format:read", "a function is not a LabelFormat"),
-        ("micromodels.labels.formats.coco:FORMAT", "one that calls itself by this name, not 'coco'"),
-    ],
-)
-def test_a_format_that_cannot_be_loaded_takes_no_other_away(
-    value: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_is_no_format_takes_no_other_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log names it, and says why; so does the error of whoever asks for it."""
-    install_format(tmp_path, value)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(FORMATS, "_sources", None)
+    """The log says why; so does the error of whoever asks for it."""
+    monkeypatch.setattr(FORMATS, "_sources", {**FORMATS._found(), "other": lambda: read_nothing})
     assert len(label_formats()) == len(MODULES)
-    assert words in caplog.text
-    with pytest.raises(InvalidInput, match=f"format: got 'corners'; allowed: .*{words}"):
-        find_format("corners")
+    assert "a function is not a LabelFormat" in caplog.text
+    with pytest.raises(InvalidInput, match=r"format: got 'other'; allowed: .*a function is not a LabelFormat"):
+        find_format("other")
 
 
 def test_a_format_of_another_package_takes_no_ending_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,8 +265,8 @@ def test_no_two_formats_of_this_package_are_written_under_one_ending() -> None:
 
 
 def test_the_table_of_formats_is_that_of_the_program(repository: Path) -> None:
-    """A row a format in docs/label-format.md."""
-    text = (repository / "docs" / "label-format.md").read_text(encoding="utf-8")
+    """A row a format in docs/reference/label-format.md."""
+    text = (repository / "docs" / "reference" / "label-format.md").read_text(encoding="utf-8")
     rows = [line for line in text.split("## Formats\n")[1].split("\n## ")[0].splitlines() if line.startswith("| `")]
     uses = {(True, True): "read, write", (True, False): "read", (False, True): "write"}
     assert rows == [
@@ -288,17 +276,3 @@ def test_the_table_of_formats_is_that_of_the_program(repository: Path) -> None:
         f"| {one.loses or '-'} |"
         for one in label_formats()
     ]
-
-
-def test_the_example_of_the_documentation_works(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The format that docs/extending.md writes is one."""
-    text = (repository / "docs" / "extending.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "LabelFormat(" in block]
-    names: dict[str, Any] = {}
-    exec(code, names)
-    monkeypatch.setattr(FORMATS, "_sources", {"table": lambda: names["FORMAT"]})
-    monkeypatch.setattr(FORMATS, "_loaded", {})
-    assert write_labels(tmp_path / "a.csv", LABELS, video=VIDEO) == 1
-    assert (tmp_path / "a.csv").read_text().splitlines() == ["0,2,polyp,1,2.5,30.25,40"]

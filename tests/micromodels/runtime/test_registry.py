@@ -40,7 +40,9 @@ def with_entry_points(monkeypatch: pytest.MonkeyPatch, **values: str) -> Registr
     """Recipes with these entry points beside those built in."""
     found = [EntryPoint(name, value, GROUP) for name, value in values.items()]
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: found if group == GROUP else [])
-    return Registry("recipe", "micromodels.recipes", GROUP, "RECIPE", apart=("base", "manifest"))
+    return Registry(
+        "recipe", "micromodels.recipes", GROUP, "RECIPE", lambda found: found.info.name, apart=("base", "manifest")
+    )
 
 
 def test_each_module_of_the_package_is_one_thing() -> None:

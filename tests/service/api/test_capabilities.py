@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,16 @@ from micromodels.labels.formats import find_format, label_formats
 from micromodels.recipes.base import recipe, recipe_names
 from micromodels.types import Box, Label, State
 from micromodels.v1 import label_pb2, video_pb2
+from tests.added_package import REPOSITORY, added_package
 from tests.service.api.harness import Running, box, refused
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package of docs/how-to/extending.md is installed, in this process and those that it starts."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY)]))
+    with added_package(tmp_path / "site"):
+        yield
 
 
 def test_the_formats_are_those_that_are_installed(running: Running) -> None:
@@ -83,21 +94,17 @@ def test_a_format_that_is_not_there_is_refused_with_those_that_are(running: Runn
             assert word in str(errors[0])
 
 
-@pytest.mark.usefixtures("external_format")
+@pytest.mark.usefixtures("installed")
 def test_a_format_of_another_package_is_listed_and_exported(
     running: Running, video: video_pb2.Video, tmp_path: Path
 ) -> None:
     """The server lists it, and the process of the job writes it."""
-    (found,) = [one for one in running.client.get_capabilities().label_formats if one.name == "corners"]
-    assert (found.title, found.extension, found.can_read, found.can_write) == (
-        "corners of boxes",
-        ".corners",
-        True,
-        True,
-    )
-    assert (list(found.keeps), found.loses) == (["boxes"], "Keeps visible boxes and their classes alone.")
+    (found,) = [one for one in running.client.get_capabilities().label_formats if one.name == "table"]
+    assert (found.title, found.extension) == ("Boxes as a table", ".csv")
+    assert (found.can_read, found.can_write, list(found.keeps)) == (True, True, ["boxes", "tracks"])
+    assert found.loses == "Keeps visible boxes, their tracks and classes alone."
     absent = Label(5, "1", "square", State.ABSENT)
     running.client.write_labels(video.name, [Label(3, "1", "square", State.VISIBLE, Box(1, 2, 30, 40.5)), absent])
-    (path,) = running.client.export(video.name, tmp_path / "out", file_format="corners")
-    assert path.name == "boxes.corners"
-    assert path.read_text() == "3 square 1.0 2.0 30.0 40.5\n"
+    (path,) = running.client.export(video.name, tmp_path / "out", file_format="table")
+    assert path.name == "boxes.csv"
+    assert path.read_text().splitlines() == ["3,1,square,1.0,2.0,30.0,40.5"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from micromodels.labels.files import read_labels
 from micromodels.labels.formats import label_formats
 from service.cli.exit_codes import ExitCode
+from tests.added_package import REPOSITORY, write_added_package
 from tests.service.cli.helpers import FRAMES, label_clip, micromodels
 
 
@@ -68,19 +70,22 @@ def test_the_help_lists_the_formats() -> None:
         assert f"{one}: {one.loses or 'nothing is lost.'}" in shown
 
 
-def test_a_format_of_another_package_is_there(external_format: Path, clip: Path) -> None:
+def test_a_format_of_another_package_is_there(clip: Path, tmp_path: Path) -> None:
     """In the help and at work, in a process of its own, once the package is on the path."""
+    write_added_package(tmp_path / "site")
     command = [sys.executable, "-c", "from service.main import main; main()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY)])}
 
     def run(*arguments: object) -> str:
-        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=True)
+        words = [*command, *map(str, arguments)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
         return " ".join((done.stdout + done.stderr).split())
 
     shown = run("export", "--help")
-    assert "corners (corners of boxes, .corners): Keeps visible boxes and their classes alone." in shown
-    out = clip / "boxes.corners"
-    assert "3 labels" in run("export", clip / "seeds.jsonl", "--format", "corners", "--out", out)
-    assert out.read_text().splitlines()[0] == "0 square 16 32 48 64"
+    assert "table (Boxes as a table, .csv): Keeps visible boxes, their tracks and classes alone." in shown
+    out = clip / "boxes.csv"
+    assert "3 labels" in run("export", clip / "seeds.jsonl", "--format", "table", "--out", out)
+    assert out.read_text().splitlines()[0] == "0,1,square,16,32,48,64"
     run("export", out, "--format", "jsonl", "--out", clip / "again.jsonl")
     assert len(read_labels(clip / "again.jsonl")) == 3
 

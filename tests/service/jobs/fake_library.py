@@ -49,8 +49,21 @@ from micromodels.types import AnyLabel, Box, FrameResult, Label, Provenance, Pro
 class FrameTable:
     data: dict[str, Any]
 
-    def __getattr__(self, name: str) -> Any:
-        return self.data[name]
+    @property
+    def frame_count(self) -> int:
+        return int(self.data["frame_count"])
+
+    @property
+    def width_px(self) -> int:
+        return int(self.data["width_px"])
+
+    @property
+    def height_px(self) -> int:
+        return int(self.data["height_px"])
+
+    @property
+    def content_hash(self) -> str:
+        return str(self.data["content_hash"])
 
     @property
     def pts(self) -> Any:
