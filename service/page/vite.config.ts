@@ -40,5 +40,5 @@ export default defineConfig({
     target: "es2023",
     chunkSizeWarningLimit: 900,
   },
-  server: { proxy: { "^/(api|frames|files|session)": "http://127.0.0.1:8080" } },
+  server: { proxy: { "^/(api|frames|files|sign-in)": "http://127.0.0.1:8080" } },
 });
