@@ -295,7 +295,7 @@ def test_finish_early(bench: Bench) -> None:
     assert bench.store.jobs.finish_early(bench.project_id, job.job_id).finish_early
     job = bench.end(job.job_id)
     assert (job.state, job.result["frames"]) == (JobState.SUCCEEDED, 5)
-    with pytest.raises(FailedPrecondition, match="has ended"):
+    with pytest.raises(FailedPrecondition, match="has already ended"):
         bench.store.jobs.finish_early(bench.project_id, job.job_id)
 
 

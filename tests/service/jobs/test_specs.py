@@ -43,7 +43,6 @@ def test_specs_survive_the_ledger(spec: JobSpec) -> None:
         (lambda: TrainSpec("v", recipe="magic"), "recipe"),
         (lambda: TrainSpec("v", experiments=0), "experiments"),
         (lambda: TrainSpec("v", experiments=MAX_EXPERIMENTS + 1), "experiments"),
-        (lambda: TrainSpec("v", recipe="yolo", experiments=2), "experiments"),
         (lambda: TrainSpec("v", recipe="finetune", experiments=2), "experiments"),
         (lambda: TrainSpec("v", encoder="lite1"), "encoder"),
         (lambda: TrainSpec("v", encoder="pixels+dinov2s@/etc/passwd"), "encoder"),

@@ -192,7 +192,7 @@ def test_every_error_survives_pickling() -> None:
         "Unavailable": ("busy", 2.0),
         "WrongOffset": (3, 5),
     }
-    for name in service.domain.errors.__all__:
+    for name in set(service.domain.errors.__all__) - {"disk_errors"}:
         error = getattr(service.domain.errors, name)(*arguments.get(name, ("message",)))
         assert isinstance(error, MicromodelsError)
         copy = pickle.loads(pickle.dumps(error))

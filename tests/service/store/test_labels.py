@@ -149,7 +149,7 @@ def test_what_is_refused(store: Store, project: Project, video: VideoRecord) -> 
     good = box(1)
     cell = Label(1, "2", "cell", State.VISIBLE, Mask(2, 3, "06"))
     for bad, error, match in (
-        (box(1, x=3), InvalidInput, "once in a batch"),
+        (box(1, x=3), InvalidInput, "once per batch"),
         (box(100), OutOfRange, "0 to 99"),
         (Label(1, "2", "dog", State.ABSENT), InvalidInput, "cell, polyp"),
         (FrameLabel(1, "dog", True), InvalidInput, "tool"),
