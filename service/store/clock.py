@@ -36,9 +36,6 @@ class SteadyClock:
         not_before: the newest recorded time; None for an empty record.
         wall: the time of day.
         uptime_seconds: a monotonic clock.
-
-    Attributes:
-        gap: how far the wall clock was ahead of the record at the start; zero without a record.
     """
 
     def __init__(
@@ -52,12 +49,16 @@ class SteadyClock:
         self._uptime = uptime_seconds
         self._lock = threading.Lock()
         begun = wall()
-        self.gap = max(begun - not_before, timedelta()) if not_before is not None else timedelta()
         if not_before is not None and begun < not_before:
             _LOG.warning("the clock is %s behind the newest record; using the record's time", not_before - begun)
             begun = not_before
         self._at, self._mark = begun, uptime_seconds()
         self._warned = False
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the wall clock is more than a day from this one: nothing should be deleted for its age then."""
+        return abs(self._wall() - self.now()) > _FOLLOWED
 
     def now(self) -> datetime:
         """The current time; never earlier than a previous answer."""

@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,6 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-_TRUSTED_GAP = timedelta(days=7)
-_SETTLED_SECONDS = 86_400.0
 _PAGE_ROWS = 1000
 
 
@@ -66,7 +64,6 @@ class Erasure:
         self._settings = settings
         self._audit = audit
         self._clock = clock
-        self._begun = time.monotonic()
         self._listeners: list[Callable[[str, str], None]] = []
         self._incomplete = True  # whether the receipts file may lack receipts, such as after a crash
 
@@ -179,37 +176,6 @@ class Erasure:
         if found is None:
             raise NotFound("deletion receipt", video_id)
         return found
-
-    def sweep(self) -> list[AuditRow]:
-        """Delete the videos past their project's retention; returns the receipts.
-
-        A video with an unfinished job is deleted in a later sweep. If the clock was far ahead of the newest record at
-        the start, nothing is deleted for a day, because the clock may be wrong and deletion cannot be undone.
-        """
-        if self._clock.gap > _TRUSTED_GAP and time.monotonic() - self._begun < _SETTLED_SECONDS:
-            return []
-        receipts = []
-        for project_id, video_id in self._overdue(self._clock.now()):
-            try:
-                receipts.append(self.delete(project_id, video_id, actor="retention"))
-            except (FailedPrecondition, NotFound):
-                continue
-        return receipts
-
-    def _overdue(self, moment: datetime) -> list[tuple[str, str]]:
-        projects, videos = schema.projects, schema.videos
-        query = (
-            sa.select(projects.c.project_id, projects.c.retention_days, videos.c.video_id, videos.c.created_at)
-            .join(projects, projects.c.key == videos.c.project)
-            .where(projects.c.retention_days > 0)
-        )
-        with self._database.begin() as connection:
-            rows = connection.execute(query).all()
-        return [
-            (row.project_id, row.video_id)
-            for row in rows
-            if row.created_at + timedelta(days=row.retention_days) < moment
-        ]
 
     def records(self, project_id: str, video_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row about a video, as (table, columns by name): its own, and those of all tables that refer to it.

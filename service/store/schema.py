@@ -104,6 +104,8 @@ videos = sa.Table(
     _project_column(),
     sa.Column("video_id", sa.Text, nullable=False),
     _text("display_name"),
+    _flag("expiry_announced"),  # whether its deletion by retention is announced
+    _integer("notice_seconds"),  # running time of the server since then
     sa.Column("state", sa.Text, nullable=False),
     _text("source_path"),
     _text("blob"),

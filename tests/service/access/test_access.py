@@ -308,7 +308,9 @@ def test_a_clock_that_is_put_right_is_followed() -> None:
     assert later == clocks.wall
     clocks.wall -= timedelta(hours=1)
     assert clock.now() == later
-    assert clocks.make(not_before=clocks.wall - timedelta(days=9)).gap == timedelta(days=9)
+    assert not clock.disagrees
+    assert not clocks.make(not_before=clocks.wall - timedelta(days=9)).disagrees, "the server was off for nine days"
+    assert clocks.make(not_before=clocks.wall + timedelta(days=9)).disagrees
 
 
 def test_a_store_goes_on_from_its_newest_record(guarded: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from micromodels.errors import FailedPrecondition
+from service.domain.access import AuditRow
 from service.domain.errors import NotFound
 from service.domain.jobs import (
     Effects,
@@ -25,6 +26,7 @@ from service.domain.videos import VideoRecord
 from service.settings import cache_folder
 from service.store import Store
 from service.store.clock import SteadyClock
+from service.store.retention import Retention
 from tests.service.store.conftest import Place
 from tests.service.store.helpers import ONTOLOGY, labels_of, ready_video, settings_in
 from tests.service.store.helpers import box as cell
@@ -165,30 +167,86 @@ def test_bytes_that_come_again_at_the_same_moment_stay(store: Store) -> None:
         store.blobs.path(sha256)
 
 
-def test_videos_past_their_time_are_deleted(place: Place, tmp_path: Path) -> None:
-    """A project that keeps videos for 30 days; others, and newer ones, stay; the receipt names the sweeper."""
+class Days:
+    """Days that pass for a store: the time of day, and how long the server has run."""
+
+    def __init__(self, store: Store) -> None:
+        self.wall, self.running = store.clock.now(), 0.0
+        self.store = store
+        self.start()
+
+    def start(self) -> None:
+        """As at a start of the server: the record is the latest instant that it has seen."""
+        before = getattr(self, "clock", None)
+        record = self.wall if before is None else max(before.now(), self.wall - timedelta(days=365))
+        self.clock = SteadyClock(record, wall=lambda: self.wall, uptime_seconds=lambda: self.running)
+        audit, erasure, database = self.store.audit, self.store.erasure, self.store._database
+        self.retention = Retention(database, erasure, audit, self.clock, lambda: self.running)
+
+    def run(self, hours: int) -> list[AuditRow]:
+        """Run for so long, sweeping every half hour; the receipts."""
+        receipts = []
+        for _ in range(2 * hours):
+            self.running += 1800
+            self.wall += timedelta(seconds=1800)
+            receipts += self.retention.sweep()
+        return receipts
+
+    def methods(self, project: str) -> list[str]:
+        """What the audit log has of retention, oldest first."""
+        rows = self.store.audit.rows(project_id=project)
+        return [row.method for row in rows if row.method.startswith("retention")]
+
+
+def test_videos_past_their_time_are_announced_and_a_day_later_deleted(place: Place, tmp_path: Path) -> None:
+    """A project that keeps videos for 30 days; others, and newer ones, stay; the audit log has the notice first."""
     with Store.open(place(tmp_path)) as store:
         brief = store.projects.create("brief", ONTOLOGY, retention_days=30).project_id
         ever = store.projects.create("ever", ONTOLOGY).project_id
         video, kept = ready_video(store, brief), ready_video(store, ever)
-        assert store.erasure.sweep() == []
-        later = store.clock.now() + timedelta(days=31)
-        store.erasure._clock = SteadyClock(wall=lambda: later, uptime_seconds=lambda: 0.0)
-        receipts = store.erasure.sweep()
+        days = Days(store)
+        assert days.run(1) == []
+        assert days.methods(brief) == []
+        days.wall += timedelta(days=31)
+        days.start()
+        assert days.run(24) == []
+        assert days.methods(brief) == ["retention.announced"]
+        assert store.videos.get(brief, video.video_id)
+        receipts = days.run(1)
         assert [row.actor for row in receipts] == ["retention"]
         with pytest.raises(NotFound):
             store.videos.get(brief, video.video_id)
         assert store.videos.get(ever, kept.video_id) == kept
 
 
-def test_a_clock_that_seems_to_have_jumped_deletes_nothing(tmp_path: Path) -> None:
-    """Fault 60 for retention: after a start far ahead of the newest record, a day passes before anything is deleted."""
+def test_a_longer_retention_withdraws_an_announced_deletion(tmp_path: Path) -> None:
+    """Whoever reads the notice has a day of running time to keep the video."""
     with Store.open(settings_in(tmp_path)) as store:
         project = store.projects.create("brief", ONTOLOGY, retention_days=30).project_id
         ready_video(store, project)
-        moment = store.clock.now()
-        ahead = SteadyClock(moment, wall=lambda: moment + timedelta(days=3650), uptime_seconds=lambda: 0.0)
-        store.erasure._clock = ahead
-        assert store.erasure.sweep() == []
-        store.erasure._begun -= 90_000  # a day later
-        assert len(store.erasure.sweep()) == 1
+        days = Days(store)
+        days.wall += timedelta(days=31)
+        days.start()
+        assert days.run(20) == []
+        store.projects.update(project, retention_days=0)
+        assert days.run(30) == []
+        assert days.methods(project) == ["retention.announced", "retention.withdrawn"]
+        store.projects.update(project, retention_days=30)
+        assert days.run(23) == [], "the notice begins again"
+
+
+def test_f68_one_start_with_a_wrong_clock_deletes_nothing(tmp_path: Path) -> None:
+    """A start 60 days ahead for 23 hours, then one with the right clock: the fresh video is there a month later."""
+    with Store.open(settings_in(tmp_path)) as store:
+        project = store.projects.create("brief", ONTOLOGY, retention_days=30).project_id
+        video = ready_video(store, project)
+        days = Days(store)
+        days.wall += timedelta(days=60)
+        days.start()
+        assert days.run(23) == []
+        assert days.methods(project) == ["retention.announced"]
+        days.wall -= timedelta(days=60)
+        days.start()
+        assert days.clock.disagrees
+        assert days.run(20 * 24) == []
+        assert store.videos.get(project, video.video_id)
