@@ -95,7 +95,7 @@ class Client:
         self.close()
 
     def get_capabilities(self) -> capabilities_pb2.Capabilities:
-        """What the server can do: formats of labels, recipes, encoders, limits."""
+        """What the server supports: label formats, recipes, encoders, limits."""
         request = capabilities_pb2.GetCapabilitiesRequest()
         found: capabilities_pb2.Capabilities = self._connection.call(self.stubs.capabilities.GetCapabilities, request)
         return found
@@ -294,12 +294,12 @@ class Client:
 
         Args:
             video: name of the video.
-            recipe: ``auto`` or the name of a recipe that the server has.
+            recipe: ``auto`` or the name of one of the server's recipes.
             experiments: how many settings to try.
             seed: seed of all random numbers.
             effort: factor on the amount of training, 0.01 to 20; below 1 is faster and less accurate.
             device: ``auto``, ``cpu`` or ``cuda``; empty for the server's setting.
-            encoder: ``auto`` or names of encoders that the server has, joined by ``+``.
+            encoder: ``auto`` or names of the server's encoders, joined by ``+``.
             micro_model: name of the micro-model that gets a new version; empty for a new micro-model.
             display_name: display name of a new micro-model.
         """

@@ -1,4 +1,4 @@
-"""A labeled video: what ``micromodels.label`` gives back, by frame and by track, to look at and to save."""
+"""A labeled video: the result of ``micromodels.label``, by frame and by track, to view and to save."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Track:
 
     Attributes:
         id: its name.
-        object_class: what it is.
-        labels: by frame, absent ones too.
-        confidence: read-only float32 ``(frames,)``: 0 to 1, 1 where a person drew it, NaN where it has no label.
+        object_class: its class.
+        labels: by frame, including absent ones.
+        confidence: read-only float32 ``(frames,)``: 0 to 1, 1 for hand labels, NaN without a label.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Track:
         """Its label on a frame.
 
         Raises:
-            OutOfRange: it has none there.
+            OutOfRange: it has no label on the frame.
         """
         try:
             return self.labels[operator.index(frame)]
@@ -65,10 +65,9 @@ class Track:
 
 
 class LabeledVideo(Sequence[FrameResult]):
-    """All labels of one video: ``result[12]`` are those of frame 12, and iterating goes through the frames in order.
+    """All labels of one video: ``result[12]`` are those of frame 12; iteration yields the frames in order.
 
-    The labels are held in memory; frames are read from the video when they are drawn. Where that was closed, it is
-    opened again for as long as this takes.
+    The labels are in memory; frames are read from the video when they are drawn. A closed video is reopened for that.
 
     Args:
         video: the video, open or closed.
@@ -77,7 +76,7 @@ class LabeledVideo(Sequence[FrameResult]):
         ontology: colors of classes; None for the classes of the labels without colors.
 
     Raises:
-        InvalidInput: not one result for every frame.
+        InvalidInput: not exactly one result per frame.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class LabeledVideo(Sequence[FrameResult]):
         self._results = tuple(results)
         count = video.table.frame_count
         if [result.frame for result in self._results] != list(range(count)):
-            raise InvalidInput("results", f"{len(self._results)} results", f"one for each of {count} frames, in order")
+            raise InvalidInput("results", f"{len(self._results)} results", f"one per frame, {count} in order")
         self.video = video
         """The video; it may be closed."""
         self.model = model
@@ -112,7 +111,7 @@ class LabeledVideo(Sequence[FrameResult]):
         """The labels of a frame, negative from the end; of a slice, a list of them.
 
         Raises:
-            OutOfRange: there is no such frame; it is an ``IndexError`` too.
+            OutOfRange: no such frame; also an ``IndexError``.
         """
         return list(self._results[index]) if isinstance(index, slice) else self._results[self._frame(index)]
 
@@ -124,7 +123,7 @@ class LabeledVideo(Sequence[FrameResult]):
 
     @cached_property
     def labels(self) -> tuple[AnyLabel, ...]:
-        """Every label, frame after frame."""
+        """Every label, in order of frames."""
         return tuple(label for result in self._results for label in result.all())
 
     @cached_property
@@ -140,7 +139,7 @@ class LabeledVideo(Sequence[FrameResult]):
     def confidence(self) -> Confidences:
         """The lowest confidence of each frame's labels: read-only float32 ``(frames,)``, 0 to 1.
 
-        A hand label counts as 1. NaN where no label of a frame has a confidence.
+        A hand label counts as 1. NaN if no label of a frame has a confidence.
         """
         values = (
             min((c for label in result.all() if not np.isnan(c := _confidence(label))), default=np.nan)
@@ -150,15 +149,15 @@ class LabeledVideo(Sequence[FrameResult]):
 
     @cached_property
     def frames_by_hand(self) -> tuple[int, ...]:
-        """Frames with a label that a person made, ascending."""
+        """Frames with a human label, ascending."""
         return tuple(result.frame for result in self._results if any(label.is_anchor for label in result.all()))
 
     def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
-        """Write all labels to a file; ``micromodels.write_labels`` says which formats there are.
+        """Write all labels to a file; see ``micromodels.write_labels`` for the formats.
 
         Args:
             path: the file, replaced when the new one is complete.
-            format: name of the format; None to tell it by the name of the file.
+            format: name of the format; None to choose it by the file name.
 
         Raises:
             InvalidInput: no such format, or one that cannot hold these labels.
@@ -166,14 +165,14 @@ class LabeledVideo(Sequence[FrameResult]):
         write_labels(path, self.labels, video=self.video, format=format, options=FormatOptions(self.ontology))
 
     def plot(self, frame: int) -> Image.Image:
-        """One frame with its labels drawn in, as an RGB picture of Pillow, which notebooks show.
+        """One frame with its labels drawn in, as an RGB Pillow image, which notebooks display.
 
         Args:
             frame: its index, negative from the end.
 
         Raises:
-            OutOfRange: there is no such frame.
-            VideoError: the video cannot be read any more.
+            OutOfRange: no such frame.
+            VideoError: the video can no longer be read.
         """
         index = self._frame(frame)
         with self._reading() as video:
@@ -183,13 +182,13 @@ class LabeledVideo(Sequence[FrameResult]):
         """Write an MP4 of the video with the labels drawn in.
 
         Raises:
-            VideoError: the video cannot be read any more.
+            VideoError: the video can no longer be read.
         """
         with self._reading() as video:
             write_overlay(path, video, self._results, self.ontology)
 
     def _repr_html_(self) -> str:
-        """For notebooks: five frames, and the confidence of all of them."""
+        """For notebooks: five frames, and the confidence of all frames."""
         try:
             with self._reading() as video:
                 return labeled_video_html(

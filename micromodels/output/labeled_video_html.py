@@ -1,7 +1,7 @@
-"""How a labeled video looks in a notebook: five frames, the confidence of all of them, and the tracks by color.
+"""Notebook view of a labeled video: five frames, the confidence of all frames, and the tracks by color.
 
-Plain HTML without scripts, so that it also shows in saved notebooks; text has the color of the page around it, be it
-light or dark. Names come from files and are escaped.
+Plain HTML without scripts, so that saved notebooks show it too. Text has the page's color, light or dark. Names come
+from files and are escaped.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["labeled_video_html"]
 
 PICTURES = 5
 PICTURE_WIDTH_PX = 400
-"""Twice what a picture takes on the screen."""
+"""Twice the size of a picture on the screen."""
 LINE_SCALE = 1.3
-"""See ``overlay``; of a square picture that is made small."""
+"""Line width, see ``overlay``, of a square picture that is scaled down."""
 LINE_SAYS = "lowest confidence of each frame · ◆ labeled by hand"
 MAX_POINTS = 500
-"""Of the line of confidences; of several frames to a point, the lowest counts."""
+"""Most points of the confidence line; if a point covers several frames, the lowest counts."""
 MAX_TRACKS = 24
-"""Tracks in the list of colors; of more, the rest is counted."""
+"""Most tracks in the list of colors; further ones are only counted."""
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 92, 34, 978, 12, 70
-"""Of the line, in its own units: the whole, and the sides of the area that holds it."""
+"""Size of the chart, and the edges of its plot area, in its own units."""
 
 
 def labeled_video_html(
@@ -49,11 +49,11 @@ def labeled_video_html(
 
     Args:
         title: name of the video.
-        facts: said after it.
+        facts: text after the title.
         video: the open video.
         results: labels of every frame.
         confidence: of every frame, 0 to 1 or NaN.
-        by_hand: frames with labels that a person made.
+        by_hand: frames with human labels.
         ontology: colors of classes.
     """
     shown = np.unique(np.linspace(0, len(results) - 1, PICTURES).round().astype(int)).tolist()
@@ -76,23 +76,23 @@ def _picture(
     height_px, width_px = image.shape[:2]
     width = min(PICTURE_WIDTH_PX, width_px)
     size = width, max(1, round(width * height_px / width_px))
-    # Lines keep about one pixel of the screen when the picture is made small.
+    # Lines keep about one screen pixel when the picture is scaled down.
     thicker = LINE_SCALE * width / PICTURE_WIDTH_PX * width_px / min(height_px, width_px)
     drawn = overlay(image, result, ontology, captions=False, line_scale=max(1.0, thicker))
     file = io.BytesIO()
     Image.fromarray(drawn).resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=82)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     mark = "◆ " if by_hand else ""
-    said = "no confidence" if np.isnan(confidence) else f"{confidence:.2f}"
+    value = "no confidence" if np.isnan(confidence) else f"{confidence:.2f}"
     return (
         f'<figure style="margin:0;flex:0 1 200px;min-width:0"><img src="data:image/jpeg;base64,{data}" '
         f'alt="frame {result.frame}" style="width:100%;display:block;border-radius:4px;margin:0">'
-        f'<figcaption style="text-align:center">{mark}frame {result.frame} · {said}</figcaption></figure>'
+        f'<figcaption style="text-align:center">{mark}frame {result.frame} · {value}</figcaption></figure>'
     )
 
 
 def _line(confidence: npt.NDArray[np.float32], by_hand: Sequence[int], shown: Sequence[int]) -> str:
-    """Confidence over frames; a diamond where a person drew, a tick with its number for each picture."""
+    """Confidence over frames, with diamonds for hand-labeled frames, and numbered ticks for the pictures."""
     count = len(confidence)
 
     def x(frame: float) -> float:
@@ -128,7 +128,7 @@ def _line(confidence: npt.NDArray[np.float32], by_hand: Sequence[int], shown: Se
 
 
 def _points(confidence: npt.NDArray[np.float32]) -> Iterator[tuple[float, float, bool]]:
-    """Frame, confidence, and whether a piece of the line begins there."""
+    """Frame, confidence, and whether a segment of the line begins there."""
     begins = True
     for part in np.array_split(np.arange(len(confidence)), min(len(confidence), MAX_POINTS)):
         known = part[~np.isnan(confidence[part])]

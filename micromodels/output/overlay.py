@@ -170,7 +170,7 @@ class _Canvas:
                 _dashed(self.image, ring, color, width, dash)
 
     def _fill(self, shape: Shape, color: Color) -> list[npt.NDArray[np.int32]]:
-        """Blend a mask or polygon with the color (a box stays clear); returns its outline."""
+        """Blend a mask or polygon with the color (a box is not filled); returns its outline."""
         match shape:
             case Box():
                 x1, y1, x2, y2 = (round(v) for v in (shape.x1, shape.y1, shape.x2 - 1, shape.y2 - 1))

@@ -1,4 +1,4 @@
-"""A video for people: every frame with its labels drawn in."""
+"""Overlay videos: every frame with its labels drawn in."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SLOWEST, FASTEST = Fraction(1), Fraction(120)
 def write_overlay(
     path: str | os.PathLike[str], video: FrameSource, results: Iterable[FrameResult], ontology: Ontology | None = None
 ) -> None:
-    """Write an MP4 of the first frames of a video with their labels drawn in, replacing ``path`` at the end.
+    """Write an MP4 of the first frames of a video with their labels drawn in; replaces ``path`` at the end.
 
-    It runs at the mean rate of the video's frames, within 1 to 120 a second; 25 for a single frame.
+    Its frame rate is the video's mean, limited to 1 to 120 per second; 25 for a single frame.
 
     Args:
         path: the file.
         video: the open video.
-        results: labels of frame 0, 1, 2, ...; it is as long as these.
+        results: labels of frame 0, 1, 2, ...; the overlay has as many frames.
         ontology: colors of classes.
 
     Raises:
-        InvalidInput: there are no results.
+        InvalidInput: no results.
     """
     from micromodels.video import write_video  # loads the codecs into this process
 

@@ -29,7 +29,7 @@ MAX_PICTURES = 400
 Item = TypeVar("Item")
 
 NOTEBOOK_WIDTH, NOTEBOOK_SECONDS = 100, 0.2
-"""In a notebook: characters of a line, and the shortest time between two pictures of the bars."""
+"""In a notebook: characters per line, and the minimum time between two updates of the bars."""
 NOTEBOOK_FORMAT = '<pre style="line-height:normal;font-family:monospace">{code}</pre>'
 
 
@@ -146,19 +146,19 @@ class Display:
 
 
 class _NotebookBars:
-    """Bars below a cell of a notebook: one output that is drawn again, so that nothing but IPython is needed."""
+    """Progress bars below a notebook cell: one output that is redrawn, which needs only IPython."""
 
     def __init__(self) -> None:
         self._handle: Any = None
         self._drawn = -NOTEBOOK_SECONDS
 
     def is_due(self) -> bool:
-        """Whether the last picture is old enough."""
+        """Whether the last update is old enough."""
         return time.monotonic() - self._drawn >= NOTEBOOK_SECONDS
 
     def draw(self, bars: Progress) -> None:
-        """Show the bars as they are."""
-        from IPython.display import HTML, display  # there in every notebook, and nowhere else
+        """Redraw the bars."""
+        from IPython.display import HTML, display  # available in every notebook, and only there
 
         self._drawn = time.monotonic()
         paper = Console(file=io.StringIO(), record=True, width=NOTEBOOK_WIDTH, force_jupyter=False)

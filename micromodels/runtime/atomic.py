@@ -1,4 +1,4 @@
-"""Files and folders that appear under their name when they are complete, or not at all."""
+"""Files and folders that appear completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["atomic_path", "atomic_text"]
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to make a file or a folder in; it is renamed to ``path`` when the block ends well.
+    """A temporary path beside ``path`` for a file or folder; renamed to ``path`` if the block succeeds.
 
-    When the block ends with an error, what it made is removed and ``path`` is as it was. A file replaces the file that
-    was there; a folder replaces only an empty one.
+    If the block fails, its output is deleted and ``path`` is unchanged. A file replaces an existing file; a folder
+    replaces only an empty one.
 
     Raises:
-        OSError: the file system refused; also a folder that is to replace one that is not empty.
+        OSError: the file system refused, or the folder to replace is not empty.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
@@ -40,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_text(path: Path) -> Iterator[TextIO]:
-    """A UTF-8 file that replaces ``path`` when the block ends well and vanishes when it does not.
+    """A UTF-8 file that replaces ``path`` if the block succeeds, and is deleted otherwise.
 
     Raises:
         OSError: the file system refused.

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CapabilityServiceStub:
-    """Says what a server can do, so that clients offer that and nothing else.
+    """Reports what a server supports, so that clients offer only that.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class CapabilityServiceStub:
 
 
 class CapabilityServiceServicer:
-    """Says what a server can do, so that clients offer that and nothing else.
+    """Reports what a server supports, so that clients offer only that.
     """
 
     def GetCapabilities(self, request, context):
-        """Everything that depends on what is installed on the server and how it is set up. It stays the same while the server
+        """Returns everything that depends on the server's installation and configuration. It does not change while the server
         runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -71,7 +71,7 @@ def add_CapabilityServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CapabilityService:
-    """Says what a server can do, so that clients offer that and nothing else.
+    """Reports what a server supports, so that clients offer only that.
     """
 
     @staticmethod

@@ -480,11 +480,11 @@ class ExportRequest(_message.Message):
     video: _builtins.str
     """`projects/{project}/videos/{video}`."""
     format: _builtins.str
-    """What to write: the name of one of the `label_formats` of GetCapabilities that can be written; a format that is a
-    folder is sent as a zip of it. Or `archive`, for administrators of the project: `archive.zip`, everything that is kept
-    about the video: its bytes, labels with their history, the rows of every table about it, its rows of the audit, and
-    which micro-models saw it. Or `review_report`: `review_report.jsonl`, for every label who drew, corrected and accepted
-    it, when, and with which micro-model version; every version of it; every change; and the comments.
+    """What to write: the name of a writable format in `label_formats` of GetCapabilities; a format that is a folder is
+    packed as a zip. Or `archive`, for project admins: `archive.zip` with everything stored about the video: its bytes,
+    labels with their history, the rows of every table about it, its audit rows, and the micro-models trained on it. Or
+    `review_report`: `review_report.jsonl` with, for every label, who drew, corrected and accepted it, when, and with
+    which micro-model version; its versions; every change; and the comments.
     """
     request_id: _builtins.str
     """Makes the call safe to repeat; see CreateProjectRequest."""

@@ -150,9 +150,7 @@ class TrainSettings(_message.Message):
     EFFORT_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
-    """How the micro-model is made: `auto` (also when empty) or the name of a recipe that the server has, such as `head`,
-    `finetune` or `yolo`.
-    """
+    """Recipe: `auto` (also when empty) or the name of one of the server's recipes, such as `head`, `finetune` or `yolo`."""
     experiments: _builtins.int
     """How many settings to try; the best is kept. 0 for 1, at most 32, and at most what the recipe allows."""
     seed: _builtins.int
@@ -162,8 +160,8 @@ class TrainSettings(_message.Message):
     effort: _builtins.float
     """Factor on the amount of training, 0.01 to 20: below 1 is faster and less accurate. 0 for 1."""
     encoder: _builtins.str
-    """What turns frames into features: `auto` (also when empty), or names of encoders that the server has joined by `+`,
-    such as `pixels+lite0`. Only with a recipe that leaves the choice.
+    """Encoder: `auto` (also when empty), or names of the server's encoders joined by `+`, such as `pixels+lite0`. Only
+    for recipes that allow a choice.
     """
     def __init__(
         self,

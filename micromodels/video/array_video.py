@@ -1,4 +1,4 @@
-"""A video that is pixels already: an array of frames, or an iterable of them that is kept in a temporary file."""
+"""A video of frames in memory: an array, or an iterable that is stored in a temporary file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DEFAULT_FPS", "ArrayVideo", "array_video"]
 RgbImage = npt.NDArray[np.uint8]
 
 DEFAULT_FPS = 25
-"""Frames per second where the caller names no rate; the same as for folders of pictures."""
+"""Default frames per second; the same as for folders of pictures."""
 
 _FRAMES = "RGB uint8 of shape (frames, height, width, 3)"
 _FRAME = "RGB uint8 of shape (height, width, 3)"
@@ -32,8 +32,8 @@ _FRAME = "RGB uint8 of shape (height, width, 3)"
 class ArrayVideo:
     """Frames in memory with their frame table; reads like ``Video``.
 
-    Made by ``open_video``. Reading a frame gives a copy. The pixels belong to the caller: a frame that was changed
-    after the video was opened is refused when it is read. Threads may share it.
+    Created by ``open_video``. Reading a frame returns a copy. The pixels belong to the caller: reading a frame that was
+    changed after the video was opened is refused. Threads may share it.
 
     Args:
         frames: RGB uint8 ``(frames, height, width, 3)``.
@@ -47,12 +47,12 @@ class ArrayVideo:
 
     @property
     def name(self) -> str:
-        """How to call it in messages."""
+        """Name for messages."""
         return "frames in memory"
 
     @property
     def frame_names(self) -> tuple[str, ...]:
-        """Nothing: these frames are no files."""
+        """Empty: these frames have no files."""
         return ()
 
     @property
@@ -73,18 +73,18 @@ class ArrayVideo:
         self.close()
 
     def close(self) -> None:
-        """Refuse to read from now on; a temporary file goes with the last video that reads it."""
+        """Refuse reads from now on; a temporary file is deleted with the last video that uses it."""
         self._is_closed = True
 
     def reopen(self) -> ArrayVideo:
-        """The same frames as a video of its own; they are not copied."""
+        """A separate video of the same frames, which are not copied."""
         return ArrayVideo(self._frames, self.table)
 
     def frame(self, index: int) -> RgbImage:
         """One frame, RGB uint8 ``(height, width, 3)``.
 
         Raises:
-            OutOfRange: there is no such frame.
+            OutOfRange: no such frame.
             FrameMismatch: its pixels were changed since the video was opened.
             VideoError: the video is closed.
         """
@@ -117,17 +117,17 @@ class ArrayVideo:
 def array_video(
     frames: RgbImage | Iterable[RgbImage], limits: DecodeLimits, fps: float | Fraction = DEFAULT_FPS
 ) -> ArrayVideo:
-    """A video of frames in memory.
+    """Create a video of frames in memory.
 
     Args:
         frames: RGB uint8 ``(frames, height, width, 3)``, which is not copied; or an iterable of ``(height, width, 3)``,
-            read once and kept uncompressed in a temporary file, so that memory does not depend on their number.
+            read once and stored uncompressed in a temporary file, so that memory does not depend on their number.
         limits: ``max_frames``, ``max_pixels`` and, for an iterable, ``spool_bytes``.
         fps: frames per second; frame ``i`` is shown at ``i / fps`` seconds.
 
     Raises:
-        InvalidInput: not such frames, frames of different sizes, no frame, or a bad rate.
-        VideoError: more frames or pixels than the limits allow, or no room for the temporary file.
+        InvalidInput: other arrays, frames of different sizes, no frame, or an invalid rate.
+        VideoError: more frames or pixels than the limits allow, or no space for the temporary file.
     """
     rate = _rate(fps)
     if isinstance(frames, np.ndarray):
@@ -153,7 +153,7 @@ def _rate(fps: float | Fraction) -> Fraction:
 
 
 def _problem(array: npt.NDArray[np.generic], *, single: bool) -> str:
-    """What to do about an array that is not frames (``single``: a frame); empty where it is fine."""
+    """How to convert an array that is not frames (``single``: a frame); empty if it is valid."""
     shape = array.shape[-3:]
     missing = (3 if single else 4) - array.ndim
     if array.dtype.kind == "f":
@@ -176,13 +176,13 @@ def _problem(array: npt.NDArray[np.generic], *, single: bool) -> str:
 
 def _check_limits(count: int, shape: tuple[int, ...], limits: DecodeLimits) -> None:
     if count > limits.max_frames:
-        raise VideoError(f"more than {limits.max_frames} frames")
+        raise VideoError(f"the video has more than {limits.max_frames} frames; split it into parts")
     if shape[0] * shape[1] > limits.max_pixels:
-        raise VideoError(f"frames have {shape[0] * shape[1]} pixels; at most {limits.max_pixels}")
+        raise VideoError(f"the frames have {shape[0] * shape[1]} pixels; the limit is {limits.max_pixels} pixels")
 
 
 def _spooled(frames: Iterable[RgbImage], limits: DecodeLimits) -> RgbImage:
-    """The frames of an iterable as an array that lies in a file without a name."""
+    """The frames of an iterable as an array in an unnamed temporary file."""
     shape: tuple[int, ...] = ()
     count = 0
     with tempfile.TemporaryFile(buffering=0) as file:
@@ -208,7 +208,7 @@ def _spooled(frames: Iterable[RgbImage], limits: DecodeLimits) -> RgbImage:
 
 
 def _arrays(frames: Iterable[RgbImage]) -> Iterator[npt.NDArray[np.generic]]:
-    """Each frame as an array; tensors and pictures that numpy can read are welcome."""
+    """Each frame as an array; accepts tensors and pictures that numpy can convert."""
     for index, frame in enumerate(frames):
         if not (hasattr(frame, "__array__") or hasattr(frame, "__array_interface__")):
             raise InvalidInput(f"frames[{index}]", frame, f"an array, {_FRAME}")
@@ -221,7 +221,7 @@ def _append(file: IO[bytes], image: npt.NDArray[np.generic]) -> None:
         while view:
             view = view[file.write(view) :]
     except OSError as error:
-        raise VideoError(f"the frames cannot be kept in {tempfile.gettempdir()}: {error.strerror}") from None
+        raise VideoError(f"cannot store the frames in {tempfile.gettempdir()}: {error.strerror}") from None
 
 
 def _table(frames: RgbImage, rate: Fraction) -> FrameTable:

@@ -1,4 +1,4 @@
-"""``CapabilityService``: what this server can do, as installed and set up."""
+"""``CapabilityService``: what this server supports, as installed and configured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CapabilityServicer"]
 
 
 class CapabilityServicer(capabilities_pb2_grpc.CapabilityServiceServicer):
-    """Says what the server can do.
+    """Reports what the server supports.
 
     Args:
         backend: the store.

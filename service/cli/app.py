@@ -79,7 +79,7 @@ SeedsOption = Annotated[
 ]
 SeedsFormatOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Format of the seeds, where their name and content do not tell."),
+    typer.Option(metavar="NAME", help="Format of the seeds, if it is not clear from name and content."),
 ]
 RecipeOption = Annotated[
     str,
@@ -284,7 +284,7 @@ def export(
         typer.Option(metavar="VIDEO", help="The video, if the format needs it and LABELS has no video.json beside it."),
     ] = None,
     source_format: Annotated[
-        str | None, typer.Option("--from", metavar="NAME", help="Format of LABELS, where name and content do not tell.")
+        str | None, typer.Option("--from", metavar="NAME", help="Format of LABELS, if not clear from name and content.")
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -309,7 +309,8 @@ def export(
         except InvalidInput as error:
             if error.field != "video":
                 raise
-            raise InvalidInput("--source", None, "the video of these labels: no video.json lies beside them") from None
+            allowed = "the video of these labels, because they have no video.json beside them"
+            raise InvalidInput("--source", None, allowed) from None
         console.print(f"[dim]·[/] {count} labels → {escape(str(out))}", soft_wrap=True)
         if chosen.loses:
             console.print(f"[dim]·[/] {escape(chosen.loses)}", soft_wrap=True)
@@ -419,7 +420,7 @@ def _run(device: Device, report: RunReport, display: Display, stop: StopSignals)
 
 @dataclass(frozen=True, slots=True)
 class _Seeds:
-    """A file or folder of hand labels; its format by name, or None to go by what it looks like."""
+    """A file or folder of hand labels; its format by name, or None to detect it."""
 
     path: Path
     format: str | None
@@ -433,7 +434,7 @@ class _Seeds:
         anchors = [label for label in labels if label.is_anchor]
         if len(anchors) < len(labels):
             predicted = len(labels) - len(anchors)
-            display.say(f"{predicted} predicted labels of {self.path.name} are left out; hand labels are the seeds")
+            display.say(f"{predicted} predicted labels in {self.path.name} are ignored; only hand labels are seeds")
         report.describe_seeds(anchors, table.frame_count)
         for message in table.warnings:
             display.warn(message)
@@ -471,7 +472,7 @@ def _save(model: MicroModel, folder: Path) -> None:
 
 
 def _video_of(path: Path, source: str | None) -> VideoInfo | None:
-    """The video that labels belong to: the one that is named, or what lies beside them; None where nothing does."""
+    """The video of some labels: the named one, or that of a video.json beside them; None if neither exists."""
     from micromodels.labels.video_info import VideoInfo
 
     if source is not None:

@@ -1,4 +1,4 @@
-"""Help of the commands that read or write labels: it lists the formats, and looks them up only when it is asked for."""
+"""Help of commands that read or write labels: lists the formats, which are looked up only when help is shown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["ReadsLabels", "WritesLabels"]
 
 
 class ReadsLabels(TyperCommand):
-    """A command that reads labels; its help says in which formats."""
+    """A command that reads labels; its help lists the formats."""
 
-    heading: ClassVar[str] = "Formats of labels that can be read:"
+    heading: ClassVar[str] = "Readable label formats:"
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help, the formats after the text of the command."""
+        """Print the help, with the formats after the command's text."""
         own = self.help
         self.help = "\n\n".join([own or "", self.heading, "\n".join(escape(line) for line in self.lines())])
         try:
@@ -25,19 +25,19 @@ class ReadsLabels(TyperCommand):
             self.help = own
 
     def lines(self) -> list[str]:
-        """A line a format."""
+        """One line per format."""
         from micromodels.labels.formats import label_formats
 
         return [str(one) for one in label_formats() if one.can_read]
 
 
 class WritesLabels(ReadsLabels):
-    """A command that writes labels; its help says in which formats, and what each of them loses."""
+    """A command that writes labels; its help lists the formats, and what each of them loses."""
 
     heading = "Formats, and what each of them loses:"
 
     def lines(self) -> list[str]:
-        """A line a format."""
+        """One line per format."""
         from micromodels.labels.formats import label_formats
 
         uses = {(True, True): "", (True, False): " Read only.", (False, True): " Written only."}

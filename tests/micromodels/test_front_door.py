@@ -176,7 +176,7 @@ def test_confidence_of_several_labels_and_of_none(result: LabeledVideo) -> None:
     assert (labeled.tracks["a"].frames, labeled.tracks["b"].frames) == ((1, 2), ())
     assert labeled.tracks["b"][1].state is mm.State.ABSENT
     assert [c.name for c in labeled.ontology.object_classes] == ["cat"]
-    with pytest.raises(mm.InvalidInput, match="one for each of 24 frames"):
+    with pytest.raises(mm.InvalidInput, match="one per frame, 24 in order"):
         LabeledVideo(mm.open_video(frames()), results[:-1], result.model)
 
 

@@ -175,7 +175,7 @@ def test_a_full_disk_is_said(frames: Rgb, monkeypatch: pytest.MonkeyPatch) -> No
 
     full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115  closed by what it is given to
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
-    with pytest.raises(VideoError, match=r"cannot be kept in .*No space left"):
+    with pytest.raises(VideoError, match=r"cannot store the frames in .*No space left"):
         open_video(list(frames))
     assert full.closed
 

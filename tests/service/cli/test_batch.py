@@ -156,7 +156,7 @@ def test_every_file_of_a_folder_is_taken_or_left_out_with_a_reason(tmp_path: Pat
     reasons = {Path(one.source).name: one.error for one in found.left_out}
     assert set(reasons) == {"j.dcm", "poster.png", ".DS_Store", "noending"}
     assert "beside videos" in reasons["poster.png"]
-    assert kinds(found.left_out) == "2 without ending, 1 .dcm, 1 .png"
+    assert kinds(found.left_out) == "2 without suffix, 1 .dcm, 1 .png"
 
 
 def test_a_models_digest_follows_names_and_bytes(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_seeds_are_never_written_over(clip: Path, tmp_path: Path) -> None:
     before = seeds.read_text()
     result = micromodels("label", clip / "video.mp4", "--seeds", seeds, "--out", clip, "--overwrite")
     assert result.exit_code == ExitCode.INVALID
-    assert "a folder that does not hold the input" in result.stderr
+    assert "a folder that does not contain the input" in result.stderr
     assert seeds.read_text() == before
 
 
