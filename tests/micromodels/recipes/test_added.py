@@ -117,7 +117,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_line_takes_what_is_added(tmp_path: Path, tiny_clip: Path) -> None:
     """In its help, in its checks, and at work; a file of code for each, and nothing else."""
     files = write_added_package(tmp_path / "site")
-    assert [path.name for path in files] == ["nearest.py", "colors.py", "alone.py"]
+    assert [path.name for path in files] == ["table.py", "nearest.py", "colors.py", "alone.py"]
     shown = " ".join(command(tmp_path / "site", "label", "--help").stdout.replace("│", " ").split())
     assert "auto|finetune|head|yolo|alone|nearest" in shown
     assert "nearest: Copies the nearest seed." in shown
