@@ -56,10 +56,10 @@ _PROVENANCES: dict[ProvenanceKind, label_pb2.ProvenanceKind.ValueType] = {
 }
 _PROVENANCES_BACK = {number: kind for kind, number in _PROVENANCES.items()}
 
-_SHAPE_KINDS: dict[ShapeKind, project_pb2.ShapeKind.ValueType] = {
-    ShapeKind.BOX: project_pb2.SHAPE_KIND_BOX,
-    ShapeKind.POLYGON: project_pb2.SHAPE_KIND_POLYGON,
-    ShapeKind.MASK: project_pb2.SHAPE_KIND_MASK,
+_SHAPE_KINDS: dict[ShapeKind, label_pb2.ShapeKind.ValueType] = {
+    ShapeKind.BOX: label_pb2.SHAPE_KIND_BOX,
+    ShapeKind.POLYGON: label_pb2.SHAPE_KIND_POLYGON,
+    ShapeKind.MASK: label_pb2.SHAPE_KIND_MASK,
 }
 _SHAPE_KINDS_BACK = {number: kind for kind, number in _SHAPE_KINDS.items()}
 

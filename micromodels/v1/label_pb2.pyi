@@ -76,6 +76,34 @@ OBJECT_STATE_UNCERTAIN: ObjectState.ValueType  # 4
 """Unknown."""
 Global___ObjectState: _TypeAlias = ObjectState  # noqa: Y015
 
+class _ShapeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShapeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShapeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHAPE_KIND_UNSPECIFIED: _ShapeKind.ValueType  # 0
+    """Unset; refused if a kind is required."""
+    SHAPE_KIND_BOX: _ShapeKind.ValueType  # 1
+    """An axis-aligned box."""
+    SHAPE_KIND_POLYGON: _ShapeKind.ValueType  # 2
+    """One closed ring."""
+    SHAPE_KIND_MASK: _ShapeKind.ValueType  # 3
+    """A binary mask."""
+
+class ShapeKind(_ShapeKind, metaclass=_ShapeKindEnumTypeWrapper):
+    """The kinds of shape."""
+
+SHAPE_KIND_UNSPECIFIED: ShapeKind.ValueType  # 0
+"""Unset; refused if a kind is required."""
+SHAPE_KIND_BOX: ShapeKind.ValueType  # 1
+"""An axis-aligned box."""
+SHAPE_KIND_POLYGON: ShapeKind.ValueType  # 2
+"""One closed ring."""
+SHAPE_KIND_MASK: ShapeKind.ValueType  # 3
+"""A binary mask."""
+Global___ShapeKind: _TypeAlias = ShapeKind  # noqa: Y015
+
 class _ProvenanceKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

@@ -27,9 +27,10 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from micromodels.v1 import label_pb2 as micromodels_dot_v1_dot_label__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmicromodels/v1/project.proto\x12\x0emicromodels.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x02\n\x07Project\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x33\n\x0eobject_classes\x18\x03 \x03(\x0b\x32\x1b.micromodels.v1.ObjectClass\x12\x31\n\rframe_classes\x18\x04 \x03(\x0b\x32\x1a.micromodels.v1.FrameClass\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x16\n\x0eretention_days\x18\x08 \x01(\x05:C\xea\x41@\n\x17micromodels.dev/Project\x12\x12projects/{project}*\x08projects2\x07project\"\xa0\x01\n\x0bObjectClass\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x63olor\x18\x02 \x01(\t\x12)\n\x06shapes\x18\x03 \x03(\x0e\x32\x19.micromodels.v1.ShapeKind\x12\x15\n\rmax_instances\x18\x04 \x01(\x05\x12\x11\n\x04\x66lip\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x65xcludes\x18\x06 \x03(\tB\x07\n\x05_flip\"A\n\nFrameClass\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x63olor\x18\x02 \x01(\t\x12\x10\n\x08\x65xcludes\x18\x03 \x03(\t\"n\n\x14\x43reateProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12.\n\x07project\x18\x02 \x01(\x0b\x32\x17.micromodels.v1.ProjectB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x11GetProjectRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17micromodels.dev/Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x14ListProjectsResponse\x12)\n\x08projects\x18\x01 \x03(\x0b\x32\x17.micromodels.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x14UpdateProjectRequest\x12.\n\x07project\x18\x01 \x01(\x0b\x32\x17.micromodels.v1.ProjectB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"U\n\x14\x44\x65leteProjectRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17micromodels.dev/Project\x12\r\n\x05\x66orce\x18\x02 \x01(\x08*h\n\tShapeKind\x12\x1a\n\x16SHAPE_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eSHAPE_KIND_BOX\x10\x01\x12\x16\n\x12SHAPE_KIND_POLYGON\x10\x02\x12\x13\n\x0fSHAPE_KIND_MASK\x10\x03\x32\xa4\x03\n\x0eProjectService\x12N\n\rCreateProject\x12$.micromodels.v1.CreateProjectRequest\x1a\x17.micromodels.v1.Project\x12H\n\nGetProject\x12!.micromodels.v1.GetProjectRequest\x1a\x17.micromodels.v1.Project\x12Y\n\x0cListProjects\x12#.micromodels.v1.ListProjectsRequest\x1a$.micromodels.v1.ListProjectsResponse\x12N\n\rUpdateProject\x12$.micromodels.v1.UpdateProjectRequest\x1a\x17.micromodels.v1.Project\x12M\n\rDeleteProject\x12$.micromodels.v1.DeleteProjectRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmicromodels/v1/project.proto\x12\x0emicromodels.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amicromodels/v1/label.proto\"\xf4\x02\n\x07Project\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x33\n\x0eobject_classes\x18\x03 \x03(\x0b\x32\x1b.micromodels.v1.ObjectClass\x12\x31\n\rframe_classes\x18\x04 \x03(\x0b\x32\x1a.micromodels.v1.FrameClass\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x16\n\x0eretention_days\x18\x08 \x01(\x05:C\xea\x41@\n\x17micromodels.dev/Project\x12\x12projects/{project}*\x08projects2\x07project\"\xa0\x01\n\x0bObjectClass\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x63olor\x18\x02 \x01(\t\x12)\n\x06shapes\x18\x03 \x03(\x0e\x32\x19.micromodels.v1.ShapeKind\x12\x15\n\rmax_instances\x18\x04 \x01(\x05\x12\x11\n\x04\x66lip\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x65xcludes\x18\x06 \x03(\tB\x07\n\x05_flip\"A\n\nFrameClass\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x63olor\x18\x02 \x01(\t\x12\x10\n\x08\x65xcludes\x18\x03 \x03(\t\"n\n\x14\x43reateProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12.\n\x07project\x18\x02 \x01(\x0b\x32\x17.micromodels.v1.ProjectB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x11GetProjectRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17micromodels.dev/Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x14ListProjectsResponse\x12)\n\x08projects\x18\x01 \x03(\x0b\x32\x17.micromodels.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x14UpdateProjectRequest\x12.\n\x07project\x18\x01 \x01(\x0b\x32\x17.micromodels.v1.ProjectB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"U\n\x14\x44\x65leteProjectRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17micromodels.dev/Project\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x32\xa4\x03\n\x0eProjectService\x12N\n\rCreateProject\x12$.micromodels.v1.CreateProjectRequest\x1a\x17.micromodels.v1.Project\x12H\n\nGetProject\x12!.micromodels.v1.GetProjectRequest\x1a\x17.micromodels.v1.Project\x12Y\n\x0cListProjects\x12#.micromodels.v1.ListProjectsRequest\x1a$.micromodels.v1.ListProjectsResponse\x12N\n\rUpdateProject\x12$.micromodels.v1.UpdateProjectRequest\x1a\x17.micromodels.v1.Project\x12M\n\rDeleteProject\x12$.micromodels.v1.DeleteProjectRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,26 +57,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['project']._serialized_options = b'\342A\001\002'
   _globals['_DELETEPROJECTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\031\n\027micromodels.dev/Project'
-  _globals['_SHAPEKIND']._serialized_start=1352
-  _globals['_SHAPEKIND']._serialized_end=1456
-  _globals['_PROJECT']._serialized_start=205
-  _globals['_PROJECT']._serialized_end=577
-  _globals['_OBJECTCLASS']._serialized_start=580
-  _globals['_OBJECTCLASS']._serialized_end=740
-  _globals['_FRAMECLASS']._serialized_start=742
-  _globals['_FRAMECLASS']._serialized_end=807
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=809
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=919
-  _globals['_GETPROJECTREQUEST']._serialized_start=921
-  _globals['_GETPROJECTREQUEST']._serialized_end=988
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=990
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=1050
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1052
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1142
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1144
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1263
-  _globals['_DELETEPROJECTREQUEST']._serialized_start=1265
-  _globals['_DELETEPROJECTREQUEST']._serialized_end=1350
-  _globals['_PROJECTSERVICE']._serialized_start=1459
-  _globals['_PROJECTSERVICE']._serialized_end=1879
+  _globals['_PROJECT']._serialized_start=233
+  _globals['_PROJECT']._serialized_end=605
+  _globals['_OBJECTCLASS']._serialized_start=608
+  _globals['_OBJECTCLASS']._serialized_end=768
+  _globals['_FRAMECLASS']._serialized_start=770
+  _globals['_FRAMECLASS']._serialized_end=835
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=837
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=947
+  _globals['_GETPROJECTREQUEST']._serialized_start=949
+  _globals['_GETPROJECTREQUEST']._serialized_end=1016
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=1018
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=1078
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1080
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1170
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1172
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1291
+  _globals['_DELETEPROJECTREQUEST']._serialized_start=1293
+  _globals['_DELETEPROJECTREQUEST']._serialized_end=1378
+  _globals['_PROJECTSERVICE']._serialized_start=1381
+  _globals['_PROJECTSERVICE']._serialized_end=1801
 # @@protoc_insertion_point(module_scope)

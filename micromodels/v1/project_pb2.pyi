@@ -9,7 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from micromodels.v1 import label_pb2 as _label_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,34 +20,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _ShapeKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ShapeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShapeKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    SHAPE_KIND_UNSPECIFIED: _ShapeKind.ValueType  # 0
-    """Unset; refused if a kind is required."""
-    SHAPE_KIND_BOX: _ShapeKind.ValueType  # 1
-    """An axis-aligned box."""
-    SHAPE_KIND_POLYGON: _ShapeKind.ValueType  # 2
-    """One closed ring."""
-    SHAPE_KIND_MASK: _ShapeKind.ValueType  # 3
-    """A binary mask."""
-
-class ShapeKind(_ShapeKind, metaclass=_ShapeKindEnumTypeWrapper):
-    """The kinds of shape."""
-
-SHAPE_KIND_UNSPECIFIED: ShapeKind.ValueType  # 0
-"""Unset; refused if a kind is required."""
-SHAPE_KIND_BOX: ShapeKind.ValueType  # 1
-"""An axis-aligned box."""
-SHAPE_KIND_POLYGON: ShapeKind.ValueType  # 2
-"""One closed ring."""
-SHAPE_KIND_MASK: ShapeKind.ValueType  # 3
-"""A binary mask."""
-Global___ShapeKind: _TypeAlias = ShapeKind  # noqa: Y015
 
 @_typing.final
 class Project(_message.Message):
@@ -133,7 +105,7 @@ class ObjectClass(_message.Message):
     training then never mirrors. Unset means true.
     """
     @_builtins.property
-    def shapes(self) -> _containers.RepeatedScalarFieldContainer[Global___ShapeKind.ValueType]:
+    def shapes(self) -> _containers.RepeatedScalarFieldContainer[_label_pb2.ShapeKind.ValueType]:
         """Allowed shapes; empty for all."""
 
     @_builtins.property
@@ -148,7 +120,7 @@ class ObjectClass(_message.Message):
         *,
         name: _builtins.str = ...,
         color: _builtins.str = ...,
-        shapes: _abc.Iterable[Global___ShapeKind.ValueType] | None = ...,
+        shapes: _abc.Iterable[_label_pb2.ShapeKind.ValueType] | None = ...,
         max_instances: _builtins.int = ...,
         flip: _builtins.bool | None = ...,
         excludes: _abc.Iterable[_builtins.str] | None = ...,
