@@ -206,6 +206,8 @@ def test_a_label_about_nothing_is_refused(running: Running, video: video_pb2.Vid
         write(running, video, message(), pb.Label(frame_class=pb.FrameClassLabel(frame_class="dark")))
     with refused("INVALID_ARGUMENT", "INVALID_INPUT", "deletions[0].subject"):
         write(running, video, deletions=[pb.LabelKey(frame_index=1)])
+    with refused("INVALID_ARGUMENT", "INVALID_INPUT", "deletions[0].track"):
+        write(running, video, deletions=[pb.LabelKey(frame_index=1, track="")])
 
 
 @pytest.mark.parametrize("frame", [-1, 24, 1 << 40])

@@ -47,6 +47,9 @@ def test_a_bad_class_is_refused_by_its_path(running: Running) -> None:
     bad = pb.Project(object_classes=[pb.ObjectClass(name="a"), pb.ObjectClass(name="", max_instances=1)])
     with refused("INVALID_ARGUMENT", "INVALID_INPUT", "project.object_classes[1].name"):
         running.stubs.projects.CreateProject(pb.CreateProjectRequest(project=bad))
+    red = pb.Project(frame_classes=[pb.FrameClass(name="a", color="red")])
+    with refused("INVALID_ARGUMENT", "INVALID_INPUT", "project.frame_classes[0].color"):
+        running.stubs.projects.CreateProject(pb.CreateProjectRequest(project=red))
     twice = pb.Project(object_classes=[pb.ObjectClass(name="a")], frame_classes=[pb.FrameClass(name="a")])
     with refused("INVALID_ARGUMENT", "INVALID_INPUT", "project.ontology"):
         running.stubs.projects.CreateProject(pb.CreateProjectRequest(project=twice))
