@@ -310,9 +310,7 @@ def test_stop_early_keeps_the_model(running: Running, video: video_pb2.Video) ->
     assert version.name
     assert operation.metadata().stop_early
     probe = running.client.register_video(project_of(video.name), str(running.clip))
-    export = running.stubs.labeling.Export(
-        labeling_pb2.ExportRequest(video=probe.name, format=labeling_pb2.EXPORT_FORMAT_JSONL)
-    )
+    export = running.stubs.labeling.Export(labeling_pb2.ExportRequest(video=probe.name, format="jsonl"))
     with refused("FAILED_PRECONDITION", "FAILED_PRECONDITION"):
         running.client.operation(export.name).stop_early()
 
