@@ -20,6 +20,7 @@ from rich.console import Console
 
 from micromodels.errors import InvalidInput
 from micromodels.labels.files import read_labels
+from micromodels.labels.formats import FormatOptions
 from micromodels.output.labeled_video import LabeledVideo
 from micromodels.output.progress import Display
 from micromodels.recipes import base
@@ -61,7 +62,8 @@ def label(
     Args:
         video: a video file, a folder of pictures, frames (RGB uint8 ``(frames, height, width, 3)`` or an iterable of
             ``(height, width, 3)``), or what ``open_video`` gave; that stays open, everything else is closed at the end.
-        seeds: a file of labels, or labels; the hand labels among them count, and pass through unchanged.
+        seeds: a file of labels, or labels; the hand labels among them count, and pass through unchanged. Trifles in a
+            file are mended with a warning; ``read_labels`` has options for that.
         model: a trained micro-model or its folder: nothing is trained, and seeds are optional.
         ontology: classes that are allowed and their colors; None for those of the seeds.
         recipe: how the micro-model is built: ``auto``, ``head``, ``finetune``, ``yolo``, or one of another package.
@@ -154,7 +156,11 @@ def _opened(video: VideoLike) -> Iterator[Video | ArrayVideo]:
 
 def _anchors(seeds: Seeds, video: Video | ArrayVideo, run: Run) -> Sequence[AnyLabel]:
     """The hand labels; predicted ones (of an earlier result, say) are left out with a warning."""
-    labels = read_labels(seeds, video=video) if isinstance(seeds, (str, os.PathLike)) else _checked(seeds)
+    if isinstance(seeds, (str, os.PathLike)):
+        options = FormatOptions(warn=lambda message: run.on_event(Warned(message)))
+        labels = read_labels(seeds, video=video, options=options)
+    else:
+        labels = _checked(seeds)
     anchors = [label for label in labels if label.is_anchor]
     if len(anchors) < len(labels):
         message = f"{len(labels) - len(anchors)} predicted labels are left out of the seeds; only hand labels count"

@@ -1,17 +1,20 @@
 """Files of labels in every format, read and written.
 
-Reading is strict: whatever is wrong with a file is an `InvalidInput` (or `OutOfRange`) that names the line or entry,
-the field, what it got and what is allowed. A file or folder that is written appears under its name when it is complete.
+Whatever is wrong with a file is an `InvalidInput` (or `OutOfRange`) that names the line or entry, the field, what it
+got and what is allowed. Only trifles that leave no doubt are mended, with one warning that counts them; `FormatOptions`
+says where the warning goes, and whether to refuse them instead. A file or folder that is written appears under its name
+when it is complete.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from micromodels.errors import InvalidInput
+from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.labels.formats import (
     FormatOptions,
     LabelFormat,
@@ -22,10 +25,11 @@ from micromodels.labels.formats import (
     format_to_write,
     label_formats,
 )
-from micromodels.labels.validation import LabelSet, check_anchor, check_fits_video
+from micromodels.labels.mends import Mends
+from micromodels.labels.validation import MAX_CUT_PX, LabelSet, check_anchor, check_fits_video, cut_to_video
 from micromodels.labels.video_info import VideoInfo
 from micromodels.runtime.atomic import atomic_path
-from micromodels.types import AnyLabel
+from micromodels.types import AnyLabel, Label
 
 if TYPE_CHECKING:
     from micromodels.video import ArrayVideo, FrameTable, Video
@@ -78,19 +82,43 @@ def iter_labels(
     """
     path = Path(path)
     known = VideoInfo.of(video) if video is not None else None
+    options = replace(options, mends=Mends())
     read = _reader(find_format(format) if format is not None else format_to_read(path))
-    return _checked(read(path, known, options), known)
+    return _mended(path, _checked(read(path, known, options), known, options), options)
 
 
-def _checked(found: Iterable[tuple[str, AnyLabel]], video: VideoInfo | None) -> Iterator[AnyLabel]:
+def _mended(path: Path, labels: Iterator[AnyLabel], options: FormatOptions) -> Iterator[AnyLabel]:
+    """The labels, and at their end one warning of all that was mended."""
+    yield from labels
+    summary = options.mends.summary(path.name)
+    if summary is not None:
+        options.warn(summary)
+
+
+def _checked(
+    found: Iterable[tuple[str, AnyLabel]], video: VideoInfo | None, options: FormatOptions
+) -> Iterator[AnyLabel]:
     """What holds in every format: human labels say one clear thing, and labels fit the video and each other."""
     seen = LabelSet()
     for where, label in found:
-        check_anchor(label, where)
         if video is not None:
-            check_fits_video(label, video, where)
+            label = _fitted(label, video, where, options)
+        check_anchor(label, where)
         seen.add(label, where)
         yield label
+
+
+def _fitted(label: AnyLabel, video: VideoInfo, where: str, options: FormatOptions) -> AnyLabel:
+    """A label that fits the video; a shape that reaches a little over the edge is cut to the picture."""
+    try:
+        check_fits_video(label, video, where)
+    except OutOfRange as error:
+        cut = cut_to_video(label, video) if isinstance(label, Label) else None
+        if cut is None:
+            raise
+        options.mend(f"shapes up to {MAX_CUT_PX:g} px over the edge, cut to the picture", error)
+        return cut
+    return label
 
 
 def write_labels(

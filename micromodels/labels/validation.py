@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from micromodels.errors import InvalidInput, OutOfRange
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EDGE_TOLERANCE_PX",
+    "MAX_CUT_PX",
     "LabelSet",
     "check_anchor",
     "check_fits_video",
+    "cut_to_video",
     "find_crossing",
     "prefixed",
     "relocated",
@@ -30,6 +32,9 @@ __all__ = [
 
 EDGE_TOLERANCE_PX = 1.0
 """How far outside of the picture a coordinate may lie: tools round half-open edges differently."""
+
+MAX_CUT_PX = 2.0
+"""How far over the edge a shape may reach to be cut to the picture where it is read."""
 
 SWEEP_ANGLES = tuple(math.pi * step / 12 for step in range(12))
 
@@ -86,6 +91,31 @@ def _check_inside(values: Sequence[float], name: str, places: Sequence[int], sid
     first = next(outside)
     allowed = f"0 to {limit}; the video's {side} is {limit} px"
     raise OutOfRange(prefixed(where, name.format(places[first])), values[first], allowed)
+
+
+def cut_to_video(label: Label, video: VideoInfo) -> Label | None:
+    """The label with its box or polygon moved into the picture, if it is at most `MAX_CUT_PX` outside.
+
+    None where it is farther outside, where nothing would be left of it, or where its frame is not one of the video.
+    """
+
+    def moved(value: float, limit: int) -> float:
+        return min(max(value, 0.0), float(limit)) if -MAX_CUT_PX <= value <= limit + MAX_CUT_PX else math.nan
+
+    width, height = video.width_px, video.height_px
+    shape: Box | Polygon
+    try:
+        match label.shape:
+            case Box() as box:
+                shape = Box(moved(box.x1, width), moved(box.y1, height), moved(box.x2, width), moved(box.y2, height))
+            case Polygon() as ring:
+                shape = Polygon(tuple((moved(x, width), moved(y, height)) for x, y in ring.points))
+            case _:
+                return None
+    except InvalidInput:  # not a number, or no width: the types refuse it
+        return None
+    found = replace(label, shape=shape)
+    return found if label.frame < video.frame_count and area_px(shape) > 0 else None
 
 
 def check_anchor(label: AnyLabel, where: str = "") -> None:

@@ -43,6 +43,9 @@ class VideoInfo:
     content_hash: str = ""
     """SHA-256 (hex) of the content; empty where it is not known."""
 
+    is_folder: bool = False
+    """Whether it is a folder of pictures; then numbers in their names need not be those of the frames."""
+
     def __post_init__(self) -> None:
         for name in ("frame_count", "width_px", "height_px"):
             if getattr(self, name) < 1:
@@ -66,4 +69,5 @@ class VideoInfo:
             table.time_base,
             getattr(video, "frame_names", ()),
             table.content_hash,
+            table.container == "folder",
         )

@@ -20,7 +20,7 @@ from micromodels.encoding.encoders import encoders
 from micromodels.errors import InvalidInput
 from micromodels.output.progress import Display
 from micromodels.recipes.base import AUTO, DEFAULT_RECIPE, MAX_EXPERIMENTS, TrainSettings, recipe_names, recipes
-from micromodels.runtime.run import Event, Run
+from micromodels.runtime.run import Event, Run, Warned
 from micromodels.types import AnyLabel, Label, Ontology
 from service.cli import access, backup, outputs
 from service.cli.audit import audit
@@ -81,6 +81,21 @@ SeedsFormatOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Format of the seeds, if it is not clear from name and content."),
 ]
+FirstFrameOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Number of the first frame, where COCO names a video's pictures by number; default: 0, warned.",
+    ),
+]
+RotatedAsBoxesOption = Annotated[
+    bool,
+    typer.Option("--rotated-as-boxes", help="Read rotated boxes as the upright boxes around them, not as polygons."),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse trifles in a file of labels that are otherwise mended with a warning.")
+]
 RecipeOption = Annotated[
     str,
     typer.Option(
@@ -137,6 +152,9 @@ def label(
     seeds: SeedsOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; created if missing.")],
     seeds_format: SeedsFormatOption = None,
+    seeds_first_frame: FirstFrameOption = None,
+    rotated_as_boxes: RotatedAsBoxesOption = False,
+    strict: StrictOption = False,
     recipe: RecipeOption = AUTO,
     encoder: EncoderOption = AUTO,
     experiments: ExperimentsOption = 1,
@@ -153,7 +171,8 @@ def label(
         check_output_folder("--out", out, (source, seeds), outputs.RESULTS, overwrite=overwrite)
         with Display(console) as display:
             settings = TrainSettings(recipe, experiments, encoder=encoder)
-            stopped = _label(source, _Seeds(seeds, seeds_format), out, settings, device, display)
+            anchors = _Seeds(seeds, seeds_format, strict, seeds_first_frame, rotated_as_boxes)
+            stopped = _label(source, anchors, out, settings, device, display)
         if stopped:
             raise typer.Exit(ExitCode.STOPPED)
 
@@ -208,6 +227,9 @@ def train(
     seeds: SeedsOption,
     out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Folder for the model; created if missing.")],
     seeds_format: SeedsFormatOption = None,
+    seeds_first_frame: FirstFrameOption = None,
+    rotated_as_boxes: RotatedAsBoxesOption = False,
+    strict: StrictOption = False,
     recipe: RecipeOption = AUTO,
     encoder: EncoderOption = AUTO,
     experiments: ExperimentsOption = 1,
@@ -227,7 +249,8 @@ def train(
         report = RunReport()
         settings = TrainSettings(recipe, experiments, encoder=encoder)
         with open_video(source) as video:
-            anchors = _Seeds(seeds, seeds_format).read(video, report, display)
+            chosen = _Seeds(seeds, seeds_format, strict, seeds_first_frame, rotated_as_boxes)
+            anchors = chosen.read(video, report, display)
             model = _train(video, anchors, settings, _run(device, report, display, stop), display)
         _save(model, out)
         display.say(f"model saved → {out}")
@@ -286,13 +309,16 @@ def export(
     source_format: Annotated[
         str | None, typer.Option("--from", metavar="NAME", help="Format of LABELS, if not clear from name and content.")
     ] = None,
+    first_frame: FirstFrameOption = None,
+    rotated_as_boxes: RotatedAsBoxesOption = False,
+    strict: StrictOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Convert labels to another format. The input is checked as strictly as seeds are."""
     console = _console()
     with exit_codes(console):
         from micromodels.labels.files import iter_labels, write_labels
-        from micromodels.labels.formats import find_format
+        from micromodels.labels.formats import FormatOptions, find_format
 
         chosen = find_format(format)
         path = labels / outputs.LABELS if (labels / outputs.LABELS).is_file() else labels
@@ -301,10 +327,17 @@ def export(
             refuse_inputs("--out", out, inputs)
         else:
             check_output_file("--out", out, inputs, overwrite=overwrite)
+
+        def warn(message: str) -> None:
+            console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
         video = _video_of(path, source)
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            entries = iter_labels(path, video=video, format=source_format)
+            options = FormatOptions(
+                strict=strict, first_frame=first_frame, rotated_as_boxes=rotated_as_boxes, warn=warn
+            )
+            entries = iter_labels(path, video=video, format=source_format, options=options)
             count = write_labels(out, entries, video=video, format=format)
         except InvalidInput as error:
             if error.field != "video":
@@ -424,13 +457,24 @@ class _Seeds:
 
     path: Path
     format: str | None
+    strict: bool
+    first_frame: int | None
+    rotated_as_boxes: bool
 
     def read(self, video: Video, report: RunReport, display: Display) -> list[AnyLabel]:
         """The hand labels."""
         from micromodels.labels.files import read_labels
+        from micromodels.labels.formats import FormatOptions
+
+        def warn(message: str) -> None:
+            report.on_event(Warned(message))
+            display.warn(message)
 
         table = video.table
-        labels = read_labels(self.path, video=video, format=self.format)
+        options = FormatOptions(
+            strict=self.strict, first_frame=self.first_frame, rotated_as_boxes=self.rotated_as_boxes, warn=warn
+        )
+        labels = read_labels(self.path, video=video, format=self.format, options=options)
         anchors = [label for label in labels if label.is_anchor]
         if len(anchors) < len(labels):
             predicted = len(labels) - len(anchors)

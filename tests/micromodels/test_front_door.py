@@ -206,6 +206,20 @@ def test_labels_of_a_result_are_seeds_again(
     assert caplog.messages == [warned]
 
 
+def test_what_is_mended_in_seeds_is_warned_of(
+    result: LabeledVideo, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To whoever gets the events, else in the log."""
+    seeds = tmp_path / "seeds.jsonl"
+    seeds.write_text('{"frame":0,"track":"1","class":"square","state":"visible","box":[-1.5,2,30,20]}')
+    events: list[mm.Event] = []
+    mm.label(frames(), seeds, model=result.model, progress=events.append)
+    (warned,) = [e.message for e in events if isinstance(e, mm.Warned)]
+    assert "cut to the picture: 1, the first at line 1: box[0]" in warned
+    mm.label(frames(), seeds, model=result.model, progress=False)
+    assert caplog.messages == [warned]
+
+
 def test_a_frame_is_drawn(result: LabeledVideo) -> None:
     """A picture of Pillow, which notebooks show; the video was closed and is opened for it."""
     assert result.video.is_closed

@@ -7,13 +7,17 @@ here. Modules of formats are imported to list them: what takes long to import is
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from micromodels.errors import InvalidInput
+from micromodels.labels.mends import Mends
+from micromodels.labels.picture_names import FIRST_FRAMES
+from micromodels.labels.validation import prefixed
 from micromodels.labels.video_info import VideoInfo
 from micromodels.runtime.registry import Registry
 from micromodels.types import AnyLabel, Ontology
@@ -32,6 +36,7 @@ __all__ = [
     "label_formats",
 ]
 
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _EXTENSION = re.compile(r"(?:\.[a-z0-9-]+)+")
 
@@ -53,10 +58,51 @@ class LabelPart(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FormatOptions:
-    """What a reader or writer may use beside the labels and the video."""
+    """What a reader or writer may use beside the labels and the video.
+
+    Raises:
+        InvalidInput: a first frame that is not allowed.
+    """
 
     ontology: Ontology | None = None
     """Classes in the order in which a format numbers them; None for the order in which labels name them."""
+
+    strict: bool = False
+    """Whether reading refuses trifles that it would mend with a warning."""
+
+    first_frame: int | None = None
+    """Number of the first frame, 0 or 1, where a file names the pictures of a video by numbers; None to read them as
+    counted from 0, with a warning where none is 0."""
+
+    rotated_as_boxes: bool = False
+    """Whether a rotated box is read as the upright box around it, and not as a polygon."""
+
+    warn: Callable[[str], None] = _LOG.warning
+    """Gets each warning of reading, a sentence for people; logged by default."""
+
+    mends: Mends = field(default_factory=Mends, repr=False, compare=False)
+    """What reading has mended so far; `micromodels.labels.files` begins each file with an empty one, and warns."""
+
+    def __post_init__(self) -> None:
+        if self.first_frame is not None and (type(self.first_frame) is not int or self.first_frame not in FIRST_FRAMES):
+            raise InvalidInput(
+                "first_frame", self.first_frame, "0 or 1: the number of the first frame; None if unknown"
+            )
+
+    def mend(self, what: str, error: InvalidInput, where: str = "") -> None:
+        """Count a trifle that a reader mends.
+
+        Args:
+            what: what is wrong and what is done, in the plural: ``"boxes over the edge, cut to the picture"``.
+            error: names the field.
+            where: the entry, if the error does not name it.
+
+        Raises:
+            InvalidInput: the error as it is, if reading is strict.
+        """
+        if self.strict:
+            raise error
+        self.mends.add(what, prefixed(where, error.field))
 
 
 Reader = Callable[[Path, VideoInfo | None, FormatOptions], Iterable[tuple[str, AnyLabel]]]

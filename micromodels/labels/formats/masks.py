@@ -28,7 +28,7 @@ def _write(folder: Path, labels: Iterable[AnyLabel], video: VideoInfo | None, op
 
     0 is background; a pixel with the value n belongs to the track whose entry in ``tracks.json`` has ``"value": n``.
     PNGs are 8 bit with a palette, 16 bit gray on frames that need a value over 255. Boxes are filled. Where objects
-    overlap, the later label of the frame is on top.
+    overlap, the one with fewer pixels is on top, as in training; of equal ones the later.
 
     Raises:
         InvalidInput: labels that are not in order of frames, or more than `MAX_TRACKS` tracks.
@@ -44,13 +44,16 @@ def _write(folder: Path, labels: Iterable[AnyLabel], video: VideoInfo | None, op
     for index in range(video.frame_count):
         picture = np.zeros((video.height_px, video.width_px), np.uint16)
         if frame == index:
+            painted = []
             for label in group:
                 if isinstance(label, Label) and label.shape is not None:
                     value, _ = values.setdefault(label.track, (len(values) + 1, label.object_class))
                     if value > MAX_TRACKS:
                         raise InvalidInput("track", label.track, f"at most {MAX_TRACKS} tracks")
-                    picture[to_mask(label.shape, video.height_px, video.width_px)] = value
+                    painted.append((value, to_mask(label.shape, video.height_px, video.width_px)))
                     count += 1
+            for value, mask in sorted(painted, key=lambda item: -np.count_nonzero(item[1])):
+                picture[mask] = value
             frame, group = next(groups, (video.frame_count, []))
         _write_png(folder / f"{index:06d}.png", picture)
     tracks = [{"value": value, "track": track, "class": name} for track, (value, name) in values.items()]
@@ -88,6 +91,6 @@ FORMAT = LabelFormat(
     file_name="masks",
     extension="",
     keeps=frozenset({LabelPart.MASKS, LabelPart.TRACKS}),
-    loses="Keeps pixels, tracks and classes alone. Boxes are filled; where objects overlap, one hides the other.",
+    loses="Keeps pixels, tracks and classes alone. Boxes are filled; where objects overlap, the smaller is on top.",
     write=_write,
 )

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from micromodels.labels.files import read_labels
 from micromodels.labels.video_info import VideoInfo
 from micromodels.recipes.base import TrainSettings
+from micromodels.types import Box, Polygon
 from micromodels.video import open_video
 from service.cli.exit_codes import ExitCode
 from tests.service.cli.helpers import FRAMES, StandIn, label_clip, micromodels
@@ -77,6 +79,40 @@ def test_label_takes_coco_seeds_of_a_folder_of_frames(clip: Path, tmp_path: Path
     assert [seed.frame for seed in stand_in.asked["seeds"]] == [1]
     images = json.loads((tmp_path / "out" / "coco.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["img100.png", "img101.png", "img102.png"]
+
+
+def test_what_is_mended_in_seeds_is_warned_of(clip: Path, tmp_path: Path, stand_in: type[StandIn]) -> None:
+    """On the screen and in the report; options say how frames are numbered and rotated boxes are read, or refuse."""
+    seeds = tmp_path / "seeds.json"
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 40, 29.5, 10], "segmentation": None}
+    turned = {**entry, "id": 2, "image_id": 2, "bbox": [10, 20, 40, 20], "attributes": {"rotation": 90}}
+    images = [{"id": number, "file_name": f"img_{number:05d}.png"} for number in (1, 2)]
+    categories = [{"id": 1, "name": "square"}]
+    seeds.write_text(json.dumps({"images": images, "categories": categories, "annotations": [entry, turned]}))
+
+    def run(out: str, *options: object) -> Any:
+        return micromodels("label", clip / "video.mp4", "--seeds", seeds, "--out", tmp_path / out, *options)
+
+    result = run("one")
+    assert result.exit_code == ExitCode.OK, result.output
+    assert [(seed.frame, type(seed.shape)) for seed in stand_in.asked["seeds"]] == [(1, Box), (2, Polygon)]
+    warnings = json.loads((tmp_path / "one" / "report.json").read_text())["warnings"]
+    assert "'img_00001.png' is taken as frame 1" in warnings[0]
+    assert "null, taken as left out: 2, the first at annotations[0]: segmentation" in warnings[1]
+    assert all(message in " ".join(result.stderr.split()) for message in warnings[:2])
+    result = run("two", "--seeds-first-frame", 1, "--rotated-as-boxes")
+    assert result.exit_code == ExitCode.OK, result.output
+    assert [(seed.frame, type(seed.shape)) for seed in stand_in.asked["seeds"]] == [(0, Box), (1, Box)]
+    assert "is taken as frame" not in result.stderr
+    result = run("three", "--strict")
+    assert result.exit_code == ExitCode.INVALID
+    assert "annotations[0]: segmentation: got None" in " ".join(result.stderr.split())
+    arguments = ["--format", "jsonl", "--out", tmp_path / "x.jsonl", "--source", clip / "video.mp4"]
+    assert micromodels("export", seeds, *arguments, "--strict").exit_code == ExitCode.INVALID
+    result = micromodels("export", seeds, *arguments, "--first-frame", 1, "--rotated-as-boxes")
+    assert result.exit_code == ExitCode.OK, result.output
+    assert "seeds.json was read with changes" in result.stderr
+    assert [label.frame for label in read_labels(tmp_path / "x.jsonl")] == [0, 1]
 
 
 def test_predicted_labels_are_no_seeds(clip: Path, tmp_path: Path, stand_in: type[StandIn]) -> None:

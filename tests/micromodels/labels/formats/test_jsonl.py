@@ -12,12 +12,13 @@ import pytest
 
 from micromodels.errors import InvalidInput, OutOfRange
 from micromodels.labels.files import read_labels, write_labels
+from micromodels.labels.formats import FormatOptions
 from micromodels.labels.formats.jsonl import MAX_LINE_BYTES
 from micromodels.labels.label_json import label_from_dict, label_to_dict
 from micromodels.labels.strict_json import parse_json
 from micromodels.labels.video_info import VideoInfo
-from micromodels.types import MAX_POLYGON_VERTICES, Box, Label, Mask, State
-from tests.micromodels.labels.helpers import COUNTS, HEIGHT, LABELS, MODEL, SCHEMA, VIDEO, WIDTH, seed
+from micromodels.types import MAX_POLYGON_VERTICES, Box, Label, Mask, Polygon, State
+from tests.micromodels.labels.helpers import COUNTS, FRAMES, HEIGHT, LABELS, MODEL, SCHEMA, VIDEO, WIDTH, seed
 
 
 def write_lines(path: Path, *entries: object) -> Path:
@@ -241,11 +242,30 @@ def test_shapes_have_to_fit_the_video(tmp_path: Path) -> None:
     assert len(read_labels(over, video=VIDEO)) == 1
     with pytest.raises(OutOfRange, match=r"line 1: box\[2\]: got 80; allowed: 0 to 64"):
         read_labels(write_lines(tmp_path / "b.jsonl", seed(box=[1, 2, 80, 40])), video=VIDEO)
-    with pytest.raises(OutOfRange, match=r"polygon\[1\]\[1\]: got 50"):
-        read_labels(write_lines(tmp_path / "c.jsonl", seed(box=None, polygon=[[0, 0], [5, 50], [9, 1]])), video=VIDEO)
+    with pytest.raises(OutOfRange, match=r"polygon\[1\]\[1\]: got 50.5"):
+        read_labels(write_lines(tmp_path / "c.jsonl", seed(box=None, polygon=[[0, 0], [5, 50.5], [9, 1]])), video=VIDEO)
     wrong = {"size": [2, 3], "counts": Mask.from_array(np.ones((2, 3), np.bool_)).counts}
     with pytest.raises(InvalidInput, match=r"line 1: mask.size: got \[2, 3\]"):
         read_labels(write_lines(tmp_path / "d.jsonl", seed(box=None, mask=wrong)), video=VIDEO)
+
+
+def test_shapes_a_little_over_the_edge_are_cut_with_a_warning(tmp_path: Path) -> None:
+    """Up to two pixels, in any format; refused where reading is strict, and where nothing would be left."""
+    seen: list[str] = []
+    lines = [seed(box=[-2, 2, 30, HEIGHT + 1.5]), seed(frame=13, box=None, polygon=[[0, 0], [5, 50], [9, 1]])]
+    path = write_lines(tmp_path / "a.jsonl", *lines)
+    labels = read_labels(path, video=VIDEO, options=FormatOptions(warn=seen.append))
+    assert [label.shape for label in labels if isinstance(label, Label)] == [
+        Box(0, 2, 30, HEIGHT),
+        Polygon(((0, 0), (5, HEIGHT), (9, 1))),
+    ]
+    assert len(seen) == 1
+    assert "over the edge, cut to the picture: 2, the first at line 1: box[0]" in seen[0]
+    with pytest.raises(OutOfRange, match=r"line 1: box\[0\]: got -2"):
+        read_labels(path, video=VIDEO, options=FormatOptions(strict=True))
+    for gone in (seed(box=[-2, 2, -1.5, 30]), seed(box=[-2.1, 2, 30, 30]), seed(frame=FRAMES, box=[-2, 2, 30, 30])):
+        with pytest.raises(OutOfRange):
+            read_labels(write_lines(tmp_path / "b.jsonl", gone), video=VIDEO)
 
 
 def test_the_same_thing_twice_is_refused(tmp_path: Path) -> None:

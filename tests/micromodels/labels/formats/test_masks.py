@@ -10,8 +10,9 @@ import pytest
 
 from micromodels.errors import InvalidInput
 from micromodels.labels.files import write_labels
+from micromodels.labels.geometry import to_mask
 from micromodels.labels.video_info import VideoInfo
-from micromodels.types import Box, Label, State
+from micromodels.types import Box, Label, Polygon, State
 from tests.micromodels.labels.helpers import FRAMES, HEIGHT, LABELS, VIDEO, WIDTH, disc
 
 
@@ -63,3 +64,19 @@ def test_many_tracks_make_deep_pictures(tmp_path: Path) -> None:
         assert np.asarray(image)[299 // 60, 299 % 60] == 300
     with Image.open(tmp_path / "masks" / "000000.png") as image:
         assert image.mode == "P"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_smaller_of_nested_objects_is_on_top(swapped: bool, tmp_path: Path) -> None:
+    """In whatever order they come, as training paints them: no object inside of another vanishes."""
+    from PIL import Image
+
+    inner = Label(0, "inner", "a", State.VISIBLE, Polygon(((10.5, 10.5), (40.2, 10.1), (40.9, 40.7), (10.3, 40.2))))
+    outer = Label(0, "outer", "a", State.VISIBLE, Box(0, 0, WIDTH, HEIGHT))
+    write_labels(tmp_path / "masks", [outer, inner] if swapped else [inner, outer], video=VIDEO, format="masks")
+    tracks = json.loads((tmp_path / "masks" / "tracks.json").read_text())
+    value = {entry["track"]: entry["value"] for entry in tracks}
+    with Image.open(tmp_path / "masks" / "000000.png") as image:
+        picture = np.asarray(image)
+    assert np.array_equal(picture == value["inner"], to_mask(inner.shape, HEIGHT, WIDTH))
+    assert (picture[picture != value["inner"]] == value["outer"]).all()
