@@ -300,7 +300,7 @@ class Client:
             effort: factor on the amount of training, 0.01 to 20; below 1 is faster and less accurate.
             device: ``auto``, ``cpu`` or ``cuda``; empty for the server's setting.
             encoder: ``auto`` or names of the server's encoders, joined by ``+``.
-            micro_model: name of the micro-model that gets a new version; empty for a new micro-model.
+            micro_model: name of the micro-model of this video that gets a new version; empty for a new micro-model.
             display_name: display name of a new micro-model.
         """
         settings = micro_model_pb2.TrainSettings(
@@ -326,7 +326,7 @@ class Client:
 
         Args:
             video: name of the video.
-            micro_model_version: version to compare with; empty for the one trained last on the video.
+            micro_model_version: version of this video to compare with; empty for the one trained last on it.
             experiments: how many settings to try.
             seed: of all random numbers.
             effort: factor on the amount of training, 0.01 to 20.

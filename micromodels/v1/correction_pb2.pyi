@@ -108,8 +108,8 @@ class CorrectLabelsRequest(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_label_pb2.Label]:
         """The person's corrections: shapes, states (such as absent), classes; at most 10000 and each key once. A class
-        belongs to a track: a label with a class other than its track's also changes the class of the track's other hand
-        labels, whose shapes stay.
+        belongs to a track: a label with a class other than its track's also changes the class of all other labels of the
+        track, whose shapes stay.
         """
 
     @_builtins.property

@@ -69,9 +69,10 @@ class LabelServiceServicer:
     def WriteLabels(self, request, context):
         """Writes and deletes labels of one video, completely or not at all, and gives the video a new revision. Errors:
         `NOT_FOUND` for the video; `INVALID_ARGUMENT` naming the field, such as `labels[3].object.box.x2`, for numbers that
-        are not finite, empty boxes, classes that the project does not have, and so on; `OUT_OF_RANGE` for a frame outside
-        the video; `ABORTED` if one of the labels changed after `base_revision` (nothing is written; read the labels
-        again); `FAILED_PRECONDITION` if the video is not ready.
+        are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
+        changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
+        the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
+        video is not ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

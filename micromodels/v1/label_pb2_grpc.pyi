@@ -42,9 +42,10 @@ class LabelServiceStub:
     WriteLabels: _grpc.UnaryUnaryMultiCallable[_label_pb2.WriteLabelsRequest, _label_pb2.WriteLabelsResponse]
     """Writes and deletes labels of one video, completely or not at all, and gives the video a new revision. Errors:
     `NOT_FOUND` for the video; `INVALID_ARGUMENT` naming the field, such as `labels[3].object.box.x2`, for numbers that
-    are not finite, empty boxes, classes that the project does not have, and so on; `OUT_OF_RANGE` for a frame outside
-    the video; `ABORTED` if one of the labels changed after `base_revision` (nothing is written; read the labels
-    again); `FAILED_PRECONDITION` if the video is not ready.
+    are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
+    changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
+    the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
+    video is not ready.
     """
     StreamLabels: _grpc.UnaryStreamMultiCallable[_label_pb2.StreamLabelsRequest, _label_pb2.StreamLabelsResponse]
     """Streams the labels of a range of frames in order of frames. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for a range outside
@@ -67,9 +68,10 @@ class LabelServiceAsyncStub(LabelServiceStub):
     WriteLabels: _aio.UnaryUnaryMultiCallable[_label_pb2.WriteLabelsRequest, _label_pb2.WriteLabelsResponse]  # type: ignore[assignment]
     """Writes and deletes labels of one video, completely or not at all, and gives the video a new revision. Errors:
     `NOT_FOUND` for the video; `INVALID_ARGUMENT` naming the field, such as `labels[3].object.box.x2`, for numbers that
-    are not finite, empty boxes, classes that the project does not have, and so on; `OUT_OF_RANGE` for a frame outside
-    the video; `ABORTED` if one of the labels changed after `base_revision` (nothing is written; read the labels
-    again); `FAILED_PRECONDITION` if the video is not ready.
+    are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
+    changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
+    the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
+    video is not ready.
     """
     StreamLabels: _aio.UnaryStreamMultiCallable[_label_pb2.StreamLabelsRequest, _label_pb2.StreamLabelsResponse]  # type: ignore[assignment]
     """Streams the labels of a range of frames in order of frames. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for a range outside
@@ -95,9 +97,10 @@ class LabelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_label_pb2.WriteLabelsResponse, _abc.Awaitable[_label_pb2.WriteLabelsResponse]]:
         """Writes and deletes labels of one video, completely or not at all, and gives the video a new revision. Errors:
         `NOT_FOUND` for the video; `INVALID_ARGUMENT` naming the field, such as `labels[3].object.box.x2`, for numbers that
-        are not finite, empty boxes, classes that the project does not have, and so on; `OUT_OF_RANGE` for a frame outside
-        the video; `ABORTED` if one of the labels changed after `base_revision` (nothing is written; read the labels
-        again); `FAILED_PRECONDITION` if the video is not ready.
+        are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
+        changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
+        the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
+        video is not ready.
         """
 
     @_abc_1.abstractmethod

@@ -118,7 +118,9 @@ class TrainRequest(_message.Message):
     video: _builtins.str
     """`projects/{project}/videos/{video}`: the video to train on, with its labels at the time of the call."""
     micro_model: _builtins.str
-    """`projects/{project}/microModels/{micro_model}`: gets a new version. Empty: creates a new micro-model."""
+    """`projects/{project}/microModels/{micro_model}`, trained on the same video: gets a new version, which is trained from
+    nothing. Empty: creates a new micro-model.
+    """
     display_name: _builtins.str
     """Display name of a new micro-model; empty for the name of the video."""
     request_id: _builtins.str

@@ -87,7 +87,8 @@ class LabelingServiceServicer:
 
     def Train(self, request, context):
         """Trains a micro-model on the human labels of a video. The operation's response is the `MicroModelVersion`. Errors:
-        `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready.
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready, or `micro_model` was trained on
+        another video: training does not start from a micro-model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +109,8 @@ class LabelingServiceServicer:
         the held-out labels too, and label the video. Human, accepted and locked labels do not change, nor do labels that
         others change in the meantime. The operation's response is the `RetrainResponse`. The server also starts it by
         itself when an annotator has corrected enough frames and pauses. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the
-        video is not ready or has no micro-model that learns from corrections. The operation fails with
+        video is not ready or has no micro-model that learns from corrections, or `micro_model_version` was trained on
+        another video. The operation fails with
         `FAILED_PRECONDITION` if fewer than three frames have human labels of objects, or too few of these are newer than
         the micro-model.
         """

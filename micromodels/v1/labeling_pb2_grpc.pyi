@@ -41,7 +41,8 @@ class LabelingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LabelingServiceAsyncStub: ...
     Train: _grpc.UnaryUnaryMultiCallable[_labeling_pb2.TrainRequest, _operations_pb2.Operation]
     """Trains a micro-model on the human labels of a video. The operation's response is the `MicroModelVersion`. Errors:
-    `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready.
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready, or `micro_model` was trained on
+    another video: training does not start from a micro-model.
     """
     Propagate: _grpc.UnaryUnaryMultiCallable[_labeling_pb2.PropagateRequest, _operations_pb2.Operation]
     """Labels a video with an existing micro-model, which may have been trained on another video. Human labels are never
@@ -54,7 +55,8 @@ class LabelingServiceStub:
     the held-out labels too, and label the video. Human, accepted and locked labels do not change, nor do labels that
     others change in the meantime. The operation's response is the `RetrainResponse`. The server also starts it by
     itself when an annotator has corrected enough frames and pauses. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the
-    video is not ready or has no micro-model that learns from corrections. The operation fails with
+    video is not ready or has no micro-model that learns from corrections, or `micro_model_version` was trained on
+    another video. The operation fails with
     `FAILED_PRECONDITION` if fewer than three frames have human labels of objects, or too few of these are newer than
     the micro-model.
     """
@@ -91,7 +93,8 @@ class LabelingServiceAsyncStub(LabelingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Train: _aio.UnaryUnaryMultiCallable[_labeling_pb2.TrainRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Trains a micro-model on the human labels of a video. The operation's response is the `MicroModelVersion`. Errors:
-    `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready.
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready, or `micro_model` was trained on
+    another video: training does not start from a micro-model.
     """
     Propagate: _aio.UnaryUnaryMultiCallable[_labeling_pb2.PropagateRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Labels a video with an existing micro-model, which may have been trained on another video. Human labels are never
@@ -104,7 +107,8 @@ class LabelingServiceAsyncStub(LabelingServiceStub):
     the held-out labels too, and label the video. Human, accepted and locked labels do not change, nor do labels that
     others change in the meantime. The operation's response is the `RetrainResponse`. The server also starts it by
     itself when an annotator has corrected enough frames and pauses. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the
-    video is not ready or has no micro-model that learns from corrections. The operation fails with
+    video is not ready or has no micro-model that learns from corrections, or `micro_model_version` was trained on
+    another video. The operation fails with
     `FAILED_PRECONDITION` if fewer than three frames have human labels of objects, or too few of these are newer than
     the micro-model.
     """
@@ -144,7 +148,8 @@ class LabelingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Trains a micro-model on the human labels of a video. The operation's response is the `MicroModelVersion`. Errors:
-        `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready.
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the video has no human labels or is not ready, or `micro_model` was trained on
+        another video: training does not start from a micro-model.
         """
 
     @_abc_1.abstractmethod
@@ -169,7 +174,8 @@ class LabelingServiceServicer(metaclass=_abc_1.ABCMeta):
         the held-out labels too, and label the video. Human, accepted and locked labels do not change, nor do labels that
         others change in the meantime. The operation's response is the `RetrainResponse`. The server also starts it by
         itself when an annotator has corrected enough frames and pauses. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if the
-        video is not ready or has no micro-model that learns from corrections. The operation fails with
+        video is not ready or has no micro-model that learns from corrections, or `micro_model_version` was trained on
+        another video. The operation fails with
         `FAILED_PRECONDITION` if fewer than three frames have human labels of objects, or too few of these are newer than
         the micro-model.
         """

@@ -62,7 +62,9 @@ class MicroModelVersion(_message.Message):
     display_name: _builtins.str
     """Display name."""
     parent_version: _builtins.str
-    """The version it was made from; empty for a first version."""
+    """The version that LabelingService.Retrain compared it with and that it replaced. Empty for a version that Train or
+    AutoLabel made: these start from nothing. Deleting a video deletes what was trained on it and what came of that.
+    """
     recipe: _builtins.str
     """The recipe that made it, such as `head`, `finetune` or `yolo`."""
     operation: _builtins.str

@@ -295,7 +295,11 @@ class UpdateProjectRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of `display_name`, `object_classes`, `frame_classes`, `retention_days` to change. Empty or `*`: all of them."""
+        """Which of `display_name`, `object_classes`, `frame_classes`, `retention_days` to change, as in AIP-134. Unset or empty:
+        those that are set in `project`; all others stay. `*`: all of them; those that are not set in `project` are cleared. A
+        field that is named is changed, also to its empty value: name it to delete all classes of a kind, or to keep videos
+        forever. Other paths are `INVALID_ARGUMENT`.
+        """
 
     def __init__(
         self,

@@ -89,8 +89,9 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes the fields named by `update_mask`. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a path that is unknown or
-        read-only; `ABORTED` if the given `etag` is not current. Labels of a removed class stay.
+        """Changes the fields named by `update_mask`; without one, the fields that are set. Errors: `NOT_FOUND`;
+        `INVALID_ARGUMENT` for a path that is unknown or read-only; `ABORTED` if the given `etag` is not current. Labels of a
+        removed class stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

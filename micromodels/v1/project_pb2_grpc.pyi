@@ -41,8 +41,9 @@ class ProjectServiceStub:
     ListProjects: _grpc.UnaryUnaryMultiCallable[_project_pb2.ListProjectsRequest, _project_pb2.ListProjectsResponse]
     """Lists projects, oldest first."""
     UpdateProject: _grpc.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectRequest, _project_pb2.Project]
-    """Changes the fields named by `update_mask`. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a path that is unknown or
-    read-only; `ABORTED` if the given `etag` is not current. Labels of a removed class stay.
+    """Changes the fields named by `update_mask`; without one, the fields that are set. Errors: `NOT_FOUND`;
+    `INVALID_ARGUMENT` for a path that is unknown or read-only; `ABORTED` if the given `etag` is not current. Labels of a
+    removed class stay.
     """
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _empty_pb2.Empty]
     """Deletes a project. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it still has videos and `force` is not set, or if
@@ -61,8 +62,9 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectsRequest, _project_pb2.ListProjectsResponse]  # type: ignore[assignment]
     """Lists projects, oldest first."""
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectRequest, _project_pb2.Project]  # type: ignore[assignment]
-    """Changes the fields named by `update_mask`. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a path that is unknown or
-    read-only; `ABORTED` if the given `etag` is not current. Labels of a removed class stay.
+    """Changes the fields named by `update_mask`; without one, the fields that are set. Errors: `NOT_FOUND`;
+    `INVALID_ARGUMENT` for a path that is unknown or read-only; `ABORTED` if the given `etag` is not current. Labels of a
+    removed class stay.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a project. Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it still has videos and `force` is not set, or if
@@ -102,8 +104,9 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.UpdateProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.Project, _abc.Awaitable[_project_pb2.Project]]:
-        """Changes the fields named by `update_mask`. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a path that is unknown or
-        read-only; `ABORTED` if the given `etag` is not current. Labels of a removed class stay.
+        """Changes the fields named by `update_mask`; without one, the fields that are set. Errors: `NOT_FOUND`;
+        `INVALID_ARGUMENT` for a path that is unknown or read-only; `ABORTED` if the given `etag` is not current. Labels of a
+        removed class stay.
         """
 
     @_abc_1.abstractmethod

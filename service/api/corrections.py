@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from micromodels.errors import FailedPrecondition, InvalidInput
-from micromodels.labels.keys import LabelKey
-from micromodels.types import AnyLabel, Label
 from micromodels.v1 import correction_pb2 as pb
 from micromodels.v1 import correction_pb2_grpc
 from service.api import names
@@ -27,9 +24,6 @@ from service.domain.labels import (
 )
 from service.domain.models import (
     ModelVersion,
-)
-from service.domain.videos import (
-    VideoState,
 )
 from service.sessions.pool import Sessions
 from service.sessions.requests import SessionRequest
@@ -101,20 +95,7 @@ class CorrectionServicer(correction_pb2_grpc.CorrectionServiceServicer):
             base,
             request_id=request.request_id,
             kind=ChangeKind.CORRECT,
-            also=self._of_new_class(ids, labels, {*deletes, *map(LabelKey.of, labels)}),
         )
-
-    def _of_new_class(self, ids: tuple[str, str], labels: list[AnyLabel], given: set[LabelKey]) -> list[AnyLabel]:
-        """Hand labels of tracks whose class changes: a class belongs to a track, so they change too."""
-        classes = {label.track: label.object_class for label in labels if isinstance(label, Label)}
-        if not classes or self._store.videos.get(*ids).state is not VideoState.READY:
-            return []
-        changed: list[AnyLabel] = []
-        for record in self._store.labels.stream(*ids, names=tuple(classes), anchors_only=True):
-            label = record.label
-            if isinstance(label, Label) and record.key not in given and label.object_class != classes[label.track]:
-                changed.append(replace(label, object_class=classes[label.track]))
-        return changed
 
     def _begin(
         self, ids: tuple[str, str], requested: str, revision: int, on_stored: Callable[[], None]

@@ -135,7 +135,6 @@ def write_checked(
     *,
     request_id: str = "",
     kind: ChangeKind = ChangeKind.WRITE,
-    also: Sequence[AnyLabel] = (),
 ) -> WriteResult:
     """Check labels against the video and write them; errors name the label's position in the field ``where``.
 
@@ -160,7 +159,6 @@ def write_checked(
             base_revision=base_revision,
             request_id=request_id,
             kind=kind,
-            also=also,
         )
     except InvalidInput as error:
         found = re.fullmatch(r"labels\[(\d+)\]\.(.+)", error.field)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from google.protobuf import empty_pb2
 
 from micromodels.client.messages import ontology_from_message, ontology_to_message
-from micromodels.errors import FailedPrecondition, InvalidInput
+from micromodels.errors import FailedPrecondition
 from micromodels.v1 import project_pb2, project_pb2_grpc
 from service.access import current_caller
 from service.api import names
 from service.api.backend import Backend, Context
+from service.api.field_masks import updated_fields
 from service.api.messages import project_message
 from service.api.page_tokens import decode_token, encode_token, page_size
 from service.domain.videos import Project
@@ -68,15 +71,10 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     async def UpdateProject(self, request: project_pb2.UpdateProjectRequest, context: Context) -> project_pb2.Project:
         """See the proto."""
         (project_id,) = names.PROJECT.parse(request.project.name, "project.name")
-        paths = list(request.update_mask.paths)
-        for index, path in enumerate(paths):
-            if path not in (*_MUTABLE, "*"):
-                raise InvalidInput(f"update_mask.paths[{index}]", path, ", ".join(_MUTABLE))
-        if not paths or "*" in paths:
-            paths = list(_MUTABLE)
+        paths = updated_fields(request.update_mask, request.project, _MUTABLE)
         return project_message(await self._run(self._update, project_id, request.project, paths))
 
-    def _update(self, project_id: str, wanted: project_pb2.Project, paths: list[str]) -> Project:
+    def _update(self, project_id: str, wanted: project_pb2.Project, paths: Collection[str]) -> Project:
         etag, ontology = wanted.etag, None
         if "object_classes" in paths or "frame_classes" in paths:
             objects, frames = wanted.object_classes, wanted.frame_classes

@@ -34,6 +34,7 @@ __all__ = [
     "encode_ontology",
     "key_from_json",
     "key_to_json",
+    "payload_of_class",
 ]
 
 
@@ -73,6 +74,11 @@ def decode_label(key: LabelKey, text: str) -> AnyLabel:
         return FrameLabel(key.frame, key.name, payload["present"], confidence, provenance)
     shape = _decode_shape(payload["shape"]) if "shape" in payload else None
     return Label(key.frame, key.name, payload["class"], State(payload["state"]), shape, confidence, provenance)
+
+
+def payload_of_class(text: str, class_name: str) -> str:
+    """An encoded object label with another class."""
+    return json.dumps(json.loads(text) | {"class": class_name}, separators=(",", ":"), ensure_ascii=False)
 
 
 def _encode_shape(shape: Shape) -> list[Any]:

@@ -26,7 +26,10 @@ def provenance_version(model_id: str, version: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One version of a micro-model. Versions of a model count from 1; ``parent_version`` is 0 for the first."""
+    """One version of a micro-model. Versions of a model count from 1.
+
+    ``parent_version`` is the version that a retraining replaced; 0 for one that was trained from nothing.
+    """
 
     project_id: str
     model_id: str

@@ -16,6 +16,7 @@ from service.domain.job_specs import (
     spec_to_dict,
 )
 from service.domain.jobs import Job, JobKind
+from service.domain.models import ModelVersion
 from service.domain.videos import VideoRecord, VideoState
 from service.store import Store
 
@@ -34,8 +35,9 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
 
     Raises:
         AlreadyExists: the request id was used with another spec.
-        FailedPrecondition: the video is not ready, training has no human label to learn from, or there is no
-            micro-model of the video to retrain, or none that can learn from corrections.
+        FailedPrecondition: the video is not ready, training has no human label to learn from, the micro-model to get a
+            new version was trained on another video, or there is no micro-model of the video to retrain, or none that
+            can learn from corrections.
         InvalidInput: a recipe whose packages are not installed; retraining by another recipe or encoder than the
             micro-model's.
         NotFound: there is no such project, video or model.
@@ -48,7 +50,7 @@ def submit(store: Store, project_id: str, spec: JobSpec, *, author: str = "", re
         spec = _check_retrain(store, project_id, spec, video)
     elif isinstance(spec, TrainSpec):
         if spec.model_id:
-            store.models.get(project_id, spec.model_id)
+            _check_saw(store.models.get(project_id, spec.model_id), video)
         recipe(spec.settings.recipe_name).info.require_packages()
         if next(store.labels.stream(project_id, spec.video_id, anchors_only=True), None) is None:
             raise FailedPrecondition(f"video {video.video_id!r} has no human label; training needs at least one")
@@ -70,12 +72,23 @@ def _check_propagate(store: Store, project_id: str, spec: PropagateSpec, video: 
     return replace(spec, version=model.version)
 
 
+def _check_saw(model: ModelVersion, video: VideoRecord) -> None:
+    """Raise if a model was not trained on a video: training starts from nothing, so nothing would come of it."""
+    if video.video_id not in model.label_revisions:
+        seen = ", ".join(map(repr, model.label_revisions))
+        raise FailedPrecondition(
+            f"micro-model {model.model_id!r} was trained on video {seen}, not on {video.video_id!r}, and training does "
+            "not start from a micro-model; train a new one, or label the video with this one (Propagate)"
+        )
+
+
 def _check_retrain(store: Store, project_id: str, spec: RetrainSpec, video: VideoRecord) -> RetrainSpec:
     model = store.models.of_video(project_id, video.video_id)
     if spec.model_id:
         model = store.models.get(project_id, spec.model_id, spec.version)
     if model is None:
         raise FailedPrecondition(f"no micro-model has been trained on video {video.video_id!r}; train one first")
+    _check_saw(model, video)
     if not supports_corrections(model.recipe):
         raise FailedPrecondition(
             f"a micro-model of recipe {model.recipe!r} cannot learn from corrections; train a new one"

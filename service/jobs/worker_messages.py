@@ -96,13 +96,10 @@ class WorkerMessages:
             if path.is_file():
                 blob = store.blobs.add_file(path)
                 files.append(BlobFile(path.relative_to(folder).as_posix(), blob.sha256, blob.size_bytes))
-        parent = spec.version if isinstance(spec, RetrainSpec) else 0
-        if spec.model_id and not parent:
-            parent = store.models.get(job.project_id, spec.model_id).version
         return NewModel(
             model_id=spec.model_id,
             display_name=spec.display_name,
-            parent_version=parent,
+            parent_version=spec.version if isinstance(spec, RetrainSpec) else 0,  # Train starts from nothing
             recipe=str(manifest.get("recipe", spec.recipe)),
             metrics=manifest.get("metrics", {}),
             manifest=manifest,

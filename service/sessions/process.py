@@ -143,7 +143,9 @@ class SessionProcess:
         raise SessionFailed(self._crash())
 
     def _correction(self, request: SessionRequest) -> list[LabelDifference]:
-        return self._store.history.differences(*self._ids, request.revision) if request.revision else []
+        """What a person drew or took back; predictions that only got another class reach the worker as they are."""
+        found = self._store.history.differences(*self._ids, request.revision) if request.revision else []
+        return [item for item in found if item.after is None or (item.after.label and item.after.label.is_anchor)]
 
     def _send(self, request: SessionRequest) -> None:
         correction = self._correction(request)

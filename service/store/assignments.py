@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.keys import LabelKey
-from micromodels.types import AnyLabel, Provenance, ProvenanceKind
+from micromodels.types import AnyLabel, Label, Provenance, ProvenanceKind
 from service.domain.codec import decode_label, decode_ontology
 from service.domain.errors import NotFound
 from service.domain.history import Act, Assignment, ChangeKind
@@ -135,7 +135,7 @@ class Assignments:
         Raises:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: ``annotator`` does not belong to the assignment, or has submitted.
-            InvalidInput: a key twice, or a frame that is not assigned.
+            InvalidInput: a key twice, a frame that is not assigned, or a second class for a track.
             NotFound: no such assignment.
         """
         changes = label_writes(labels, deletes)
@@ -147,6 +147,7 @@ class Assignments:
             if annotator in row.submitted:
                 raise FailedPrecondition(f"{annotator!r} has submitted; labels can no longer be changed")
             frames, moment = set(row.frames), now()
+            _check_one_class(labels, _read(connection, row, annotator), {change.key for change in changes})
             for index, change in enumerate(changes):
                 key = change.key
                 if key.frame not in frames:
@@ -243,6 +244,18 @@ class Assignments:
             body = [annotator, sorted(choices.items()), author]
             once(connection, f"assignments.adjudicate/{'/'.join(ids)}", request_id, body, act)
             return _assignment(ids, _row(connection, *ids))
+
+
+def _check_one_class(labels: Sequence[AnyLabel], others: Sequence[AnyLabel], given: Collection[LabelKey]) -> None:
+    """Raise if a track would have two classes in an annotator's labels, of which ``given`` are replaced."""
+    stay = [x for x in others if isinstance(x, Label) and LabelKey.of(x) not in given]
+    classes = {label.track: (label.object_class, label.frame) for label in stay}
+    for index, label in enumerate(labels):
+        if isinstance(label, Label):
+            known, frame = classes.setdefault(label.track, (label.object_class, label.frame))
+            if known != label.object_class:
+                allowed = f"{known!r}, the class of track {label.track!r} on frame {frame}: a track has one class"
+                raise InvalidInput(f"labels[{index}].class", label.object_class, allowed)
 
 
 def _row(

@@ -10,7 +10,7 @@ Two rules hold for every write:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +19,14 @@ from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Label, Ontology
 from service.access.calls import audit_detail
-from service.domain.codec import decode_label, decode_ontology, encode_label, key_from_json, key_to_json
+from service.domain.codec import (
+    decode_label,
+    decode_ontology,
+    encode_label,
+    key_from_json,
+    key_to_json,
+    payload_of_class,
+)
 from service.domain.errors import RevisionConflict
 from service.domain.history import Act, ChangeKind
 from service.domain.labels import (
@@ -79,9 +86,11 @@ class Labels:
         base_revision: int | None = None,
         request_id: str = "",
         kind: ChangeKind = ChangeKind.WRITE,
-        also: Sequence[AnyLabel] = (),
     ) -> WriteResult:
         """Write a batch completely or, on an error, not at all. Only people delete.
+
+        A track has one class. A correction with another class gives it to every label of the track; any other write
+        with another class is refused.
 
         Args:
             project_id: the video's project.
@@ -92,26 +101,26 @@ class Labels:
             base_revision: the revision that the caller saw; None for no check.
             request_id: a repeat with the same body returns the same answer and writes nothing.
             kind: ``WRITE`` or ``CORRECT``.
-            also: labels derived from the batch and written with it; not part of the body.
 
         Raises:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the video is not ready, or a frame would have more hand labels of a class than the
                 project allows.
-            InvalidInput: a key twice, or a class or shape that the ontology does not have; names ``labels[i].FIELD``.
+            InvalidInput: a key twice, a class or shape that the ontology does not have, or a second class for a track;
+                names ``labels[i].FIELD``.
             NotFound: no such video.
             OutOfRange: a frame past the end of the video.
             RevisionConflict: keys changed after ``base_revision``.
         """
         writes = label_writes(labels, deletes)
-        changes = label_writes([*labels, *also], deletes)
 
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id, lock=True)
             if video.state != VideoState.READY.value:
                 raise FailedPrecondition(f"video {video_id!r} is {video.state}; only a ready video can be labeled")
             ontology = decode_ontology(project_row(connection, project_id).ontology)
-            _check(labels, changes, video, ontology)
+            _check(labels, writes, video, ontology)
+            changes = writes + (_reclassified(connection, video.key, writes) if kind is ChangeKind.CORRECT else [])
             with within_limits(connection, video.key, {change.key.frame for change in changes}, ontology, by_hand=True):
                 result = write_labels(connection, video, changes, Act(author, kind), base_revision=base_revision)
             kept = [key_to_json(key) for key in result.kept_anchors]
@@ -326,11 +335,14 @@ def write_labels(
         base_revision: None for no check.
 
     Raises:
+        FailedPrecondition: an undo or an adjudication would give a track a second class.
+        InvalidInput: any other change by a person would; names ``labels[i].class``.
         RevisionConflict: keys changed after ``base_revision``.
     """
     machine = act.kind.is_machine
     if machine:
         changes = [change for change in changes if not change.by_human]
+        changes = _with_class_of_track(connection, video.key, changes)
     if base_revision is not None and base_revision > video.label_revision:  # a restore removed newer revisions
         raise RevisionConflict((), int(video.label_revision))
     current = current_rows(connection, video.key, {change.key.frame for change in changes})
@@ -348,13 +360,15 @@ def write_labels(
         elif (
             old.revision in since
             or (act.base and old.revision > act.base)
-            or (not change.by_human and not act.kind.moves_labels and _is_held(old))
+            or (not change.by_human and change.origin is None and not act.kind.moves_labels and _is_held(old))
         ):
             kept.append(change.key)
         elif not (change.payload == old.payload and (machine or change.payload is None)):
             todo.append(change)
     if conflicts:
         raise RevisionConflict(tuple(sorted(conflicts)), int(video.label_revision))
+    if not machine:
+        _check_one_class(connection, video.key, changes, {change.key for change in todo}, act)
     revision = int(video.label_revision)
     if todo:
         revision += 1
@@ -364,6 +378,85 @@ def write_labels(
     deleted = sum(change.payload is None for change in todo)
     audit_detail(revision=revision, labels_written=len(todo) - deleted, labels_deleted=deleted)
     return WriteResult(revision, len(todo) - deleted, deleted, tuple(sorted(kept)))
+
+
+def _track_classes(
+    connection: sa.Connection, video: int, tracks: Collection[str], without: Collection[LabelKey] = ()
+) -> dict[str, tuple[str, int]]:
+    """The class of each track that has labels other than ``without``, and the frame of one of these."""
+    found: dict[str, tuple[str, int]] = {}
+    for which in (schema.IS_ANCHOR, schema.IS_CURRENT):  # hand labels first: they are few
+        missing = sorted(set(tracks) - set(found))
+        for start in range(0, len(missing), _FRAMES_AT_ONCE):
+            part = missing[start : start + _FRAMES_AT_ONCE]
+            columns: list[sa.Column[Any]] = [*_KEY_COLUMNS, _TABLE.c.class_name]
+            query = sa.select(*columns).where(which, _TABLE.c.video == video)
+            query = query.where(_TABLE.c.is_frame_class.is_(False), _TABLE.c.payload.is_not(None))
+            with connection.execute(query.where(_TABLE.c.name.in_(part))) as rows:
+                left = set(part)
+                for row in rows:
+                    if row.name in left and row_key(row) not in without:
+                        found[row.name] = (row.class_name, row.frame)
+                        left.remove(row.name)
+                    if not left:
+                        break
+    return found
+
+
+def _tracks_of(changes: Iterable[LabelWrite]) -> set[str]:
+    return {change.key.name for change in changes if not change.key.is_frame_class and change.payload is not None}
+
+
+def _with_class_of_track(connection: sa.Connection, video: int, changes: Sequence[LabelWrite]) -> list[LabelWrite]:
+    """Predictions with the class that their track has now: people may have changed it since the work began."""
+    classes = _track_classes(connection, video, _tracks_of(changes))
+    made = []
+    for change in changes:
+        name, _ = classes.get(change.key.name, (change.class_name, 0))
+        if change.payload is not None and not change.key.is_frame_class and name != change.class_name:
+            change = replace(change, class_name=name, payload=payload_of_class(change.payload, name))
+        made.append(change)
+    return made
+
+
+def _reclassified(connection: sa.Connection, video: int, changes: Sequence[LabelWrite]) -> list[LabelWrite]:
+    """All other labels of the tracks to which these changes give another class, with that class."""
+    given = {change.key for change in changes}
+    wanted = {c.key.name: c.class_name for c in changes if not c.key.is_frame_class and c.payload is not None}
+    found = _track_classes(connection, video, wanted, given)
+    tracks = [track for track, (name, _) in found.items() if name != wanted[track]]
+    made = []
+    for start in range(0, len(tracks), _FRAMES_AT_ONCE):
+        query = sa.select(_TABLE).where(schema.IS_CURRENT, _TABLE.c.video == video, _TABLE.c.payload.is_not(None))
+        query = query.where(_TABLE.c.is_frame_class.is_(False))
+        query = query.where(_TABLE.c.name.in_(tracks[start : start + _FRAMES_AT_ONCE]))
+        for row in connection.execute(query):
+            key, name = row_key(row), wanted[row.name]
+            if key not in given:
+                review = {column: getattr(row, column) for column in ("review", "reviewed_by", "reviewed_at")}
+                payload = payload_of_class(row.payload, name)
+                made.append(LabelWrite(key, name, row.by_human, payload, row.origin or row.key, review))
+    return made
+
+
+def _check_one_class(
+    connection: sa.Connection, video: int, changes: Sequence[LabelWrite], written: Collection[LabelKey], act: Act
+) -> None:
+    """Raise if the changes of the keys ``written`` would leave a track with two classes."""
+    classes = _track_classes(connection, video, _tracks_of(changes), written)
+    for index, change in enumerate(changes):
+        if change.key not in written or change.payload is None or change.key.is_frame_class:
+            continue
+        track, frame = change.key.name, change.key.frame
+        known, at = classes.setdefault(track, (change.class_name, frame))
+        if known == change.class_name:
+            continue
+        if act.kind in (ChangeKind.WRITE, ChangeKind.CORRECT):
+            allowed = f"{known!r}, the class of track {track!r} on frame {at}: a track has one class. Use another track"
+            allowed += ", or give the whole track the other class with CorrectLabels"
+            raise InvalidInput(f"labels[{index}].class", change.class_name, allowed)
+        has = f"track {track!r} would be {known!r} on frame {at} and {change.class_name!r} on frame {frame}"
+        raise FailedPrecondition(f"{has}, but a track has one class; correct the class of the track first")
 
 
 def _buries(change: LabelWrite, old: sa.Row[Any], act: Act) -> bool:

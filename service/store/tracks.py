@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.keys import LabelKey
-from service.domain.codec import decode_ontology
+from service.domain.codec import decode_ontology, payload_of_class
 from service.domain.errors import AlreadyExists, NotFound
 from service.domain.history import Act, ChangeKind
 from service.domain.labels import WriteResult
@@ -249,8 +249,7 @@ def _moved(row: sa.Row[Any], key: LabelKey, class_name: str) -> LabelWrite:
     """A row's label under another key and class."""
     payload = row.payload
     if row.class_name != class_name:
-        value = json.loads(payload) | {"class": class_name}
-        payload = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        payload = payload_of_class(payload, class_name)
     review = {name: getattr(row, name) for name in _REVIEW}
     return LabelWrite(key, class_name, row.by_human, payload, row.origin or row.key, review)
 

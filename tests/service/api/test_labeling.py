@@ -63,7 +63,7 @@ def test_versions_have_lineage(running: Running, video: video_pb2.Video) -> None
     micro_model = first.name.rsplit("/versions/", 1)[0]
     second = client.train(video.name, micro_model=micro_model).result(60)
     assert second.name == f"{micro_model}/versions/2"
-    assert second.parent_version == first.name
+    assert second.parent_version == ""  # trained from nothing
     request = micro_model_pb2.GetMicroModelVersionRequest(name=f"{micro_model}/versions/latest")
     assert running.stubs.micro_models.GetMicroModelVersion(request) == second
     assert list(client.list_micro_model_versions(micro_model)) == [first, second]
@@ -190,6 +190,23 @@ def test_seeds_are_checked_as_labels_are(
         list(running.stubs.labeling.AutoLabel(request))
     assert list(running.client.read_labels(shared.name)) == []
     assert len(list(running.client.list_operations(project_of(shared.name)))) == 1  # the one that read the video
+
+
+def test_lineage_does_not_reach_another_video(running: Running, video: video_pb2.Video) -> None:
+    """A micro-model of another video gets no version here: none would come of it, and deletion follows lineage."""
+    client = running.client
+    other = running.video(project_of(video.name))
+    client.write_labels(video.name, [box(0)])
+    client.write_labels(other.name, [box(0), box(5), box(10)])
+    first = client.train(video.name).result(60)
+    with refused("FAILED_PRECONDITION") as errors:
+        client.train(other.name, micro_model=first.name.rsplit("/versions/", 1)[0])
+    with refused("FAILED_PRECONDITION"):
+        client.retrain(other.name, micro_model_version=first.name)
+    assert repr(video.name.rsplit("/", 1)[1]) in str(errors[0])
+    own = client.train(other.name).result(60)
+    client.delete_video(video.name)
+    assert list(client.list_micro_model_versions(f"{project_of(video.name)}/microModels/-")) == [own]
 
 
 def test_a_failed_operation_tells_its_error_everywhere(running: Running, video: video_pb2.Video) -> None:

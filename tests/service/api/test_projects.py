@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 
+from micromodels import v1
 from micromodels.client.messages import ontology_from_message
 from micromodels.types import FrameClass, ObjectClass, Ontology, ShapeKind
 from micromodels.v1 import project_pb2 as pb
+from service.access.rules import RULES
 from tests.service.api.harness import ONTOLOGY, Running, fresh_id, refused
 
 
@@ -68,7 +73,7 @@ def test_a_request_id_makes_creating_safe_to_repeat(running: Running) -> None:
 
 
 def test_update_changes_what_the_mask_names(running: Running) -> None:
-    """UpdateProject: one field, one half of the ontology, and everything without a mask."""
+    """UpdateProject: one field, and one half of the ontology."""
     made = running.project()
     renamed = running.client.update_project(made.name, display_name="Renamed")
     assert renamed.display_name == "Renamed"
@@ -81,8 +86,47 @@ def test_update_changes_what_the_mask_names(running: Running) -> None:
     assert half.object_classes == made.object_classes
     assert [c.name for c in half.frame_classes] == ["dark"]
 
-    whole = running.stubs.projects.UpdateProject(pb.UpdateProjectRequest(project=pb.Project(name=made.name)))
-    assert (whole.display_name, len(whole.object_classes), len(whole.frame_classes)) == ("", 0, 0)
+
+def test_update_without_a_mask_changes_what_is_set(running: Running) -> None:
+    """AIP-134: fields that are left out stay; ``*`` replaces all; a field that is named may be emptied."""
+    made = running.client.create_project("Before", ONTOLOGY)
+    running.client.update_project(made.name, retention_days=30)
+    wanted = pb.Project(name=made.name, display_name="After")
+    update = running.stubs.projects.UpdateProject
+    changed = update(pb.UpdateProjectRequest(project=wanted))
+    assert (changed.display_name, changed.retention_days) == ("After", 30)
+    assert ontology_from_message(changed.object_classes, changed.frame_classes) == ONTOLOGY
+    nothing = pb.Project(name=made.name)
+    same = update(pb.UpdateProjectRequest(project=nothing))
+    assert (same.display_name, same.retention_days, len(same.object_classes)) == ("After", 30, 2)
+    named = pb.UpdateProjectRequest(project=nothing, update_mask={"paths": ["retention_days"]})
+    kept = update(named)
+    assert (kept.display_name, kept.retention_days, len(kept.frame_classes)) == ("After", 0, 1)
+    replaced = update(pb.UpdateProjectRequest(project=wanted, update_mask={"paths": ["*"]}))
+    assert (replaced.display_name, len(replaced.object_classes), len(replaced.frame_classes)) == ("After", 0, 0)
+
+
+@pytest.mark.parametrize("paths", [["*", "display_name"], ["display_name", "object_classes.name"], [""], ["name"]])
+def test_update_refuses_other_paths(running: Running, paths: list[str]) -> None:
+    """Paths that are unknown, read-only or inside a list, and ``*`` beside others; nothing is changed."""
+    made = running.client.create_project("Before", ONTOLOGY)
+    wanted = pb.Project(name=made.name, display_name="After")
+    with refused("INVALID_ARGUMENT"):
+        running.stubs.projects.UpdateProject(pb.UpdateProjectRequest(project=wanted, update_mask={"paths": paths}))
+    assert running.client.get_project(made.name) == made
+
+
+def test_every_mask_is_read_by_one_rule() -> None:
+    """A new method with an update mask must use ``updated_fields`` and be tested as UpdateProject is."""
+    masked = [
+        name
+        for module in pkgutil.iter_modules(v1.__path__)
+        if module.name.endswith("_pb2")
+        for name, message in vars(importlib.import_module(f"{v1.__name__}.{module.name}")).items()
+        if "update_mask" in getattr(getattr(message, "DESCRIPTOR", None), "fields_by_name", ())
+    ]
+    assert masked == ["UpdateProjectRequest"]
+    assert [name for name in RULES if "/Update" in name] == ["/micromodels.v1.ProjectService/UpdateProject"]
 
 
 def test_update_refuses_unknown_fields_and_lost_races(running: Running) -> None:

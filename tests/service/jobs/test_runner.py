@@ -131,7 +131,7 @@ def test_train_then_propagate_a_range_then_export(bench: Bench) -> None:
     model_id = trained.result["model_id"]
     again = bench.end(submit(bench.store, bench.project_id, TrainSpec(video.video_id, model_id=model_id)).job_id)
     assert (again.result["model_id"], again.result["version"]) == (model_id, 2)
-    assert bench.store.models.get(bench.project_id, model_id).parent_version == 1
+    assert bench.store.models.get(bench.project_id, model_id).parent_version == 0
     job = submit(bench.store, bench.project_id, PropagateSpec(other.video_id, model_id, start_frame=5, stop_frame=9))
     assert job.spec["version"] == 2
     assert bench.end(job.job_id).state is JobState.SUCCEEDED
