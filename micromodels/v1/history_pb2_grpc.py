@@ -81,8 +81,9 @@ class HistoryServiceServicer:
         """Undoes a change and everything computed from it: the previous labels become a new change, which can itself be
         undone. Predictions that were replaced or reviewed since then stay. Errors: `NOT_FOUND`; `ABORTED` with the
         conflicting keys if people have changed some of these labels since then (nothing is written); `FAILED_PRECONDITION`
-        if the change is already undone, is the work of a micro-model, or was made by another user and the caller is not an
-        admin of the project.
+        if the change is already undone, is the work of a micro-model, or would give a track two classes;
+        `PERMISSION_DENIED` if it was made by another user and the caller is not an admin of the project, or for accepted and
+        locked labels as in WriteLabels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

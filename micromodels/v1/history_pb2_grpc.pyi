@@ -47,8 +47,9 @@ class HistoryServiceStub:
     """Undoes a change and everything computed from it: the previous labels become a new change, which can itself be
     undone. Predictions that were replaced or reviewed since then stay. Errors: `NOT_FOUND`; `ABORTED` with the
     conflicting keys if people have changed some of these labels since then (nothing is written); `FAILED_PRECONDITION`
-    if the change is already undone, is the work of a micro-model, or was made by another user and the caller is not an
-    admin of the project.
+    if the change is already undone, is the work of a micro-model, or would give a track two classes;
+    `PERMISSION_DENIED` if it was made by another user and the caller is not an admin of the project, or for accepted and
+    locked labels as in WriteLabels.
     """
 
 @_typing.type_check_only
@@ -70,8 +71,9 @@ class HistoryServiceAsyncStub(HistoryServiceStub):
     """Undoes a change and everything computed from it: the previous labels become a new change, which can itself be
     undone. Predictions that were replaced or reviewed since then stay. Errors: `NOT_FOUND`; `ABORTED` with the
     conflicting keys if people have changed some of these labels since then (nothing is written); `FAILED_PRECONDITION`
-    if the change is already undone, is the work of a micro-model, or was made by another user and the caller is not an
-    admin of the project.
+    if the change is already undone, is the work of a micro-model, or would give a track two classes;
+    `PERMISSION_DENIED` if it was made by another user and the caller is not an admin of the project, or for accepted and
+    locked labels as in WriteLabels.
     """
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -108,8 +110,9 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Undoes a change and everything computed from it: the previous labels become a new change, which can itself be
         undone. Predictions that were replaced or reviewed since then stay. Errors: `NOT_FOUND`; `ABORTED` with the
         conflicting keys if people have changed some of these labels since then (nothing is written); `FAILED_PRECONDITION`
-        if the change is already undone, is the work of a micro-model, or was made by another user and the caller is not an
-        admin of the project.
+        if the change is already undone, is the work of a micro-model, or would give a track two classes;
+        `PERMISSION_DENIED` if it was made by another user and the caller is not an admin of the project, or for accepted and
+        locked labels as in WriteLabels.
         """
 
 def add_HistoryServiceServicer_to_server(servicer: HistoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

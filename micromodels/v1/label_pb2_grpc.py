@@ -72,7 +72,9 @@ class LabelServiceServicer:
         are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
         changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
         the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
-        video is not ready.
+        video is not ready; `PERMISSION_DENIED` for a label that is accepted or locked if the caller is neither reviewer nor
+        admin, and for a label that is not human if the caller's role is not `SERVICE`. The same holds for every other call
+        that changes labels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,9 @@ class LabelServiceStub:
     are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
     changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
     the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
-    video is not ready.
+    video is not ready; `PERMISSION_DENIED` for a label that is accepted or locked if the caller is neither reviewer nor
+    admin, and for a label that is not human if the caller's role is not `SERVICE`. The same holds for every other call
+    that changes labels.
     """
     StreamLabels: _grpc.UnaryStreamMultiCallable[_label_pb2.StreamLabelsRequest, _label_pb2.StreamLabelsResponse]
     """Streams the labels of a range of frames in order of frames. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for a range outside
@@ -71,7 +73,9 @@ class LabelServiceAsyncStub(LabelServiceStub):
     are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
     changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
     the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
-    video is not ready.
+    video is not ready; `PERMISSION_DENIED` for a label that is accepted or locked if the caller is neither reviewer nor
+    admin, and for a label that is not human if the caller's role is not `SERVICE`. The same holds for every other call
+    that changes labels.
     """
     StreamLabels: _aio.UnaryStreamMultiCallable[_label_pb2.StreamLabelsRequest, _label_pb2.StreamLabelsResponse]  # type: ignore[assignment]
     """Streams the labels of a range of frames in order of frames. Errors: `NOT_FOUND`; `OUT_OF_RANGE` for a range outside
@@ -100,7 +104,9 @@ class LabelServiceServicer(metaclass=_abc_1.ABCMeta):
         are not finite, empty boxes, classes that the project does not have, a second class for a track (CorrectLabels
         changes the class of a whole track), and so on; `OUT_OF_RANGE` for a frame outside the video; `ABORTED` if one of
         the labels changed after `base_revision` (nothing is written; read the labels again); `FAILED_PRECONDITION` if the
-        video is not ready.
+        video is not ready; `PERMISSION_DENIED` for a label that is accepted or locked if the caller is neither reviewer nor
+        admin, and for a label that is not human if the caller's role is not `SERVICE`. The same holds for every other call
+        that changes labels.
         """
 
     @_abc_1.abstractmethod

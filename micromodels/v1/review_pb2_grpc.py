@@ -102,7 +102,7 @@ class ReviewServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteComment(self, request, context):
-        """Deletes a comment. Errors: `NOT_FOUND`.
+        """Deletes a comment: the caller's own; reviewers and admins, any. Errors: `NOT_FOUND`; `PERMISSION_DENIED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,7 @@ class ReviewServiceStub:
     ListComments: _grpc.UnaryUnaryMultiCallable[_review_pb2.ListCommentsRequest, _review_pb2.ListCommentsResponse]
     """Lists the comments on a video, oldest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token."""
     DeleteComment: _grpc.UnaryUnaryMultiCallable[_review_pb2.DeleteCommentRequest, _empty_pb2.Empty]
-    """Deletes a comment. Errors: `NOT_FOUND`."""
+    """Deletes a comment: the caller's own; reviewers and admins, any. Errors: `NOT_FOUND`; `PERMISSION_DENIED`."""
 
 @_typing.type_check_only
 class ReviewServiceAsyncStub(ReviewServiceStub):
@@ -77,7 +77,7 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
     ListComments: _aio.UnaryUnaryMultiCallable[_review_pb2.ListCommentsRequest, _review_pb2.ListCommentsResponse]  # type: ignore[assignment]
     """Lists the comments on a video, oldest first. Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a bad page token."""
     DeleteComment: _aio.UnaryUnaryMultiCallable[_review_pb2.DeleteCommentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a comment. Errors: `NOT_FOUND`."""
+    """Deletes a comment: the caller's own; reviewers and admins, any. Errors: `NOT_FOUND`; `PERMISSION_DENIED`."""
 
 class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reviews labels and comments on frames. Micro-models never change labels that a person has accepted or locked; a
@@ -129,6 +129,6 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _review_pb2.DeleteCommentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a comment. Errors: `NOT_FOUND`."""
+        """Deletes a comment: the caller's own; reviewers and admins, any. Errors: `NOT_FOUND`; `PERMISSION_DENIED`."""
 
 def add_ReviewServiceServicer_to_server(servicer: ReviewServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

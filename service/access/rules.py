@@ -128,7 +128,7 @@ RULES: Mapping[str, Rule] = {
             "AcceptLabels": Rule(_REVIEW, "parent"),
             "CreateComment": Rule(_WORK, "parent"),
             "ListComments": Rule(_READ, "parent"),
-            "DeleteComment": Rule(_WORK),
+            "DeleteComment": Rule(_WORK),  # of others' comments: OBJECT_RULES
         },
     ),
     **_service(
@@ -149,7 +149,7 @@ RULES: Mapping[str, Rule] = {
         {
             "ListLabelHistory": Rule(_READ, "parent"),
             "ListChanges": Rule(_READ, "parent"),
-            "UndoChange": Rule(_WORK, "parent"),  # of others' changes: MANAGE
+            "UndoChange": Rule(_WORK, "parent"),  # of others' changes: OBJECT_RULES
         },
     ),
     **_service(

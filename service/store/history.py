@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from micromodels.errors import FailedPrecondition
 from micromodels.labels.keys import LabelKey
 from service.access.calls import audit_detail
+from service.access.object_rules import ObjectAction, check_object
 from service.domain.errors import RevisionConflict
 from service.domain.history import (
     Act,
@@ -236,12 +237,16 @@ class History:
             AlreadyExists: the request id was used with another body.
             FailedPrecondition: the change is already undone, or is the work of a micro-model.
             NotFound: no such video or change.
+            PermissionDenied: the change is another user's, or touches labels that are accepted or locked, and the
+                caller's role does not allow that.
             RevisionConflict: people have changed some of these labels since then.
         """
 
         def act() -> dict[str, Any]:
             video = video_row(connection, project_id, video_id, lock=True)
             change = change_record(change_row(connection, video.key, revision))
+            if change.author != author:
+                check_object(ObjectAction.UNDO_CHANGE_OF_OTHERS, f"change {revision}")
             if change.undone_by:
                 raise FailedPrecondition(f"change {revision} is already undone, by change {change.undone_by}")
             if change.kind in _NOT_UNDONE:
@@ -394,6 +399,7 @@ def _undo_reviews(connection: sa.Connection, video: sa.Row[Any], change: Change,
     events = connection.execute(sa.select(_EVENTS).where(*mine).order_by(_EVENTS.c.key)).all()
     if not events:
         return None
+    check_object(ObjectAction.CHANGE_DECIDED_LABEL, f"what change {change.revision} reviewed")
     later = sa.select(_EVENTS.c.label).where(_EVENTS.c.video == video.key, _EVENTS.c.revision > change.revision)
     touched = set(connection.execute(later).scalars())
     rows = {}

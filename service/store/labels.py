@@ -19,6 +19,7 @@ from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.keys import LabelKey
 from micromodels.types import AnyLabel, Label, Ontology
 from service.access.calls import audit_detail
+from service.access.object_rules import ObjectAction, check_object
 from service.domain.codec import (
     decode_label,
     decode_ontology,
@@ -337,6 +338,7 @@ def write_labels(
     Raises:
         FailedPrecondition: an undo or an adjudication would give a track a second class.
         InvalidInput: any other change by a person would; names ``labels[i].class``.
+        PermissionDenied: the caller may not change a label that is accepted or locked, or write as a model.
         RevisionConflict: keys changed after ``base_revision``.
     """
     machine = act.kind.is_machine
@@ -368,6 +370,7 @@ def write_labels(
     if conflicts:
         raise RevisionConflict(tuple(sorted(conflicts)), int(video.label_revision))
     if not machine:
+        _check_may(todo, current)
         _check_one_class(connection, video.key, changes, {change.key for change in todo}, act)
     revision = int(video.label_revision)
     if todo:
@@ -457,6 +460,16 @@ def _check_one_class(
             raise InvalidInput(f"labels[{index}].class", change.class_name, allowed)
         has = f"track {track!r} would be {known!r} on frame {at} and {change.class_name!r} on frame {frame}"
         raise FailedPrecondition(f"{has}, but a track has one class; correct the class of the track first")
+
+
+def _check_may(changes: Iterable[LabelWrite], current: Mapping[LabelKey, sa.Row[Any]]) -> None:
+    """Raise if the caller may not make one of a person's changes."""
+    for change in changes:
+        old = current.get(change.key)
+        if old is not None and old.payload is not None and (old.locked or old.review == ReviewState.ACCEPTED):
+            check_object(ObjectAction.CHANGE_DECIDED_LABEL, f"the label of {change.key}")
+        if not change.by_human and change.origin is None:
+            check_object(ObjectAction.WRITE_AS_MODEL, f"the label of {change.key}")
 
 
 def _buries(change: LabelWrite, old: sa.Row[Any], act: Act) -> bool:

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 
 from micromodels.errors import FailedPrecondition, InvalidInput, OutOfRange
 from micromodels.labels.keys import LabelKey
+from service.access.calls import current_caller
+from service.access.object_rules import ObjectAction, check_object
 from service.domain.errors import NotFound, RevisionConflict
 from service.domain.history import Act, ChangeKind, Comment, ReviewAction, ReviewResult
 from service.domain.labels import ReviewState
@@ -197,12 +199,17 @@ class Reviews:
 
         Raises:
             NotFound: no such video or comment.
+            PermissionDenied: another user wrote it, and the caller's role does not allow that.
         """
         with self._database.begin(write=True) as connection:
             video = video_row(connection, project_id, video_id)
-            which = _COMMENTS.delete().where(_COMMENTS.c.video == video.key, _COMMENTS.c.comment_id == comment_id)
-            if not connection.execute(which).rowcount:
+            query = sa.select(_COMMENTS).where(_COMMENTS.c.video == video.key, _COMMENTS.c.comment_id == comment_id)
+            row = connection.execute(query).first()
+            if row is None:
                 raise NotFound("comment", comment_id)
+            if row.author != current_caller().name:
+                check_object(ObjectAction.DELETE_COMMENT_OF_OTHERS, f"comment {comment_id!r}")
+            connection.execute(_COMMENTS.delete().where(_COMMENTS.c.key == row.key))
 
 
 def apply_reviews(
