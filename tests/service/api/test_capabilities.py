@@ -100,11 +100,11 @@ def test_a_format_of_another_package_is_listed_and_exported(
 ) -> None:
     """The server lists it, and the process of the job writes it."""
     (found,) = [one for one in running.client.get_capabilities().label_formats if one.name == "table"]
-    assert (found.title, found.extension) == ("Boxes as a table", ".csv")
+    assert (found.title, found.extension) == ("Boxes as a table", ".boxes")
     assert (found.can_read, found.can_write, list(found.keeps)) == (True, True, ["boxes", "tracks"])
     assert found.loses == "Keeps visible boxes, their tracks and classes alone."
     absent = Label(5, "1", "square", State.ABSENT)
     running.client.write_labels(video.name, [Label(3, "1", "square", State.VISIBLE, Box(1, 2, 30, 40.5)), absent])
     (path,) = running.client.export(video.name, tmp_path / "out", file_format="table")
-    assert path.name == "boxes.csv"
+    assert path.name == "labels.boxes"
     assert path.read_text().splitlines() == ["3,1,square,1.0,2.0,30.0,40.5"]

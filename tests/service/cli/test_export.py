@@ -82,8 +82,8 @@ def test_a_format_of_another_package_is_there(clip: Path, tmp_path: Path) -> Non
         return " ".join((done.stdout + done.stderr).split())
 
     shown = run("export", "--help")
-    assert "table (Boxes as a table, .csv): Keeps visible boxes, their tracks and classes alone." in shown
-    out = clip / "boxes.csv"
+    assert "table (Boxes as a table, .boxes): Keeps visible boxes, their tracks and classes alone." in shown
+    out = clip / "labels.boxes"
     assert "3 labels" in run("export", clip / "seeds.jsonl", "--format", "table", "--out", out)
     assert out.read_text().splitlines()[0] == "0,1,square,16,32,48,64"
     run("export", out, "--format", "jsonl", "--out", clip / "again.jsonl")

@@ -223,7 +223,7 @@ def test_a_format_of_another_package_is_read_and_written(tmp_path: Path) -> None
     """By its ending and by its name, with the checks that hold for all."""
     with added_package(tmp_path / "site"):
         assert len(label_formats()) == len(MODULES) + 1
-        path = tmp_path / "seeds.csv"
+        path = tmp_path / "seeds.boxes"
         assert write_labels(path, LABELS, video=VIDEO) == 1
         assert path.read_text().splitlines() == ["0,2,polyp,1,2.5,30.25,40"]
         assert read_labels(path, video=VIDEO) == [Label(0, "2", "polyp", State.VISIBLE, Box(1, 2.5, 30.25, 40))]
