@@ -267,7 +267,8 @@ def test_no_two_formats_of_this_package_are_written_under_one_ending() -> None:
 def test_the_table_of_formats_is_that_of_the_program(repository: Path) -> None:
     """A row a format in docs/reference/label-format.md."""
     text = (repository / "docs" / "reference" / "label-format.md").read_text(encoding="utf-8")
-    rows = [line for line in text.split("## Formats\n")[1].split("\n## ")[0].splitlines() if line.startswith("| `")]
+    table = text.split("## Formats\n")[1].lstrip().split("\n\n")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
     uses = {(True, True): "read, write", (True, False): "read", (False, True): "write"}
     assert rows == [
         f"| `{one.name}` | {one.title} | {f'`{one.extension}`' if one.extension else 'folder'} "
