@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from micromodels.errors import InvalidInput
 from micromodels.labels.mends import Mends
@@ -103,6 +104,28 @@ class FormatOptions:
         if self.strict:
             raise error
         self.mends.add(what, prefixed(where, error.field))
+
+    def without_nulls(
+        self, entry: Mapping[str, Any], keys: Iterable[str], where: str, parent: str = ""
+    ) -> dict[str, Any]:
+        """The entry without those of the keys whose value is null, which tools write where they have nothing to say.
+
+        Args:
+            entry: a JSON object of the file.
+            keys: that may be left out.
+            where: the entry's place.
+            parent: put before a key in errors and warnings, such as ``"attributes."``.
+
+        Raises:
+            InvalidInput: a null, if reading is strict.
+        """
+        found = dict(entry)
+        for key in keys:
+            if key in found and found[key] is None:
+                del found[key]
+                error = InvalidInput(parent + key, None, "a value; leave the key out for none")
+                self.mend("fields that are null, taken as left out", error, where)
+        return found
 
 
 Reader = Callable[[Path, VideoInfo | None, FormatOptions], Iterable[tuple[str, AnyLabel]]]

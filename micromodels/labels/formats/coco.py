@@ -238,19 +238,6 @@ def _hashable(value: object) -> int | str | None:
     return value if isinstance(value, (int, str)) else None
 
 
-def _without_nulls(
-    entry: Mapping[str, Any], keys: Iterable[str], options: FormatOptions, where: str, parent: str = ""
-) -> dict[str, Any]:
-    """The entry without those of the keys whose value is null: tools write it where they have nothing to say."""
-    found = dict(entry)
-    for key in keys:
-        if key in found and found[key] is None:
-            del found[key]
-            error = InvalidInput(parent + key, None, "a value; leave the key out for none")
-            options.mend("fields that are null, taken as left out", error, where)
-    return found
-
-
 def _read_images(
     document: Mapping[str, Any], video: VideoInfo | None, options: FormatOptions, is_ours: bool
 ) -> dict[int | str, _Image]:
@@ -263,7 +250,7 @@ def _read_images(
     for index, given in enumerate(_entries(document, "images", required=True)):
         where = f"images[{index}]"
         try:
-            entry = _without_nulls(given, (*FRAME_FIELDS, "file_name", "width", "height"), options, where)
+            entry = options.without_nulls(given, (*FRAME_FIELDS, "file_name", "width", "height"), where)
             identifier = _identifier(entry, "id")
             if identifier in sizes:
                 raise InvalidInput("id", identifier, "each image id once")
@@ -384,7 +371,7 @@ def _read_categories(
 def _read_annotation(given: Mapping[str, Any], context: _Context, where: str) -> tuple[Label, bool]:
     """The label of one annotation, and whether it names its track."""
     options = context.options
-    entry = _without_nulls(given, ("bbox", "segmentation", "iscrowd", "attributes", *TRACK_FIELDS), options, where)
+    entry = options.without_nulls(given, ("bbox", "segmentation", "iscrowd", "attributes", *TRACK_FIELDS), where)
     image_id, category_id = _identifier(entry, "image_id"), _identifier(entry, "category_id")
     if image_id not in context.images:
         raise InvalidInput("image_id", image_id, "the id of an entry of images")
@@ -424,7 +411,7 @@ def _read_attributes(given: Mapping[str, Any], context: _Context, where: str) ->
     """Those that labels have. Any other is left aside, and so is one with our name and another tool's meaning."""
     options = context.options
     known = (*OWN_ATTRIBUTES, *TRACK_FIELDS, "occluded", "rotation")
-    attributes = _without_nulls(given, known, options, where, "attributes.")
+    attributes = options.without_nulls(given, known, where, "attributes.")
     occluded = _truth(attributes.get("occluded", False))
     rotation = _degrees(attributes.get("rotation", 0))
     foreign = [key for key in attributes if key not in (*known, "keyframe")]
