@@ -63,7 +63,7 @@ def label(
         video: a video file, a folder of pictures, frames (RGB uint8 ``(frames, height, width, 3)`` or an iterable of
             ``(height, width, 3)``), or what ``open_video`` gave; that stays open, everything else is closed at the end.
         seeds: a file of labels, or labels; the hand labels among them count, and pass through unchanged. Trifles in a
-            file are mended with a warning; ``read_labels`` has options for that.
+            file are repaired with a warning; ``read_labels`` has options for that.
         model: a trained micro-model or its folder: nothing is trained, and seeds are optional.
         ontology: classes that are allowed and their colors; None for those of the seeds.
         recipe: how the micro-model is built: ``auto``, ``head``, ``finetune``, ``yolo``, or one of another package.

@@ -1,7 +1,7 @@
 """Files of labels in every format, read and written.
 
 Whatever is wrong with a file is an `InvalidInput` (or `OutOfRange`) that names the line or entry, the field, what it
-got and what is allowed. Only trifles that leave no doubt are mended, with one warning that counts them; `FormatOptions`
+got and what is allowed. Only trifles that leave no doubt are repaired, with one warning that counts them; `FormatOptions`
 says where the warning goes, and whether to refuse them instead. A file or folder that is written appears under its name
 when it is complete.
 """
@@ -25,7 +25,7 @@ from micromodels.labels.formats import (
     format_to_write,
     label_formats,
 )
-from micromodels.labels.mends import Mends
+from micromodels.labels.repairs import Repairs
 from micromodels.labels.validation import MAX_CUT_PX, LabelSet, check_anchor, check_fits_video, cut_to_video
 from micromodels.labels.video_info import VideoInfo
 from micromodels.runtime.atomic import atomic_path
@@ -82,15 +82,15 @@ def iter_labels(
     """
     path = Path(path)
     known = VideoInfo.of(video) if video is not None else None
-    options = replace(options, mends=Mends())
+    options = replace(options, repairs=Repairs())
     read = _reader(find_format(format) if format is not None else format_to_read(path))
     return _mended(path, _checked(read(path, known, options), known, options), options)
 
 
 def _mended(path: Path, labels: Iterator[AnyLabel], options: FormatOptions) -> Iterator[AnyLabel]:
-    """The labels, and at their end one warning of all that was mended."""
+    """The labels, and at their end one warning of all that was repaired."""
     yield from labels
-    summary = options.mends.summary(path.name)
+    summary = options.repairs.summary(path.name)
     if summary is not None:
         options.warn(summary)
 
@@ -116,7 +116,7 @@ def _fitted(label: AnyLabel, video: VideoInfo, where: str, options: FormatOption
         cut = cut_to_video(label, video) if isinstance(label, Label) else None
         if cut is None:
             raise
-        options.mend(f"shapes up to {MAX_CUT_PX:g} px over the edge, cut to the picture", error)
+        options.repair(f"shapes up to {MAX_CUT_PX:g} px over the edge, cut to the picture", error)
         return cut
     return label
 

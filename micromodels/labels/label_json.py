@@ -28,7 +28,7 @@ from micromodels.types import (
     State,
 )
 
-__all__ = ["SCHEMA_PATH", "label_from_dict", "label_to_dict", "shape_to_dict"]
+__all__ = ["SCHEMA_PATH", "SHAPE_KEYS", "label_from_dict", "label_to_dict", "shape_to_dict"]
 
 SCHEMA_PATH = Path(__file__).parent.parent / "schemas" / "label.schema.json"
 """JSON Schema (draft 2020-12) of one label in native form."""

@@ -165,7 +165,7 @@ class HeadPredictions:
         """
         began = time.perf_counter()
         if older is not None and window is not None:
-            predictions = self._mend(encoded, older, window)
+            predictions = self._update(encoded, older, window)
         else:
             predictions = self._predict(encoded, older)
         return index, predictions, time.perf_counter() - began
@@ -191,7 +191,7 @@ class HeadPredictions:
         return FramePrediction(log_odds.to(torch.float16), sides, encoded.gray, vector, looks, details, matched)
 
     @torch.inference_mode()
-    def _mend(self, encoded: EncodedFrame, older: FramePrediction, window: Window) -> FramePrediction:
+    def _update(self, encoded: EncodedFrame, older: FramePrediction, window: Window) -> FramePrediction:
         """What another head said, but for a window."""
         assert self._head is not None
         levels = self._head.settings.levels

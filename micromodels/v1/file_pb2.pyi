@@ -31,7 +31,7 @@ class File(_message.Message):
     `projects/{project}/microModels/{micro_model}/versions/{version}/files/{file}` for saved micro-models.
     """
     file_name: _builtins.str
-    """File name for saving it."""
+    """File name for saving it; of an export, it begins with the names of the project and the video."""
     size_bytes: _builtins.int
     """Its size."""
     sha256: _builtins.str

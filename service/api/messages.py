@@ -221,9 +221,9 @@ def label_record_message(project_id: str, record: LabelRecord) -> label_pb2.Labe
     return message
 
 
-def file_message(name: str, file: BlobFile) -> file_pb2.File:
-    """A file under its resource name."""
-    return file_pb2.File(name=name, file_name=file.name, size_bytes=file.size_bytes, sha256=file.sha256)
+def file_message(name: str, file: BlobFile, saved_as: str = "") -> file_pb2.File:
+    """A file under its resource name; saved under its own name or another."""
+    return file_pb2.File(name=name, file_name=saved_as or file.name, size_bytes=file.size_bytes, sha256=file.sha256)
 
 
 def model_message(model: ModelVersion) -> micro_model_pb2.MicroModelVersion:

@@ -38,6 +38,7 @@ __all__ = ["OperationsServicer", "Results"]
 _PAGE = (50, 1000)
 _LONGEST_WAIT_SECONDS = 300.0
 _ANSWER_SECONDS = 1.0
+_LONGEST_ORIGIN_PART = 60
 _FILTER = re.compile(r'metadata\.video\s*=\s*"([^"]*)"')
 _FILTERS = 'empty, or `metadata.video = "projects/{project}/videos/{video}"` with a video of the project'
 
@@ -107,6 +108,16 @@ class Results:
             frame_count=job.result.get("frames", 0),
         )
 
+    def _origin(self, job: Job) -> str:
+        """Begin the names of exported files with the project and the video that they are of."""
+        try:
+            project = self._store.projects.get(job.project_id).display_name
+            video = self._store.videos.get(job.project_id, job.video_id).display_name
+        except NotFound:  # deleted since
+            return ""
+        parts = (re.sub(r"[^\w.]+", "_", text).strip("._")[:_LONGEST_ORIGIN_PART] for text in (project, video))
+        return "".join(f"{part}-" for part in parts if part)
+
     def _response(self, job: Job) -> Message:
         if job.kind is JobKind.AUTO_LABEL:
             return self.auto_label_result(job)
@@ -118,8 +129,11 @@ class Results:
         if job.kind is JobKind.EXPORT:
             ids = (job.project_id, job.job_id)
             files = [BlobFile(**file) for file in job.result.get("files", ())]
+            origin = self._origin(job)
             return labeling_pb2.ExportResponse(
-                files=[file_message(names.EXPORT_FILE.format(*ids, file.name), file) for file in files]
+                files=[
+                    file_message(names.EXPORT_FILE.format(*ids, file.name), file, origin + file.name) for file in files
+                ]
             )
         if job.kind is JobKind.TRAIN:
             model_ids = (job.project_id, job.result["model_id"], job.result["version"])

@@ -94,7 +94,8 @@ RotatedAsBoxesOption = Annotated[
     typer.Option("--rotated-as-boxes", help="Read rotated boxes as the upright boxes around them, not as polygons."),
 ]
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse trifles in a file of labels that are otherwise mended with a warning.")
+    bool,
+    typer.Option("--strict", help="Refuse trifles in a file of labels that are otherwise repaired with a warning."),
 ]
 RecipeOption = Annotated[
     str,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -37,6 +36,11 @@ _SEEN_SECONDS = 5.0
 _SEEN_MOST = 1000
 _SHUTDOWN_SECONDS = 2.0
 _STATIC = Path(str(resources.files("service.web"))) / "static"
+_DOWNLOAD_HEADERS = {
+    "Content-Type": "application/octet-stream",
+    "Content-Disposition": "attachment",  # without a name: the page saves it under the one that File gives
+    "Cache-Control": "no-store",
+}
 _NOT_BUILT = (
     "<!doctype html><meta charset=utf-8><title>micromodels</title><h1>The web page is not built</h1>"
     "<p>Install Node.js 20.19 or newer and run <code>scripts/setup</code>. "
@@ -171,7 +175,7 @@ class WebServer:
         call = self._files.ReadFile(file_pb2.ReadFileRequest(name=name), metadata=call_metadata(request))
         try:
             message: Any = await call.read()
-            response = web.StreamResponse(headers=_download_headers(name))
+            response = web.StreamResponse(headers=_DOWNLOAD_HEADERS)
             await response.prepare(request)
             while message is not grpc.aio.EOF:
                 await response.write(message.data)
@@ -198,15 +202,6 @@ def _frame_key(request: web.Request) -> FrameKey:
     if not re.fullmatch("[0-9]{1,5}", width) or int(width) > _LARGEST_WIDTH:
         raise InvalidInput("width", width, f"0 to {_LARGEST_WIDTH}; 0 for the size of the video")
     return FrameKey((parts[0], parts[1]), int(request.match_info["index"]), int(width), kind)
-
-
-def _download_headers(name: str) -> dict[str, str]:
-    file_name = name.rpartition("/")[2]
-    return {
-        "Content-Type": "application/octet-stream",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name, safe='')}",
-        "Cache-Control": "no-store",
-    }
 
 
 def _add_page(app: web.Application, static: Path) -> None:

@@ -206,7 +206,7 @@ def test_labels_of_a_result_are_seeds_again(
     assert caplog.messages == [warned]
 
 
-def test_what_is_mended_in_seeds_is_warned_of(
+def test_what_is_repaired_in_seeds_is_warned_of(
     result: LabeledVideo, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """To whoever gets the events, else in the log."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from micromodels.errors import InvalidInput
-from micromodels.labels.mends import Mends
+from micromodels.labels.repairs import Repairs
 from micromodels.labels.picture_names import FIRST_FRAMES
 from micromodels.labels.validation import prefixed
 from micromodels.labels.video_info import VideoInfo
@@ -68,7 +69,7 @@ class FormatOptions:
     """Classes in the order in which a format numbers them; None for the order in which labels name them."""
 
     strict: bool = False
-    """Whether reading refuses trifles that it would mend with a warning."""
+    """Whether reading refuses trifles that it would repair with a warning."""
 
     first_frame: int | None = None
     """Number of the first frame, 0 or 1, where a file names the pictures of a video by numbers; None to read them as
@@ -80,8 +81,8 @@ class FormatOptions:
     warn: Callable[[str], None] = _LOG.warning
     """Gets each warning of reading, a sentence for people; logged by default."""
 
-    mends: Mends = field(default_factory=Mends, repr=False, compare=False)
-    """What reading has mended so far; `micromodels.labels.files` begins each file with an empty one, and warns."""
+    repairs: Repairs = field(default_factory=Repairs, repr=False, compare=False)
+    """What reading has repaired so far; `micromodels.labels.files` begins each file with an empty one, and warns."""
 
     def __post_init__(self) -> None:
         if self.first_frame is not None and (type(self.first_frame) is not int or self.first_frame not in FIRST_FRAMES):
@@ -89,8 +90,8 @@ class FormatOptions:
                 "first_frame", self.first_frame, "0 or 1: the number of the first frame; None if unknown"
             )
 
-    def mend(self, what: str, error: InvalidInput, where: str = "") -> None:
-        """Count a trifle that a reader mends.
+    def repair(self, what: str, error: InvalidInput, where: str = "") -> None:
+        """Count a trifle that a reader repairs.
 
         Args:
             what: what is wrong and what is done, in the plural: ``"boxes over the edge, cut to the picture"``.
@@ -102,7 +103,29 @@ class FormatOptions:
         """
         if self.strict:
             raise error
-        self.mends.add(what, prefixed(where, error.field))
+        self.repairs.add(what, prefixed(where, error.field))
+
+    def without_nulls(
+        self, entry: Mapping[str, Any], keys: Iterable[str], where: str, parent: str = ""
+    ) -> dict[str, Any]:
+        """The entry without those of the keys whose value is null, which tools write where they have nothing to say.
+
+        Args:
+            entry: a JSON object of the file.
+            keys: that may be left out.
+            where: the entry's place.
+            parent: put before a key in errors and warnings, such as ``"attributes."``.
+
+        Raises:
+            InvalidInput: a null, if reading is strict.
+        """
+        found = dict(entry)
+        for key in keys:
+            if key in found and found[key] is None:
+                del found[key]
+                error = InvalidInput(parent + key, None, "a value; leave the key out for none")
+                self.repair("fields that are null, taken as left out", error, where)
+        return found
 
 
 Reader = Callable[[Path, VideoInfo | None, FormatOptions], Iterable[tuple[str, AnyLabel]]]

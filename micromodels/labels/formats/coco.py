@@ -238,19 +238,6 @@ def _hashable(value: object) -> int | str | None:
     return value if isinstance(value, (int, str)) else None
 
 
-def _without_nulls(
-    entry: Mapping[str, Any], keys: Iterable[str], options: FormatOptions, where: str, parent: str = ""
-) -> dict[str, Any]:
-    """The entry without those of the keys whose value is null: tools write it where they have nothing to say."""
-    found = dict(entry)
-    for key in keys:
-        if key in found and found[key] is None:
-            del found[key]
-            error = InvalidInput(parent + key, None, "a value; leave the key out for none")
-            options.mend("fields that are null, taken as left out", error, where)
-    return found
-
-
 def _read_images(
     document: Mapping[str, Any], video: VideoInfo | None, options: FormatOptions, is_ours: bool
 ) -> dict[int | str, _Image]:
@@ -263,7 +250,7 @@ def _read_images(
     for index, given in enumerate(_entries(document, "images", required=True)):
         where = f"images[{index}]"
         try:
-            entry = _without_nulls(given, (*FRAME_FIELDS, "file_name", "width", "height"), options, where)
+            entry = options.without_nulls(given, (*FRAME_FIELDS, "file_name", "width", "height"), where)
             identifier = _identifier(entry, "id")
             if identifier in sizes:
                 raise InvalidInput("id", identifier, "each image id once")
@@ -370,21 +357,21 @@ def _read_categories(
                 raise InvalidInput("name", "nothing" if name is None else name, "a string")
             if categories.get(identifier) == name:
                 error = InvalidInput("id", identifier, "each category once")
-                options.mend("categories that stand twice, taken once", error, where)
+                options.repair("categories that stand twice, taken once", error, where)
             elif identifier in categories or name in categories.values():
                 raise InvalidInput("id", f"{identifier} ({name!r})", "each id and each name once")
             categories[identifier] = name
         except InvalidInput as error:
             if options.strict or _hashable(entry.get("id")) in categories or _hashable(entry.get("id")) in used:
                 raise relocated(error, where) from None
-            options.mend("categories that no annotation uses, left aside", error, where)
+            options.repair("categories that no annotation uses, left aside", error, where)
     return categories
 
 
 def _read_annotation(given: Mapping[str, Any], context: _Context, where: str) -> tuple[Label, bool]:
     """The label of one annotation, and whether it names its track."""
     options = context.options
-    entry = _without_nulls(given, ("bbox", "segmentation", "iscrowd", "attributes", *TRACK_FIELDS), options, where)
+    entry = options.without_nulls(given, ("bbox", "segmentation", "iscrowd", "attributes", *TRACK_FIELDS), where)
     image_id, category_id = _identifier(entry, "image_id"), _identifier(entry, "category_id")
     if image_id not in context.images:
         raise InvalidInput("image_id", image_id, "the id of an entry of images")
@@ -424,7 +411,7 @@ def _read_attributes(given: Mapping[str, Any], context: _Context, where: str) ->
     """Those that labels have. Any other is left aside, and so is one with our name and another tool's meaning."""
     options = context.options
     known = (*OWN_ATTRIBUTES, *TRACK_FIELDS, "occluded", "rotation")
-    attributes = _without_nulls(given, known, options, where, "attributes.")
+    attributes = options.without_nulls(given, known, where, "attributes.")
     occluded = _truth(attributes.get("occluded", False))
     rotation = _degrees(attributes.get("rotation", 0))
     foreign = [key for key in attributes if key not in (*known, "keyframe")]
@@ -451,7 +438,7 @@ def _read_attributes(given: Mapping[str, Any], context: _Context, where: str) ->
         else:
             native[key] = attributes[key]
     for key in foreign:
-        options.mends.add("attributes that labels do not have, left aside", f"{where}: attributes.{key}")
+        options.repairs.add("attributes that labels do not have, left aside", f"{where}: attributes.{key}")
     return _Attributes(native, track, rotation or 0.0)
 
 
@@ -486,7 +473,7 @@ def _rotated(
         far = [max(-u, -v, u - size[1], v - size[0]) for u, v in points]
         if len(inside) >= 3 and max(far) > EDGE_TOLERANCE_PX:
             error = InvalidInput("attributes.rotation", degrees, "a rotated box that lies in the picture")
-            options.mend("rotated boxes that reach over the edge, cut to the picture", error, where)
+            options.repair("rotated boxes that reach over the edge, cut to the picture", error, where)
             points = inside
     polygon = Polygon(tuple(points))
     return (bounds(polygon) or box) if options.rotated_as_boxes else polygon
@@ -549,7 +536,7 @@ def _whole_rings(
     """
     if all(is_number(value) for value in given):
         error = InvalidInput("segmentation", f"{len(given)} numbers", "a list of polygons")
-        options.mend("polygons that are not in a list, taken as one", error, where)
+        options.repair("polygons that are not in a list, taken as one", error, where)
         given = [given]
     rings = {f"segmentation[{index}]": ring for index, ring in enumerate(given)}
     whole = {name: ring for name, ring in rings.items() if not _covers_nothing(ring)}
@@ -559,7 +546,7 @@ def _whole_rings(
             error = InvalidInput(name, f"{len(ring)} values", RING_VALUES)
             if not whole and (box is None or not _holds(box, ring)):
                 raise error
-            options.mend("parts of a segmentation that cover nothing, left out", error, where)
+            options.repair("parts of a segmentation that cover nothing, left out", error, where)
     return whole
 
 

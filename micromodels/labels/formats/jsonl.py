@@ -7,7 +7,7 @@ from pathlib import Path
 
 from micromodels.errors import InvalidInput
 from micromodels.labels.formats import FormatOptions, LabelFormat, LabelPart
-from micromodels.labels.label_json import label_from_dict, label_to_dict
+from micromodels.labels.label_json import SHAPE_KEYS, label_from_dict, label_to_dict
 from micromodels.labels.strict_json import decode_utf8, parse_json, to_json
 from micromodels.labels.validation import relocated
 from micromodels.labels.video_info import VideoInfo
@@ -17,6 +17,8 @@ __all__ = ["FORMAT", "MAX_LINE_BYTES"]
 
 MAX_LINE_BYTES = 16 << 20
 """Longer lines are refused before they are parsed."""
+
+OPTIONAL_KEYS = (*SHAPE_KEYS, "confidence", "provenance")
 
 
 def _write(path: Path, labels: Iterable[AnyLabel], video: VideoInfo | None, options: FormatOptions) -> int:
@@ -39,7 +41,13 @@ def _read(path: Path, video: VideoInfo | None, options: FormatOptions) -> Iterat
     """Labels line by line, in the order of the file; blank lines are skipped."""
     for number, line in _lines(path):
         where = f"line {number}"
-        yield where, label_from_dict(parse_json(line, where), where)
+        entry = parse_json(line, where)
+        if isinstance(entry, dict):
+            try:
+                entry = options.without_nulls(entry, OPTIONAL_KEYS, where)
+            except InvalidInput as error:
+                raise relocated(error, where) from None
+        yield where, label_from_dict(entry, where)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -17,7 +17,7 @@ from micromodels.recipes.base import recipe, recipe_names
 from micromodels.types import Box, Label, State
 from micromodels.v1 import label_pb2, video_pb2
 from tests.added_package import REPOSITORY, added_package
-from tests.service.api.harness import Running, box, refused
+from tests.service.api.harness import ONTOLOGY, Running, box, refused
 
 
 @pytest.fixture
@@ -73,16 +73,31 @@ def test_recipes_encoders_and_limits_are_those_of_the_library(running: Running, 
 
 
 def test_every_format_that_can_be_written_is_exported(running: Running, video: video_pb2.Video, tmp_path: Path) -> None:
-    """As a file of its name; one that is a folder as a zip of it."""
+    """As a file of its name after the project's and the video's; one that is a folder as a zip of it."""
     running.client.write_labels(video.name, [box(0), box(3)])
     for one in running.client.get_capabilities().label_formats:
         if not one.can_write:
             continue
         (path,) = running.client.export(video.name, tmp_path / one.name, file_format=one.name)
-        assert path.name == one.file_name + (".zip" if one.is_folder else "")
+        assert path.name == "Test-video.mp4-" + one.file_name + (".zip" if one.is_folder else "")
         if one.name == "masks":
             names = zipfile.ZipFile(path).namelist()
             assert {"000000.png", "000023.png", "tracks.json"} <= set(names)
+
+
+def test_names_of_exports_are_safe(running: Running, tmp_path: Path) -> None:
+    """Whatever a project is called: no folders, no hidden files, none too long."""
+    for title, begins in (
+        ("../Colon / study: \u00fc <1>", "Colon_study_\u00fc_1-video.mp4-"),
+        ("...", "video.mp4-"),
+        ("x" * 200, "x" * 60 + "-video.mp4-"),
+    ):
+        project = running.client.create_project(title, ONTOLOGY)
+        video = running.video(project.name)
+        running.client.write_labels(video.name, [box(0)])
+        (path,) = running.client.export(video.name, tmp_path)
+        assert path == tmp_path / (begins + "labels.jsonl")
+        assert path.is_file()
 
 
 def test_a_format_that_is_not_there_is_refused_with_those_that_are(running: Running, video: video_pb2.Video) -> None:
@@ -106,5 +121,5 @@ def test_a_format_of_another_package_is_listed_and_exported(
     absent = Label(5, "1", "square", State.ABSENT)
     running.client.write_labels(video.name, [Label(3, "1", "square", State.VISIBLE, Box(1, 2, 30, 40.5)), absent])
     (path,) = running.client.export(video.name, tmp_path / "out", file_format="table")
-    assert path.name == "labels.boxes"
+    assert path.name == "Test-video.mp4-labels.boxes"
     assert path.read_text().splitlines() == ["3,1,square,1.0,2.0,30.0,40.5"]

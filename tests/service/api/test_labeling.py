@@ -49,7 +49,7 @@ def test_train_then_propagate_then_export(running: Running, video: video_pb2.Vid
     assert [label.frame for label in labels if label.provenance.kind is ProvenanceKind.HUMAN] == [0, 12]
 
     (path,) = client.export(video.name, tmp_path)
-    assert path.name == "labels.jsonl"
+    assert path.name == "Test-video.mp4-labels.jsonl"
     assert len(path.read_text().splitlines()) == 20
     (coco,) = client.export(video.name, tmp_path, file_format="coco")
     assert len(json.loads(coco.read_text())["annotations"]) == 20

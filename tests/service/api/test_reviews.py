@@ -432,7 +432,7 @@ def check_reading(path: Path, folder: Path, model: str) -> None:
     for change, words in (
         (lambda lines: lines[:-1], "cut off"),
         (lambda lines: [line for line in lines if '"frame": 9,' not in line], "21 labels are predicted"),
-        (lambda lines: [forged(line) for line in lines], "not of 'ann'"),
+        (lambda lines: [forged(line) for line in lines], "not by 'ann'"),
         (lambda lines: lines[:1] + lines[2:], "are missing"),
     ):
         path.write_text("\n".join(change(whole)) + "\n")

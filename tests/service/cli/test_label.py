@@ -81,7 +81,7 @@ def test_label_takes_coco_seeds_of_a_folder_of_frames(clip: Path, tmp_path: Path
     assert [image["file_name"] for image in images] == ["img100.png", "img101.png", "img102.png"]
 
 
-def test_what_is_mended_in_seeds_is_warned_of(clip: Path, tmp_path: Path, stand_in: type[StandIn]) -> None:
+def test_what_is_repaired_in_seeds_is_warned_of(clip: Path, tmp_path: Path, stand_in: type[StandIn]) -> None:
     """On the screen and in the report; options say how frames are numbered and rotated boxes are read, or refuse."""
     seeds = tmp_path / "seeds.json"
     entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 40, 29.5, 10], "segmentation": None}

@@ -195,7 +195,7 @@ RING = Polygon(((10, 10), (40, 10), (40, 40), (10, 40)))
         ({"segmentation": [[-1.5, 10, 40, 10, 40, 40]]}, Polygon(((0, 10), (40, 10), (40, 40))), "polygon[0][0]"),
     ],
 )
-def test_trifles_are_mended_with_one_warning(
+def test_trifles_are_repaired_with_one_warning(
     changes: dict[str, Any], shape: Shape | None, first: str, tmp_path: Path
 ) -> None:
     """The warning counts them and names the first; strict readers refuse the same by the same name."""

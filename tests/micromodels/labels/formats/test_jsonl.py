@@ -141,7 +141,6 @@ REFUSED_BY_SCHEMA_TOO: list[tuple[str, object]] = [
     ("mask.order", seed(box=None, mask={"size": [HEIGHT, WIDTH], "counts": COUNTS, "order": "F"})),
     ("confidence", seed(confidence=1.5)),
     ("confidence", seed(confidence="high")),
-    ("confidence", {**seed(), "confidence": None}),
     ("provenance", seed(provenance="human")),
     ("provenance.kind", seed(provenance={})),
     ("provenance.kind", seed(provenance={"kind": "robot"})),
@@ -266,6 +265,22 @@ def test_shapes_a_little_over_the_edge_are_cut_with_a_warning(tmp_path: Path) ->
     for gone in (seed(box=[-2, 2, -1.5, 30]), seed(box=[-2.1, 2, 30, 30]), seed(frame=FRAMES, box=[-2, 2, 30, 30])):
         with pytest.raises(OutOfRange):
             read_labels(write_lines(tmp_path / "b.jsonl", gone), video=VIDEO)
+
+
+def test_null_is_taken_as_left_out_with_a_warning(tmp_path: Path) -> None:
+    """Of keys that may be left out; of the others, and where reading is strict, it is refused."""
+    nulls = dict.fromkeys(("polygon", "mask", "confidence", "provenance"))
+    path = write_lines(tmp_path / "a.jsonl", seed(), {**seed(frame=13), **nulls})
+    seen: list[str] = []
+    labels = read_labels(path, video=VIDEO, options=FormatOptions(warn=seen.append))
+    assert labels == read_labels(write_lines(tmp_path / "b.jsonl", seed(), seed(frame=13)), video=VIDEO)
+    assert len(seen) == 1
+    assert "null, taken as left out: 4, the first at line 2: polygon" in seen[0]
+    with pytest.raises(InvalidInput, match=r"line 2: polygon: got None"):
+        read_labels(path, video=VIDEO, options=FormatOptions(strict=True))
+    for key in ("frame", "track", "class", "state"):
+        with pytest.raises(InvalidInput, match=f"line 1: {key}"):
+            read_labels(write_lines(tmp_path / "c.jsonl", {**seed(), key: None}), video=VIDEO)
 
 
 def test_the_same_thing_twice_is_refused(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
-"""Trifles in files of labels that are mended, and what is left aside: counted, for one warning."""
+"""Trifles in files of labels that are repaired, and what is left aside: counted, for one warning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Mends"]
+__all__ = ["Repairs"]
 
 
 @dataclass(slots=True)
-class Mends:
-    """What the reading of one file has mended or left aside, by kind, with the place of the first."""
+class Repairs:
+    """What the reading of one file has repaired or left aside, by kind, with the place of the first."""
 
     _found: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -19,7 +19,7 @@ class Mends:
         self._found[what] = (count + 1, first)
 
     def summary(self, file_name: str) -> str | None:
-        """One warning for all; None where nothing was mended."""
+        """One warning for all; None where nothing was repaired."""
         if not self._found:
             return None
         parts = [f"{what}: {count}, the first at {first}" for what, (count, first) in self._found.items()]
