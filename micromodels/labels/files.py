@@ -1,8 +1,8 @@
 """Files of labels in every format, read and written.
 
 Whatever is wrong with a file is an `InvalidInput` (or `OutOfRange`) that names the line or entry, the field, what it
-got and what is allowed. Only trifles that leave no doubt are repaired, with one warning that counts them; `FormatOptions`
-says where the warning goes, and whether to refuse them instead. A file or folder that is written appears under its name
+got and what is allowed. Only trifles that leave no doubt are repaired, with one warning that counts them;
+`FormatOptions` says where the warning goes, and whether to refuse them instead. A written file appears under its name
 when it is complete.
 """
 

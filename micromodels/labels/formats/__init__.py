@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from micromodels.errors import InvalidInput
-from micromodels.labels.repairs import Repairs
 from micromodels.labels.picture_names import FIRST_FRAMES
+from micromodels.labels.repairs import Repairs
 from micromodels.labels.validation import prefixed
 from micromodels.labels.video_info import VideoInfo
 from micromodels.runtime.registry import Registry
