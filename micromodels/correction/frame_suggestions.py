@@ -287,6 +287,7 @@ class _Reasons:
         found: list[tuple[float, ReasonKind, str]] = []
         for name in names[:3]:
             one = self._series[name]
+            found += self._of_evidence(one)
             found += self._of_confidence(one, frame)
             found += self._of_changes(one, frame)
             found += self._of_neighbors(one, frame)
@@ -302,6 +303,14 @@ class _Reasons:
     def _of_cuts(self, frame: int) -> list[tuple[float, ReasonKind, str]]:
         behind = [cut for cut in self._signals.cuts if 0 <= frame - cut <= 8]
         return [(0.95, ReasonKind.SCENE_CUT, f"scene cut at frame {max(behind)}")] if behind else []
+
+    def _of_evidence(self, one: TrackSeries) -> list[tuple[float, ReasonKind, str]]:
+        """A frame class that people only ever called present, or only absent."""
+        shown = one.shown[one.fixed]
+        if not one.is_frame_class or not len(shown) or (shown.any() and not shown.all()):
+            return []
+        other = "absent" if shown.all() else "present"
+        return [(0.99, ReasonKind.UNSURE, f"no frame is marked {other} for {one.track}; mark one")]
 
     def _of_confidence(self, one: TrackSeries, frame: int) -> list[tuple[float, ReasonKind, str]]:
         here = one.confidence[frame]

@@ -62,7 +62,7 @@ class VideoReviewState:
         place = (key.name, key.is_frame_class)
         if place not in self._series:
             name = label.object_class if isinstance(label, Label) else key.name
-            self._series[place] = empty_series(key.name, name, self._count)
+            self._series[place] = empty_series(key.name, name, self._count, is_frame_class=key.is_frame_class)
         self._series[place].put(key.frame, label, fixed=fixed)
 
     def boxes(self, frame: int) -> list[Doubles]:

@@ -31,6 +31,7 @@ class TrackSeries:
         confidence: of the label; NaN where it has none.
         boxes: ``(frames, 4)`` box around the shape in pixels, NaN where there is none.
         areas: pixels of the shape, NaN where there is none.
+        is_frame_class: whether it is a frame class in the form of a track; shown where it holds.
     """
 
     track: str
@@ -41,6 +42,7 @@ class TrackSeries:
     confidence: Doubles = field(repr=False)
     boxes: Doubles = field(repr=False)
     areas: Doubles = field(repr=False)
+    is_frame_class: bool = False
 
     def put(self, frame: int, label: AnyLabel | None, *, fixed: bool) -> None:
         """Write one label, or its absence, into the arrays; a frame class is shown where it is present."""
@@ -87,8 +89,8 @@ def track_series(
     return made
 
 
-def empty_series(track: str, object_class: str, frame_count: int) -> TrackSeries:
-    """A track without labels."""
+def empty_series(track: str, object_class: str, frame_count: int, *, is_frame_class: bool = False) -> TrackSeries:
+    """A track, or a frame class in its form, without labels."""
 
     def no() -> Bools:
         return np.zeros(frame_count, bool)
@@ -96,7 +98,7 @@ def empty_series(track: str, object_class: str, frame_count: int) -> TrackSeries
     def unknown(*shape: int) -> Doubles:
         return np.full((frame_count, *shape), np.nan)
 
-    return TrackSeries(track, object_class, no(), no(), no(), unknown(), unknown(4), unknown())
+    return TrackSeries(track, object_class, no(), no(), no(), unknown(), unknown(4), unknown(), is_frame_class)
 
 
 def no_boxes(frame: int) -> Sequence[npt.NDArray[np.float32]]:

@@ -19,7 +19,7 @@ from micromodels.propagation.box_path import FramePlaces
 from micromodels.propagation.confidence import BoxSigns, MaskSigns, absence, acceptance, mask_signs
 from micromodels.propagation.mask_to_shape import box_from_sides, clean_mask, resized_masks, to_shape
 from micromodels.runtime.parallel import mapped
-from micromodels.training.frame_classifier import FrameClassifier
+from micromodels.training.frame_classifier import FrameClassifier, presence_probability
 from micromodels.types import Box, FrameLabel, FrameResult, Label, Provenance, ProvenanceKind, Shape, State
 
 __all__ = ["Tracker"]
@@ -265,10 +265,9 @@ class Tracker:
         frame_labels = []
         for name, log_odds in zip(self._frame_classes, odds.tolist(), strict=True):
             human = self._frame_by_key.get((frame, name))
-            probability = 1 / (1 + np.exp(-2.0 * log_odds))
+            probability = presence_probability(log_odds)
             frame_labels.append(
-                human
-                or FrameLabel(frame, name, log_odds > 0, float(max(probability, 1 - probability)), self._provenance)
+                human or FrameLabel(frame, name, log_odds > 0, max(probability, 1 - probability), self._provenance)
             )
         frame_labels += [
             label

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from micromodels.encoding.encoders import check_encoder
 from micromodels.errors import FailedPrecondition, InvalidInput, ModelError, OutOfMemory
 from micromodels.runtime.registry import Registry, missing_packages
-from micromodels.runtime.run import Run
+from micromodels.runtime.run import Run, Warned
 
 if TYPE_CHECKING:
     import torch
@@ -367,12 +367,15 @@ def train(
 
     from micromodels.encoding.encoders import select_device
     from micromodels.labels.targets import SeedSet
+    from micromodels.training.frame_classifier import one_sided_warnings
 
     table = video.table
     seed_set = SeedSet(seeds, table.frame_count, table.height_px, table.width_px, ontology)
     seed_set.require_trainable()
     if seed_set.frame_classes and not found.info.supports_frame_classes:
         raise FailedPrecondition(f"recipe {found.info.name!r} learns no frame classes; leave them out of the seeds")
+    for message in one_sided_warnings(seed_set.frame_labels):
+        run.on_event(Warned(message))
     device = select_device(run.device)
     try:
         return found.train(TrainInputs(video, seed_set, settings, device, run, encoder_of))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,9 +14,42 @@ from torch.nn import functional as F
 from micromodels.encoding.encoders import Features, Level
 from micromodels.types import FrameLabel
 
-__all__ = ["FrameClassifier", "fit_frame_classifier", "pooled", "pooled_size"]
+__all__ = [
+    "FrameClassifier",
+    "fit_frame_classifier",
+    "one_sided_warnings",
+    "pooled",
+    "pooled_size",
+    "presence_probability",
+]
 
 Vector = npt.NDArray[np.float32]
+
+SHARPNESS = 2.0
+"""Factor on log-odds that turns them into calibrated ones."""
+ONE_SIDED_PROBABILITY = 2 / 3
+"""Of a class being present (or absent) where people only ever said that it is: Laplace's rule of succession after one
+answer. Frames of one kind say nothing about what the other kind looks like, so more of them are no more evidence."""
+ONE_SIDED_LOG_ODDS = math.log(ONE_SIDED_PROBABILITY / (1 - ONE_SIDED_PROBABILITY)) / SHARPNESS
+
+
+def presence_probability(log_odds: float) -> float:
+    """Probability, 0 to 1, that a frame class is present, from the classifier's log-odds."""
+    return float(1 / (1 + np.exp(-SHARPNESS * log_odds)))
+
+
+def one_sided_warnings(labels: Iterable[FrameLabel]) -> list[str]:
+    """A message for every frame class that people only ever called present, or only absent; by name."""
+    answers: dict[str, set[bool]] = {}
+    for label in labels:
+        answers.setdefault(label.frame_class, set()).add(label.present)
+    messages = []
+    for name, said in sorted(answers.items()):
+        if len(said) == 1:
+            given, missing = ("present", "absent") if True in said else ("absent", "present")
+            guess = f"labels of other frames are guesses with a confidence of {ONE_SIDED_PROBABILITY:.2f}"
+            messages.append(f"all seeds of frame class {name!r} say {given}: {guess}; add one that says {missing}")
+    return messages
 
 
 def pooled_size(levels: Sequence[Level]) -> int:
@@ -46,6 +80,9 @@ class FrameClassifier(nn.Module):
     def fit(self, vectors: torch.Tensor, targets: torch.Tensor, strength: float = 1e-2) -> None:
         """Fit by L-BFGS.
 
+        A class of which all known targets are equal gets the same log-odds everywhere: ``ONE_SIDED_LOG_ODDS``, or minus
+        that. A linear classifier would be as certain of every frame.
+
         Args:
             vectors: float ``(views, inputs)``.
             targets: float ``(views, classes)``: 1 present, 0 absent, NaN unknown.
@@ -71,6 +108,11 @@ class FrameClassifier(nn.Module):
             return loss
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
+        for answer, sign in ((1.0, 1.0), (0.0, -1.0)):
+            one_sided = known.any(dim=0) & ((wanted == answer) | ~known).all(dim=0)
+            with torch.no_grad():
+                self.linear.weight[one_sided] = 0.0
+                self.linear.bias[one_sided] = sign * ONE_SIDED_LOG_ODDS
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """``(n, inputs)`` to logits ``(n, classes)``."""

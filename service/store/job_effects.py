@@ -16,6 +16,7 @@ from service.domain.jobs import (
     JobState,
     NewEvent,
 )
+from service.domain.models import provenance_version
 from service.domain.videos import (
     VideoState,
 )
@@ -52,7 +53,9 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
     if effects.labels or effects.frame_table is not None:
         video = _job_video(connection, row)
         if effects.labels:
-            act = Act(row.author, ChangeKind.PROPAGATE, row.job_id, base=effects.base_revision)
+            made_by = _model_version({**row.spec, **row.checkpoint, **model})
+            base = effects.base_revision
+            act = Act(row.author, ChangeKind.PROPAGATE, row.job_id, base=base, model_version=made_by)
             written = write_labels(connection, video, label_writes(effects.labels), act)
             values["result"] = {**values.get("result", row.result), "revision": written.revision}
         if effects.frame_table is not None:
@@ -68,6 +71,12 @@ def apply_effects(connection: sa.Connection, row: sa.Row[Any], effects: Effects)
     if values:
         connection.execute(_JOBS.update().where(_JOBS.c.key == row.key).values(**values))
     return model
+
+
+def _model_version(names: Mapping[str, Any]) -> str:
+    """The version that a job labels with: the one it has trained, or was submitted for; empty if neither is known."""
+    model_id, version = names.get("model_id"), names.get("version")
+    return provenance_version(model_id, version) if model_id and version else ""
 
 
 def _enter(connection: sa.Connection, row: sa.Row[Any], effects: Effects) -> dict[str, Any]:

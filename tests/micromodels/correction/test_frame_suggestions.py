@@ -206,6 +206,22 @@ def test_a_class_is_found_where_it_cannot_be() -> None:
         Ontology((ObjectClass("car", excludes=("day",)),))
 
 
+@pytest.mark.parametrize(("present", "missing"), [(True, "absent"), (False, "present")])
+def test_a_frame_class_with_one_kind_of_answer_asks_for_the_other(present: bool, missing: str) -> None:
+    """A frame of another scene is suggested, in these words; not once both kinds are there."""
+    tool = empty_series("tool", "tool", COUNT, is_frame_class=True)
+    for frame in range(COUNT):
+        guess = FrameLabel(frame, "tool", present, 2 / 3, MODEL)
+        tool.put(frame, FrameLabel(0, "tool", present) if frame == 0 else guess, fixed=frame == 0)
+    signals = Signals(COUNT, frozenset({30}))
+    (first,) = suggest([tool], signals, Trust(), 1)
+    assert first.frame >= 30
+    assert f"no frame is marked {missing} for tool" in first.reason_text
+    tool.put(40, FrameLabel(40, "tool", not present), fixed=True)
+    (second,) = suggest([tool], signals, Trust(), 1)
+    assert "is marked" not in second.reason_text
+
+
 def test_frame_classes_that_cannot_both_hold_are_found() -> None:
     """One issue for each run of frames, whichever of the two names the other; only frame classes can be named."""
     day, night = empty_series("day", "day", COUNT), empty_series("night", "night", COUNT)

@@ -13,9 +13,15 @@ from micromodels.errors import Cancelled, Diverged
 from micromodels.labels.geometry import mask_iou
 from micromodels.labels.targets import IGNORE
 from micromodels.runtime.run import Run, StopRequest, TrainingProgress
-from micromodels.training.frame_classifier import FrameClassifier, pooled
+from micromodels.training.frame_classifier import (
+    FrameClassifier,
+    one_sided_warnings,
+    pooled,
+    presence_probability,
+)
 from micromodels.training.head import DenseHead, HeadSettings
 from micromodels.training.trainer import Clock, HeadTrainer, Sample, box_loss, segmentation_loss
+from micromodels.types import FrameLabel
 from tests.micromodels.doubles import HEIGHT, WIDTH, ColorEncoder, Recorder, box_mask, scene, square
 
 LEVELS = ColorEncoder.levels
@@ -236,6 +242,37 @@ def test_the_frame_classifier_is_balanced_and_forgives_unknowns() -> None:
         said = classifier(torch.from_numpy(vectors)).numpy() > 0
     assert said[:, 0].tolist() == [True] * 3 + [False] * 27
     assert said[:, 1].tolist() == [index % 2 == 0 for index in range(30)]
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_evidence_of_one_kind_gives_wide_confidence(present: bool) -> None:
+    """All seeds say the same: the same answer everywhere, as after one answer. Other classes get the same numbers."""
+    rng = np.random.default_rng(0)
+    vectors = torch.from_numpy(rng.normal(0, 1, (20, 3)).astype(np.float32))
+    targets = torch.full((20, 3), torch.nan)
+    targets[:, 0] = (vectors[:, 0] > 0).float()
+    beside = targets.clone()
+    beside[:5, 1] = float(present)
+    classifier = FrameClassifier(3, 3)
+    classifier.fit(vectors, beside)
+    with torch.inference_mode():
+        found = classifier(torch.from_numpy(rng.normal(0, 9, (50, 3)).astype(np.float32)))
+        assert ((classifier(vectors)[:, 0] > 0) == (vectors[:, 0] > 0)).all()
+    said = [presence_probability(log_odds) for log_odds in found[:, 1].tolist()]
+    assert said == pytest.approx([2 / 3 if present else 1 / 3] * 50)
+    assert found[:, 2].tolist() == [0.0] * 50  # nobody said anything
+
+
+def test_evidence_of_one_kind_is_warned_of() -> None:
+    """By class, with what is missing; frame classes with both kinds are not mentioned."""
+    labels = [FrameLabel(0, "tool", True), FrameLabel(5, "tool", True), FrameLabel(0, "smoke", False)]
+    labels += [FrameLabel(0, "blood", False), FrameLabel(9, "blood", True)]
+    smoke, tool = one_sided_warnings(labels)
+    assert "'smoke' say absent" in smoke
+    assert smoke.endswith("add one that says present")
+    assert "'tool' say present" in tool
+    assert "0.67" in tool
+    assert tool.endswith("add one that says absent")
 
 
 def test_pooled_features_are_mean_and_maximum_of_each_level() -> None:

@@ -30,8 +30,8 @@ def correct(client: Client, video: str, *labels: Label) -> None:
     list(client.review.correct_labels(video, labels))
 
 
-# Track a is drawn and accepted on frame 0, b drawn and locked on 1, c predicted and accepted on 2,
-# d drawn on 3, e predicted on 4.
+# a is drawn and accepted on frame 0, b drawn and locked on 1, c predicted and accepted on 2;
+# d is drawn on 3, e predicted on 4.
 ACTS: dict[str, tuple[Act, str]] = {
     # what is done:                       viewer, annotator, reviewer, service, admin
     "draw over an accepted label": (lambda c, v: c.write_labels(v, [box(0, "a", x1=9)]), "no no yes no yes"),

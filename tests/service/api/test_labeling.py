@@ -15,7 +15,7 @@ from google.longrunning import operations_pb2
 from micromodels.client import ApiError
 from micromodels.client.messages import label_to_message
 from micromodels.types import ProvenanceKind
-from micromodels.v1 import file_pb2, label_pb2, labeling_pb2, micro_model_pb2, video_pb2
+from micromodels.v1 import file_pb2, history_pb2, label_pb2, labeling_pb2, micro_model_pb2, video_pb2
 from service.domain.jobs import Job
 from service.store.jobs import Jobs
 from tests.service.api.harness import Running, box, fresh_id, refused
@@ -207,6 +207,22 @@ def test_lineage_does_not_reach_another_video(running: Running, video: video_pb2
     own = client.train(other.name).result(60)
     client.delete_video(video.name)
     assert list(client.list_micro_model_versions(f"{project_of(video.name)}/microModels/-")) == [own]
+
+
+def test_the_history_says_who_made_the_labels(running: Running, video: video_pb2.Video) -> None:
+    """Seeds are the person's, by AutoLabel as by WriteLabels; what a job labels is its micro-model's, by name."""
+    running.client.write_labels(video.name, [box(3)])
+    run = running.client.auto_label(video.name, [box(0)])
+    list(run.labels())
+    assert run.result is not None
+    propagated, seeded, written = running.client.review.list_changes(video.name)
+    for change in (written, seeded):
+        assert (change.kind, change.author, change.micro_model_version) == (history_pb2.CHANGE_KIND_WRITE, "local", "")
+    assert propagated.kind == history_pb2.CHANGE_KIND_PROPAGATE
+    assert propagated.micro_model_version == run.result.micro_model_version
+    running.client.propagate(video.name, run.result.micro_model_version).result(120)
+    again = next(iter(running.client.review.list_changes(video.name)))
+    assert again.micro_model_version == run.result.micro_model_version
 
 
 def test_a_failed_operation_tells_its_error_everywhere(running: Running, video: video_pb2.Video) -> None:

@@ -62,6 +62,10 @@ class FrameTable:
         return int(self.data["height_px"])
 
     @property
+    def container(self) -> str:
+        return "avi"
+
+    @property
     def content_hash(self) -> str:
         return str(self.data["content_hash"])
 
