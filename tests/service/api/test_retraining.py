@@ -248,6 +248,9 @@ def test_retrainings_that_are_refused(running: Running, video: str) -> None:
     request.settings.recipe = "yolo"
     with refused("INVALID_ARGUMENT", field="settings.recipe"):
         running.stubs.labeling.Retrain(request)
+    request.settings.recipe, request.settings.encoder = "head", "lite0"
+    with refused("INVALID_ARGUMENT", field="settings.encoder"):
+        running.stubs.labeling.Retrain(request)
     few = labeled(running.client, running.clip, box(0))
     with pytest.raises(ApiError, match="at least 3"):
         running.client.retrain(few).result(60)
