@@ -37,6 +37,7 @@ from micromodels.runtime.run import (
     TrainingProgress,
     Warned,
 )
+from micromodels.runtime.version import __version__
 from micromodels.types import (
     HUMAN,
     AnyLabel,
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
     from micromodels.recipes.base import MicroModel, TrainSettings, load_model
     from micromodels.video import ArrayVideo, DecodeLimits, FrameTable, Video, open_video
 
-__version__ = "0.1.0"
 
 __all__ = [
     "HUMAN",

@@ -56,7 +56,7 @@ def label(
     device: str = "auto",
     progress: Progress = None,
     cache_dir: AnyPath | None = None,
-) -> LabeledVideo:
+) -> LabeledVideo[MicroModel]:
     """Label every frame of a video: train a micro-model on the seeds, then propagate from them.
 
     Args:

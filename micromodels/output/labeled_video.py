@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from types import MappingProxyType
-from typing import overload
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,14 @@ from micromodels.labels.formats import FormatOptions
 from micromodels.output.labeled_video_html import labeled_video_html
 from micromodels.output.overlay import overlay
 from micromodels.output.overlay_video import write_overlay
-from micromodels.recipes.base import MicroModel
 from micromodels.types import AnyLabel, FrameResult, Label, Ontology
 from micromodels.video import ArrayVideo, Video
 
 __all__ = ["LabeledVideo", "Track"]
 
 Confidences = npt.NDArray[np.float32]
+Model = TypeVar("Model", covariant=True)
+"""A micro-model of any recipe; recipes lie beyond what this module imports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Track:
             raise OutOfRange("frame", frame, f"a frame on which track {self.id} has a label") from None
 
 
-class LabeledVideo(Sequence[FrameResult]):
+class LabeledVideo(Sequence[FrameResult], Generic[Model]):
     """All labels of one video: ``result[12]`` are those of frame 12; iteration yields the frames in order.
 
     The labels are in memory; frames are read from the video when they are drawn. A closed video is reopened for that.
@@ -83,7 +84,7 @@ class LabeledVideo(Sequence[FrameResult]):
         self,
         video: Video | ArrayVideo,
         results: Iterable[FrameResult],
-        model: MicroModel,
+        model: Model,
         ontology: Ontology | None = None,
     ) -> None:
         self._results = tuple(results)

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import micromodels
 from micromodels.runtime.run import Event, ExperimentFinished, Stage, StageFinished, Warned
+from micromodels.runtime.version import __version__
 from micromodels.types import AnyLabel, FrameResult, Label
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def peak_memory_bytes() -> tuple[int, int]:
 def versions() -> dict[str, str]:
     """Versions that affect results: this package, Python, machine type, and installed libraries."""
     found = {
-        "micromodels": micromodels.__version__,
+        "micromodels": __version__,
         "python": platform.python_version(),
         "machine": platform.platform(),
     }
