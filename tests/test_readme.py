@@ -14,8 +14,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 EXAMPLE_ADDRESS = "127.0.0.1:50051"
-MOST_LINES = 150
-MOST_WORDS = 25
+MAX_LINES = 150
+MAX_WORDS = 25
 
 # Goes before an example, which itself stays as it stands: with all its effort, training would take a minute each.
 LESS_EFFORT = """
@@ -96,8 +96,8 @@ def test_sentences_are_taken_apart() -> None:
 def test_readme_is_short() -> None:
     """As long as a person reads before deciding, and no sentence that must be read twice."""
     text = README.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MOST_LINES
-    assert [" ".join(words) for words in sentences(text) if len(words) > MOST_WORDS] == []
+    assert len(text.splitlines()) <= MAX_LINES
+    assert [" ".join(words) for words in sentences(text) if len(words) > MAX_WORDS] == []
 
 
 def test_readme_and_tutorial_show_one_and_the_same_example() -> None:

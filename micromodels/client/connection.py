@@ -40,34 +40,27 @@ _MESSAGE_BYTES = 16 << 20
 _RETRIES = 8
 _LOOPBACK = ("localhost", "127.", "[::1]", "unix:")
 
-_SAFE_SERVICES = ("Project", "Video", "Label", "MicroModel", "History", "Track", "Review", "Assignment", "Diagnostics")
-# Every unary call is safe to repeat: it reads, it names what it changes, or it carries a request_id.
+_SAFE_SERVICES = (
+    *("Project", "Video", "Label", "MicroModel", "History", "Track", "Review", "Assignment"),
+    *("Capability", "Diagnostics", "Audit"),
+)
+_SAFE_METHODS = {
+    "LabelingService": ("Train", "Propagate", "Retrain", "Export", "StopEarly"),
+    "CorrectionService": ("SuggestFrames", "ListSuspectedSwaps", "ListSceneCuts"),
+    "AccessService": ("GetCaller", "ListTokens", "ListMembers", "RevokeToken", "SetMember", "RemoveMember"),
+}
+# These calls are safe to repeat: they read, name what they change, or carry a request_id. Streams resume by themselves;
+# IssueToken and RotateToken make another token each time.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
             {
                 "name": [
+                    *({"service": f"micromodels.v1.{name}Service"} for name in _SAFE_SERVICES),
                     *(
-                        {"service": f"micromodels.v1.{name}Service"}
-                        for name in (
-                            "Project",
-                            "Video",
-                            "Label",
-                            "MicroModel",
-                            "History",
-                            "Track",
-                            "Review",
-                            "Assignment",
-                            "Capability",
-                        )
-                    ),
-                    *(
-                        {"service": "micromodels.v1.LabelingService", "method": m}
-                        for m in ("Train", "Propagate", "Export")
-                    ),
-                    *(
-                        {"service": "micromodels.v1.CorrectionService", "method": m}
-                        for m in ("SuggestFrames", "ListSuspectedSwaps", "ListSceneCuts")
+                        {"service": f"micromodels.v1.{service}", "method": method}
+                        for service, methods in _SAFE_METHODS.items()
+                        for method in methods
                     ),
                     {"service": "google.longrunning.Operations"},
                 ],

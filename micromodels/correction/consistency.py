@@ -113,7 +113,7 @@ def changes_of(series: TrackSeries) -> tuple[Doubles, Doubles]:
 
 
 def jump_scores(series: TrackSeries) -> tuple[Doubles, Doubles]:
-    """How far each change of area and each step is out of the usual: 0 below the bound, towards 1 far above it."""
+    """How far each change of area and each step is out of the usual: 0 below the bound, toward 1 far above it."""
     scores = []
     for values, bound in zip(changes_of(series), (AREA_JUMP, POSITION_JUMP), strict=True):
         seen = values[~np.isnan(values)]

@@ -8,7 +8,7 @@ gain of ``f`` is that sum over the frames around it, given that ``f`` is wrong, 
 
 What people accepted and what they corrected so far tells how far labels can be trusted in this video: ``p`` is a
 logistic regression on confidence, distance, novelty and disagreement, and ``reach`` a rate of failure, both drawn from
-a prior towards these verdicts (maximum a posteriori).
+a prior toward these verdicts (maximum a posteriori).
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class _Reasons:
         found: list[tuple[float, ReasonKind, str]] = []
         for name in names[:3]:
             one = self._series[name]
-            found += self._of_evidence(one)
+            found += self._of_one_sided(one)
             found += self._of_confidence(one, frame)
             found += self._of_changes(one, frame)
             found += self._of_neighbors(one, frame)
@@ -304,7 +304,7 @@ class _Reasons:
         behind = [cut for cut in self._signals.cuts if 0 <= frame - cut <= 8]
         return [(0.95, ReasonKind.SCENE_CUT, f"scene cut at frame {max(behind)}")] if behind else []
 
-    def _of_evidence(self, one: TrackSeries) -> list[tuple[float, ReasonKind, str]]:
+    def _of_one_sided(self, one: TrackSeries) -> list[tuple[float, ReasonKind, str]]:
         """A frame class that people only ever called present, or only absent."""
         shown = one.shown[one.fixed]
         if not one.is_frame_class or not len(shown) or (shown.any() and not shown.all()):

@@ -1,8 +1,7 @@
-"""Seeds as training targets, and augmented views of them.
+"""Seeds as training targets.
 
 Targets live on the work image: a *label map* (uint8: 0 background, 1 to n the tracks in the order of ``TrackSpec``,
-255 not scored) and one box per track. Views are whole-image affine changes and cut-and-paste of objects over the
-video's own background (Khoreva et al., *Lucid Data Dreaming*, IJCV 2019), by ``torchvision.transforms.v2``.
+255 not scored) and one box per track. ``micromodels.training.augmentation`` makes views of them.
 """
 
 from __future__ import annotations

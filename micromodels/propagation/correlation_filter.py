@@ -145,7 +145,7 @@ class Follower:
         return F.conv2d(patches, kernel, padding=padding)
 
     def _fit(self, steps: int) -> None:
-        """Conjugate gradient steps towards the filter of least squares over the memory, from the one there is."""
+        """Conjugate gradient steps toward the filter of least squares over the memory, from the one there is."""
         patches = torch.stack(self._patches)
         weights = torch.full((len(patches), 1, 1, 1), self._settings.later_weight, device=patches.device)
         weights[0] = 1.0

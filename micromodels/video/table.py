@@ -117,11 +117,6 @@ class FrameTable:
         """Number of frames."""
         return len(self.pts)
 
-    @property
-    def is_rotated(self) -> bool:
-        """Whether width and height are swapped between the coded and the displayed picture."""
-        return self.rotation_degrees in (90, 270)
-
     def pts_seconds(self, index: int) -> Fraction:
         """Exact presentation time of one frame in seconds.
 

@@ -129,7 +129,7 @@ def suggestion_message(found: Mapping[str, Any]) -> correction_pb2.Suggestion:
     """A suggestion from a session."""
     return correction_pb2.Suggestion(
         frame_index=found["frame"],
-        reason=_REASONS.get(found["reason"], correction_pb2.SUGGESTION_REASON_UNSPECIFIED),
+        reason=_REASONS[found["reason"]],
         explanation=found["text"],
         expected_gain=found["expected_gain"],
         tracks=found["tracks"],

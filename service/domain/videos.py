@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from micromodels.types import Ontology
 
@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-JsonDict = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

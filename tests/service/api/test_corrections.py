@@ -253,7 +253,7 @@ def test_a_correction_goes_on_without_its_caller(running: Running) -> None:
 
 
 def test_corrections_do_not_wait_for_training(running: Running) -> None:
-    """While a training job holds the only heavy slot, another video is mended."""
+    """While a training job holds the only heavy slot, another video is corrected."""
     video = labeled(running, box(0))
     busy = running.video().name
     running.client.write_labels(busy, [box(0, "slow")])

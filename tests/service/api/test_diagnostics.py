@@ -103,7 +103,7 @@ def test_how_verdicts_develop(running: Running) -> None:
     list(client.review.correct_labels(video, [box(0)]))  # drawn, not corrected: there is nothing yet
     list(client.auto_label(video, []).labels())
     list(client.review.correct_labels(video, [box(12, x1=32)]))  # overlap with what was predicted: 1/3
-    list(client.review.correct_labels(video, [box(20, x1=40)]))  # with the mended: 24/40
+    list(client.review.correct_labels(video, [box(20, x1=40)]))  # with the updated one: 24/40
     client.review.review_labels(video, "accept", keys=[label_key(frame, track="1") for frame in (3, 4)])
     first, *_ = client.review.correct_labels(video, [box(8, x1=90)])
     client.review.undo_change(video, first.acknowledged.label_revision)

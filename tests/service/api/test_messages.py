@@ -133,3 +133,12 @@ def test_errors_reach_the_client_whole(error: Exception, code: str, words: dict[
     assert read.reason
     assert str(read).startswith(code)
     assert read.retry_after_seconds == getattr(error, "retry_after_seconds", None)
+
+
+def test_every_reason_of_a_suggestion_has_a_message() -> None:
+    """A new reason must be added to the API, or suggesting fails at once."""
+    from micromodels.correction.frame_suggestions import ReasonKind
+    from service.api.history_messages import _REASONS
+
+    assert set(_REASONS) == {kind.value for kind in ReasonKind}
+    assert len(set(_REASONS.values())) == len(_REASONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from google.longrunning import operations_proto_pb2
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDescriptor
 
+from micromodels.client.connection import _SERVICE_CONFIG
 from micromodels.v1 import (
     access_pb2,
     assignment_pb2,
@@ -133,6 +135,19 @@ def test_calls_that_start_something_can_be_repeated() -> None:
     found = [m for m in METHODS if m.name.startswith(starting) and m.full_name.startswith("micromodels")]
     assert len(found) == 21
     assert all("request_id" in m.input_type.fields_by_name for m in found)
+
+
+def test_unary_calls_are_repeated_by_the_client_unless_they_make_something_each_time() -> None:
+    """The list of what is retried is complete: a new call is retried, or exempt by name."""
+    exempt = {"micromodels.v1.AccessService/IssueToken", "micromodels.v1.AccessService/RotateToken"}
+    (config,) = json.loads(_SERVICE_CONFIG)["methodConfig"]
+    services = {entry["service"] for entry in config["name"] if "method" not in entry}
+    methods = {f"{entry['service']}/{entry['method']}" for entry in config["name"] if "method" in entry}
+    unary = [method for method in METHODS if not (method.server_streaming or method.client_streaming)]
+    names = {f"{m.containing_service.full_name}/{m.name}": m.containing_service.full_name for m in unary}
+    missing = {name for name, service in names.items() if service not in services and name not in methods}
+    assert missing == exempt
+    assert methods <= set(names)
 
 
 def test_lists_have_pages() -> None:

@@ -93,8 +93,8 @@ def test_what_was_learned_survives_the_server(running: Running, tmp_path: Path) 
         states = again.store.adapted_models.of(project_id, video_id, version.provenance_version)
         assert [state.number for state in states] == [1, 2]
         assert correct(again.client, video, box(18, x1=10)).learned_count == 3
-        mended = {x.frame: x.confidence for x in again.client.read_labels(video) if isinstance(x, Label)}
-        assert mended[17] == pytest.approx(0.83)  # of a head that has learned from three corrections
+        updated = {x.frame: x.confidence for x in again.client.read_labels(video) if isinstance(x, Label)}
+        assert updated[17] == pytest.approx(0.83)  # of a head that has learned from three corrections
         changes = [c for c in again.client.review.list_changes(video) if c.kind == history_pb2.CHANGE_KIND_CORRECT]
         assert [change.learned_count for change in changes] == [3, 2, 1]
     finally:
