@@ -327,7 +327,7 @@ class _Reasons:
             out.append((0.2 + min(0.2, distance / 400), ReasonKind.FAR_FROM_LABELED, text))
         agreement = self._signals.agreement.get(one.track)
         if agreement is not None and agreement[frame] < 0.6:
-            text = f"{one.track} as followed from before and from behind differ (overlap {agreement[frame]:.0%})"
+            text = f"{one.track} followed forward and backward differs (overlap {agreement[frame]:.0%})"
             out.append((0.5 + 0.4 * (0.6 - float(agreement[frame])), ReasonKind.SWEEPS_DISAGREE, text))
         return out
 
@@ -343,9 +343,9 @@ class _Reasons:
         shown = one.shown[around]
         if shown.any() and not shown.all() and one.labeled[around].all():
             if shown[-1]:
-                out.append((0.7, ReasonKind.APPEARS, f"{one.track} comes into sight around frame {frame}"))
+                out.append((0.7, ReasonKind.APPEARS, f"{one.track} appears around frame {frame}"))
             else:
-                out.append((0.7, ReasonKind.VANISHES, f"{one.track} goes out of sight around frame {frame}"))
+                out.append((0.7, ReasonKind.VANISHES, f"{one.track} disappears around frame {frame}"))
         return out
 
     def _of_neighbors(self, one: TrackSeries, frame: int) -> list[tuple[float, ReasonKind, str]]:
@@ -363,5 +363,5 @@ class _Reasons:
         novelty = _novelty(one, self._signals)[frame]
         if novelty < 1.5:
             return []
-        text = f"{one.track} looks unlike on any checked frame"
+        text = f"{one.track} looks different from every checked frame"
         return [(0.45 + 0.1 * float(novelty), ReasonKind.UNLIKE_LABELED, text)]
