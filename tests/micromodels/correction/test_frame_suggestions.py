@@ -125,7 +125,7 @@ def test_reasons_say_what_happens(boxes: Callable[[int], Box | None], kind: Reas
 
 
 def test_disagreement_and_looks_are_reasons() -> None:
-    """Sweeps that differ, and an object that looks different from every checked frame, raise the doubt and are named."""
+    """Sweeps that differ, and an object unlike every checked frame, raise the doubt and are named."""
     series = made(human=(0, 59))
     agreement = np.full(COUNT, 0.9)
     agreement[28:32] = 0.1
