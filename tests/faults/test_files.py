@@ -38,15 +38,15 @@ def healthy(server: Running) -> Iterator[None]:
 
 
 HOSTILE: dict[str, tuple[str, Callable[[Path], Path], str]] = {
-    "27 huge frames": ("clip.avi", files.huge_frames, "more than 36000000 pixels"),
+    "27 huge frames": ("clip.avi", files.huge_frames, "frames exceed 36000000 pixels"),
     "28 concat": ("clip.mp4", files.concat_script, "not a readable video"),
     "29 hls": ("clip.mp4", files.hls_list, "not a readable video"),
-    "30 codec": ("clip.avi", files.unlisted_codec, "wmv2"),
+    "30 codec": ("clip.avi", files.unlisted_codec, "codec 'snow' is not supported"),
     "34 sound": ("clip.mp4", files.sound_only, "no video stream"),
-    "37 huge picture": ("clip.png", files.huge_picture, "containers: mp4"),
-    "38 dicom": ("clip.dcm", files.dicom_of_terabytes, "containers: mp4"),
-    "39 dicom bomb": ("clip.dcm", files.dicom_bomb, "containers: mp4"),
-    "40 dicom cut": ("clip.dcm", files.dicom_cut, "containers: mp4"),
+    "37 huge picture": ("clip.png", files.huge_picture, "this is a single picture (png)"),
+    "38 dicom": ("clip.dcm", files.dicom_of_terabytes, "this is a DICOM file"),
+    "39 dicom bomb": ("clip.dcm", files.dicom_bomb, "this is a DICOM file"),
+    "40 dicom cut": ("clip.dcm", files.dicom_cut, "this is a DICOM file"),
     "50 zip": ("clip.mp4", files.zip_that_leads_out, "not a readable video"),
 }
 
