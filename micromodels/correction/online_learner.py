@@ -229,7 +229,7 @@ class Learner:
         return True
 
     def take_over(self, model: CorrectableModel, unseen: Sequence[int], anchors: Sequence[AnyLabel]) -> None:
-        """Go on from a model that was retrained, after it has learned from the anchors that it has not seen."""
+        """Continue from a model that was retrained, after it has learned from the anchors that it has not seen."""
         self.use(model)
         self.history = []
         shown = [label for label in anchors if isinstance(label, Label) and label.frame in unseen]

@@ -206,7 +206,7 @@ class LabelSession:
         Args:
             corrections: human labels: a shape, a state, "absent here", a frame class. A class other than the track's
                 gives the whole track that class. A track that is new gets an output of its own.
-            removals: keys of human labels that are taken back; their frames are labeled by the micro-model again.
+            removals: keys of human labels to remove; their frames are labeled by the micro-model again.
             learn: whether the head learns from it.
 
         Raises:

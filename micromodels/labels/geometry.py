@@ -49,7 +49,7 @@ def bounds(shape: Shape) -> Box | None:
 
 
 def mask_bounds(mask: Bools) -> Box | None:
-    """The smallest box around the pixels of a bool array ``(height, width)``; None where there are none."""
+    """The smallest box around the pixels of a bool array ``(height, width)``; None for an empty mask."""
     import numpy as np
 
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))

@@ -64,7 +64,7 @@ def boxed(tracks: Sequence[TrackSpec]) -> list[bool]:
 
 @dataclass(frozen=True, slots=True)
 class SeedFrame:
-    """What people said of one frame, on the work image.
+    """The human labels of one frame, on the work image.
 
     Attributes:
         frame: frame index.

@@ -322,7 +322,7 @@ class PathSweep:
         )
 
     def _begin(self, track: int, frame: int, scores: PlaceScores, predictions: FramePrediction) -> torch.Tensor:
-        """Start again with what people said of a track on a frame; returns the worth of places there."""
+        """Start again from the human label of a track on a frame; returns the worth of places there."""
         box = self._sizes.boxes[track].get(frame)
         if box is None:
             # Nobody has to come from where the object was not.

@@ -222,7 +222,7 @@ class MicroModel(Protocol):
 
 
 class CorrectableModel(MicroModel, Protocol):
-    """A micro-model that can go on learning in a label session: a dense head on a frozen encoder."""
+    """A micro-model that can keep learning in a label session: a dense head on a frozen encoder."""
 
     @property
     def head(self) -> DenseHead | None:
@@ -324,7 +324,7 @@ def supports_corrections(name: str) -> bool:
 
 
 def correctable(model: MicroModel) -> CorrectableModel:
-    """A micro-model as one that can go on learning.
+    """A micro-model as one that can keep learning.
 
     Raises:
         FailedPrecondition: its recipe does not support corrections.

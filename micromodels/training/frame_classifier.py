@@ -1,4 +1,4 @@
-"""Classes of whole frames: a linear classifier on pooled features, fitted to what people said of some frames."""
+"""Classes of whole frames: a linear classifier on pooled features, fitted to the human labels of some frames."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def fit_frame_classifier(
 
     Args:
         names: the classes, in the order of its logits.
-        labels: what people said of frames.
+        labels: human labels of frames.
         views: frames and pooled features of them, any number of each; those of other frames than the labels' are passed
             over.
     """

@@ -52,7 +52,7 @@ class SessionProcess:
         settings: the server's.
         ids: of project and video.
         scratch: folder of the worker, which exists.
-        request: the first one; ``call`` is to be called with it.
+        request: the first one; pass it to ``call`` next.
         preload: module for the worker to import first; empty for none.
         ending: set when the session ends.
 
@@ -203,7 +203,7 @@ class SessionProcess:
 
 
 def _add_change(message: Mapping[str, Any], changes: dict[LabelKey, AnyLabel | None]) -> None:
-    """Note a ``CHANGE`` that is to be stored; only people write anchors."""
+    """Add a ``CHANGE`` to what is stored next; only people write anchors."""
     key = key_from_json(message["key"])
     label = None if message["label"] is None else label_from_json(message["label"])
     if label is not None and label.is_anchor:

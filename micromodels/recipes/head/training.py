@@ -285,7 +285,7 @@ class _Training:
         return head.eval()
 
     def _train_on_itself(self, trainer: HeadTrainer, variant: DenseSettings, number: int, clock: Clock) -> None:
-        """Go on with the video's own frames, where the head is sure of them."""
+        """Continue with the video's own frames, where the head is sure of them."""
         self._pool.wait(1.0, self._stop.check)
         views = self._pool.samples(lambda frame: frame in self._pool.targets)
         for part in range(self._plan.rounds):
